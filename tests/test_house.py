@@ -1,0 +1,307 @@
+"""The rules of the house: who may import whom, what notebooks and parameter files look like, what is committed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from esnac_lib.config import StudyConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "esnac_lib"
+SOURCES = sorted((ROOT / PACKAGE).rglob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PARAMS = sorted((ROOT / "params").glob("*.yaml"))
+LOCK = ROOT / "requirements.lock"
+
+FLOORS = {
+    0: "errors randomness layer_types architecture objective",
+    1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress",
+    2: "network traceable tracing operators encoding study_data",
+    3: "teachers channels space embedding gp kernels student trainer",
+    4: "trained_teacher final_training acquisition evaluator export",
+    5: "samplers",
+    6: "study architecture_compression",
+    7: "report monitor",
+    8: "__init__",
+}
+FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
+NOBODY_IMPORTS = {"report", "monitor"}
+
+
+# -- rooms and floors --------------------------------------------------------------------------------------------------
+
+
+def room_of(path: Path) -> str:
+    """The first name below the package: a module, or a folder of modules."""
+    return path.relative_to(ROOT / PACKAGE).with_suffix("").parts[0]
+
+
+def imported_rooms(tree: ast.AST, path: Path) -> set[str]:
+    """Rooms that a module imports, at its top, inside functions or for type checks only."""
+    package = (PACKAGE, *path.relative_to(ROOT / PACKAGE).parent.parts)
+    names: list[tuple[str, ...]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            names += [(*base, alias.name) for alias in node.names]
+    return {name[1] if len(name) > 1 else "__init__" for name in names if name[0] == PACKAGE}
+
+
+def imports_by_room() -> dict[str, set[str]]:
+    rooms: dict[str, set[str]] = {}
+    for path in SOURCES:
+        found = imported_rooms(ast.parse(path.read_text()), path)
+        rooms.setdefault(room_of(path), set()).update(found - {room_of(path)})
+    return rooms
+
+
+def test_imports_are_read_in_every_form() -> None:
+    plain = "import esnac_lib.gp\nimport esnac_lib\ndef f():\n    from esnac_lib import data\n"
+    relative = "from . import base\nfrom ..space import A\n"
+    found = imported_rooms(ast.parse(plain + relative), ROOT / PACKAGE / "samplers" / "x.py")
+    assert found == {"gp", "__init__", "samplers", "space", "data"}
+    assert imported_rooms(ast.parse("from .gp import a\nfrom . import space"), ROOT / PACKAGE / "x.py") == {
+        "gp",
+        "space",
+    }
+
+
+def test_every_module_has_a_floor() -> None:
+    unknown = sorted(set(map(room_of, SOURCES)) - set(FLOOR_OF))
+    assert not unknown, f"give these modules a floor in FLOORS, tests/test_house.py: {unknown}"
+
+
+def test_imports_only_go_down() -> None:
+    known = {room: found & set(FLOOR_OF) for room, found in imports_by_room().items() if room in FLOOR_OF}
+    up = [
+        f"{room} (floor {FLOOR_OF[room]}) imports {other} (floor {FLOOR_OF[other]})"
+        for room, found in sorted(known.items())
+        for other in sorted(found)
+        if FLOOR_OF[other] > FLOOR_OF[room]
+    ]
+    assert not up, up
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    try:
+        tuple(TopologicalSorter(imports_by_room()).static_order())
+    except CycleError as error:
+        pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
+
+
+def test_nobody_imports_the_report_or_the_monitor() -> None:
+    found = {room: others & NOBODY_IMPORTS for room, others in imports_by_room().items() if room != "__init__"}
+    assert not {room: others for room, others in found.items() if others}
+
+
+def test_reports_and_monitor_see_a_study_through_its_ledger_only() -> None:
+    """They read ledgers and structures; nothing that trains, searches or holds live results."""
+    found = imports_by_room()
+    live = {"trainer", "student", "evaluator", "final_training", "trained_teacher", "samplers", "study"}
+    assert not {room: found[room] & live for room in NOBODY_IMPORTS & set(found) if found[room] & live}
+
+
+def test_parameters_are_checked_without_torch() -> None:
+    code = "import sys, esnac_lib.config; print([m for m in ('torch', 'pandas', 'sklearn') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# -- what the library never does ---------------------------------------------------------------------------------------
+
+PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+PICKLING_CALLS = {"torch.load", "torch.save", "pandas.read_pickle", "pd.read_pickle"}
+
+
+def unsafe_places(source: str) -> list[str]:
+    """What in a source can store or run pickled objects."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.split(".")[0] in PICKLES]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            module = node.module or ""
+            found += [module] if module.split(".")[0] in PICKLES else []
+            found += [name for alias in node.names if (name := f"{module}.{alias.name}") in PICKLING_CALLS]
+        elif isinstance(node, ast.Attribute):
+            name = ast.unparse(node)
+            found += [name] if name in PICKLING_CALLS or node.attr == "to_pickle" else []
+        elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            safe = isinstance(node.value, ast.Constant) and node.value.value is False
+            found += [] if safe else ["allow_pickle"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import pickle", "from pickle import loads", "import torch\ntorch.load(p)", "from torch import load",
+     "frame.to_pickle(p)", "numpy.load(p, allow_pickle=True)", "numpy.load(p, allow_pickle=flag)"],
+)  # fmt: skip
+def test_pickles_are_seen(source: str) -> None:
+    assert unsafe_places(source)
+
+
+def test_nothing_is_pickled() -> None:
+    assert not unsafe_places("import json\nnumpy.load(p, allow_pickle=False)")
+    found = {str(path.relative_to(ROOT)): unsafe_places(path.read_text()) for path in SOURCES}
+    assert not {path: places for path, places in found.items() if places}
+
+
+# -- the environment ---------------------------------------------------------------------------------------------------
+
+
+def locked() -> dict[str, str]:
+    return dict(line.split("==") for line in LOCK.read_text().splitlines())
+
+
+def test_the_lock_holds_names_and_versions_only() -> None:
+    lines = LOCK.read_text().splitlines()
+    assert not [line for line in lines if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*==[0-9][0-9A-Za-z.]*", line)]
+    names = [line.split("==")[0] for line in lines]
+    assert len(set(names)) == len(names)
+    assert not {"pip", "uv", PACKAGE.replace("_", "-")} & set(names)
+
+
+def test_the_lock_fits_what_the_project_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    asked += project["project"]["optional-dependencies"]["dev"]
+    versions = locked()
+    for requirement in map(Requirement, asked):
+        assert requirement.specifier.contains(versions[requirement.name]), requirement
+
+
+def test_conda_users_get_the_same_environment() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert conda == ["python=3.11", "pip"] and pip["pip"][0] == f"-r {LOCK.name}"
+
+
+# -- parameters --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PARAMS, ids=lambda path: path.stem)
+def test_a_file_of_parameters_is_a_study_of_its_own_name(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith("# "), "the first line says what the study reproduces"
+    values = yaml.safe_load(text)
+    assert StudyConfig.from_dict(values).study == values["study"] == path.stem
+
+
+def test_the_digits_file_spells_out_the_defaults() -> None:
+    assert yaml.safe_load((ROOT / "params" / "digits.yaml").read_text()) == StudyConfig().to_dict()
+
+
+# -- notebooks ---------------------------------------------------------------------------------------------------------
+
+
+def code_cells(notebook: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [("".join(cell["source"]), cell) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def tagged_parameters(notebook: dict[str, Any]) -> list[str]:
+    return [text for text, cell in code_cells(notebook) if "parameters" in cell["metadata"].get("tags", [])]
+
+
+def plain_values(source: str) -> dict[str, Any]:
+    """The names that a parameters cell sets. Raises ValueError where one is not set to plain data."""
+    values = {}
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
+            raise ValueError(f"not of the form `name: type = value`: {ast.unparse(node)}")
+        values[node.target.id] = ast.literal_eval(node.value)
+    return values
+
+
+def test_the_search_notebook_has_the_defaults() -> None:
+    (source,) = tagged_parameters(json.loads((ROOT / "notebooks" / "search.ipynb").read_text()))
+    assert StudyConfig.from_dict(plain_values(source)) == StudyConfig()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_keeps_the_rules(path: Path) -> None:
+    notebook = json.loads(path.read_text())
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    sources = tagged_parameters(notebook)
+    assert len(sources) == 1, "one cell is tagged `parameters`"
+    assert plain_values(sources[0])
+    for text, cell in code_cells(notebook):
+        assert len(text.splitlines()) <= 30, text
+        assert not re.search(r"^\s*class\s", text, re.MULTILINE), text
+        assert "sys.path" not in text, text
+        if "# NBVAL_CHECK_OUTPUT" not in text:
+            assert not cell["outputs"] and cell["execution_count"] is None, f"keeps outputs: {text}"
+
+
+# -- what is committed -------------------------------------------------------------------------------------------------
+
+
+def committed_files() -> list[Path]:
+    """Files that git tracks, or would with `git add .`."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [path for name in done.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def text_of(path: Path) -> str:
+    """The file's text; empty if it holds anything else."""
+    data = path.read_bytes()
+    try:
+        return "" if b"\0" in data else data.decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+ESCAPES = re.compile(r"\\[nrt]|\\u001b\[[0-9;]*m")  # as an executed notebook's JSON has them before a path
+MACHINE_PATH = re.compile(r"(?:(?<![\w.~$}/-])|(?<=file://))/(?:" + "|".join(("work", "root", "home")) + r")/[\w.]")
+
+
+def machine_path(text: str) -> str | None:
+    """The first absolute path in a text that names a place on one machine."""
+    found = MACHINE_PATH.search(ESCAPES.sub(" ", text))
+    return found.group() if found else None
+
+
+@pytest.mark.parametrize("before", ["open('", "", "file://", "see\\n", "\\u001b[32m", "PATH=a:"])
+def test_machine_paths_are_seen(before: str) -> None:
+    assert machine_path(before + "/".join(("", "home", "me")))
+
+
+@pytest.mark.parametrize("before", ["notes", "~", "https://a.b", "$TMP"])
+def test_other_paths_are_not_taken_for_machine_paths(before: str) -> None:
+    assert not machine_path(before + "/".join(("", "home", "me")))
+
+
+def test_no_file_names_a_place_on_one_machine() -> None:
+    found = {str(path.relative_to(ROOT)): machine_path(text_of(path)) for path in committed_files()}
+    assert not {path: place for path, place in found.items() if place}
+
+
+def test_the_tree_stays_small_and_ledgers_whole() -> None:
+    files = committed_files()
+    assert sum(map(os.path.getsize, files)) < 12e6
+    assert not [path for path in files if re.search(r"sqlite(-wal|-shm|\.lock)$", path.name)]
+
+
+def test_ci_can_be_run() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK) and "make test" in script.read_text()
