@@ -1,0 +1,48 @@
+"""Neural architecture compression: hand over a trained CNN and a data set, get a network several times smaller.
+
+    import esnac_lib as esnac
+
+Names load when they are first used, so that a mistake in a study's parameters is told before PyTorch is imported.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Architecture": "architecture",
+    "Decisions": "space",
+    "EsnacError": "errors",
+    "EsnacSampler": "samplers",
+    "Ledger": "ledger",
+    "LocalEvaluator": "evaluator",
+    "RandomSampler": "samplers",
+    "SearchSpace": "space",
+    "Study": "study",
+    "StudyConfig": "config",
+    "build": "network",
+    "encode": "encoding",
+    "inherit": "network",
+    "load_dataset": "data",
+    "objective": "objective",
+    "teacher": "teachers",
+    "trace": "tracing",
+}
+_MODULES = ("report",)
+
+__all__ = [*_HOME, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,37 @@
+"""The errors that this library raises: one line each, which says what was given, what is allowed and what to do."""
+
+
+class EsnacError(Exception):
+    """Base of all errors that a user can mend. In a notebook it shows as its one line, without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ConfigError(EsnacError):
+    """A parameter of a study is unknown, of the wrong type or out of range, or differs from the study's own."""
+
+
+class ArchitectureError(EsnacError):
+    """A graph is not a valid architecture: unknown layer, dangling source, shapes that do not fit."""
+
+
+class TraceError(EsnacError):
+    """A module holds an operation that tracing does not know."""
+
+
+class DataError(EsnacError):
+    """A data set is missing, damaged or of the wrong form."""
+
+
+class LedgerError(EsnacError):
+    """A ledger cannot be read, is in use by another process, or belongs to another study."""
+
+
+class SpaceError(EsnacError):
+    """Decisions do not belong to the search space, or the space has nothing left to propose."""
+
+
+class TrainingError(EsnacError):
+    """A training cannot be run as asked."""
