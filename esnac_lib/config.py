@@ -1,0 +1,309 @@
+"""The parameters of a study: flat, frozen, and told at once, in one line, when they are wrong.
+
+Nothing here needs PyTorch or pandas, so that a mistake is told before either is loaded:
+
+    config = StudyConfig.from_notebook(globals())      # the cell after the one tagged `parameters`
+    >>> k = 8
+    ConfigError: unknown parameter 'k' (= 8): the nearest known one is 'K'; see the cell tagged parameters
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from decimal import Decimal
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from esnac_lib.errors import ConfigError
+
+OPERATORS = ("remove", "shrink", "skip")
+DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "svhn")
+_ORIGINAL_SHUFFLENETS = tuple(f"shufflenet_{x}x_g{g}" for x in ("0.5", "1.0", "1.5") for g in (1, 2, 3, 4, 8))
+_NAMED_TEACHERS = ("vgg19", "resnet18", "resnet34", "shufflenet", "conv7", "conv10", "cnn4")
+TEACHERS = (*_NAMED_TEACHERS, *_ORIGINAL_SHUFFLENETS)
+
+RESULT_FREE = frozenset({"device", "data_root", "max_minutes"})
+"""Parameters that no result depends on: they may change when a study is resumed. (`steps` may grow.)"""
+
+_ONLY_FOR_FINAL_TRAINING = frozenset({"final_epochs", "final_lr", "top"})
+_IPYTHON_NAMES = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open", "display"})
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+class StudyConfig(BaseModel):
+    """All that defines a study. The defaults are a smoke-sized study on digits.
+
+    Every way to make one (`StudyConfig(...)`, `from_dict`, `from_notebook`) raises `ConfigError` in one line, which
+    names the first wrong value, what is allowed and the nearest choice. Types are strict: True is no integer, 8.0 is
+    none either, and neither NaN nor infinity is a number.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    study: Annotated[str, Field(description="name of the study, and of its folder in outputs")] = "digits"
+    teacher: Annotated[str, Field(description="the network to compress")] = "cnn4"
+    dataset: Annotated[str, Field(description="name of a data set, or a path that ends in .npz")] = "digits"
+    data_root: Annotated[str, Field(description="folder of the data sets; empty: data/ in the checkout")] = ""
+    sampler: Annotated[Literal["random", "esnac"], Field(description="who proposes architectures")] = "esnac"
+    K: Annotated[int, Field(ge=1, description="kernels, and architectures a step")] = 4
+    steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 4
+    operators: Annotated[str, Field(description="what a search may do, with commas")] = "remove,shrink,skip"
+    objective: Annotated[
+        Literal["posterior", "marginal", "euclidean"], Field(description="what an embedding is learned by")
+    ] = "posterior"
+    acquisition: Annotated[
+        Literal["random", "evolution"], Field(description="how the expected improvement is maximised")
+    ] = "random"
+    candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 300
+    epochs: Annotated[int, Field(ge=1, description="epochs of search training")] = 3
+    search_images: Annotated[int, Field(ge=0, description="images for search training; 0: the training split")] = 0
+    batch_size: Annotated[int, Field(ge=2, description="images a batch")] = 128
+    validation: Annotated[int, Field(ge=1, description="images kept from training for validation")] = 197
+    augment: Annotated[bool, Field(description="random crops, and flips where the data set allows them")] = True
+    teacher_epochs: Annotated[int, Field(ge=1, description="epochs of a teacher's training")] = 20
+    teacher_lr: Annotated[float, Field(gt=0, description="learning rate of a teacher's training")] = 0.1
+    final: Annotated[
+        Literal["validated", "paper", "none"], Field(description="form of the final training (none: search only)")
+    ] = "validated"
+    final_epochs: Annotated[int, Field(ge=0, description="epochs of final training")] = 12
+    final_lr: Annotated[float, Field(gt=0, description="learning rate of final training")] = 0.05
+    top: Annotated[int, Field(ge=1, description="students that go into final training")] = 2
+    schedule: Annotated[
+        Literal["step", "one_cycle"], Field(description="learning rate schedule of teachers and final training")
+    ] = "one_cycle"
+    baseline: Annotated[bool, Field(description="also train the uniformly narrowed teacher")] = True
+    seed: Annotated[int, Field(ge=0, description="seed of every random draw")] = 0
+    device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
+    max_minutes: Annotated[float, Field(ge=0, description="stop after so many minutes; 0: no limit")] = 0.0
+
+    @property
+    def num_evaluations(self) -> int:
+        """Architectures that the whole search evaluates."""
+        return self.K * self.steps
+
+    @property
+    def operator_names(self) -> tuple[str, ...]:
+        """The operators as a tuple, in the order remove, shrink, skip."""
+        return tuple(self.operators.split(","))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data (text, numbers, truth values) in the order of the fields, fit for YAML and JSON."""
+        return self.model_dump()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StudyConfig:
+        """The config with these values, and defaults for the rest. Raises `ConfigError`."""
+        return cls.model_validate(dict(values))
+
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> StudyConfig:
+        """The config that a notebook's parameters make; `namespace` is its `globals()`.
+
+        A name that is no parameter raises `ConfigError` when it holds plain data (what papermill can pass, and a
+        `Path`); names that start with "_", IPython's own, modules, callables and other objects are no parameters.
+        """
+        return cls.from_dict({name: value for name, value in namespace.items() if _is_parameter(name, value)})
+
+    def difference(self, other: StudyConfig) -> list[tuple[str, Any, Any]]:
+        """(name, mine, theirs) for each parameter that defines a result and differs. The study's name does not."""
+        return _differences(self.to_dict(), other.to_dict())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise ConfigError(f"{name} = {_show(value)}: a config does not change; make a new one with the other value")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _tell_in_one_line(cls, values: Any, validate: Callable[[Any], StudyConfig]) -> StudyConfig:
+        try:
+            return validate(values)._check_together()
+        except ValidationError as error:
+            faults = error.errors(include_url=False)
+        others = [_show(fault["loc"][0]).strip("'") for fault in faults[1:]]
+        more = f" ({len(others)} more wrong: {', '.join(others)})" if others else ""
+        raise ConfigError(_explain(faults[0]) + more)
+
+    @field_validator("study")
+    @classmethod
+    def _check_study(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", value):
+            allowed = "1 to 100 letters, digits, '-', '_' and '.' are allowed, the first a letter, digit or '_'"
+            raise ValueError(f"study = {_show(value)} is no name of a folder: {allowed}")
+        return value
+
+    @field_validator("teacher")
+    @classmethod
+    def _check_teacher(cls, value: str) -> str:
+        if value not in TEACHERS:
+            listed = (*_NAMED_TEACHERS, "shufflenet_<0.5|1.0|1.5>x_g<1|2|3|4|8>")
+            raise ValueError(_unknown_choice(f"teacher = {_show(value)}", value, TEACHERS, listed))
+        return value
+
+    @field_validator("dataset")
+    @classmethod
+    def _check_dataset(cls, value: str) -> str:
+        if value not in DATASETS and not (value.endswith(".npz") and Path(value).stem != ".npz"):
+            listed = (*DATASETS, "a path that ends in .npz")
+            raise ValueError(_unknown_choice(f"dataset = {_show(value)}", value, DATASETS, listed))
+        return value
+
+    @field_validator("operators")
+    @classmethod
+    def _check_operators(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",")]
+        if not any(names):
+            raise ValueError(f"operators = {_show(value)} is empty: at least one of {', '.join(OPERATORS)} is needed")
+        for name in names:
+            if name not in OPERATORS:
+                raise ValueError(_unknown_choice(f"operators = {_show(value)}: {_show(name)}", name, OPERATORS))
+        return ",".join(name for name in OPERATORS if name in names)
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+            listed = ("auto", "cpu", "cuda", "cuda:N")
+            raise ValueError(_unknown_choice(f"device = {_show(value)}", value, (*listed[:3], "cuda:0"), listed))
+        return value
+
+    def _check_together(self) -> StudyConfig:
+        if self.final != "none" and self.final_epochs < 1:
+            allowed = "an integer of at least 1 is allowed, or final = 'none'"
+            raise ConfigError(f"final_epochs = 0 is out of range: {allowed}")
+        if self.final != "none" and self.top > self.num_evaluations:
+            allowed = f"at most K * steps = {self.num_evaluations} students are there to choose from"
+            raise ConfigError(f"top = {self.top} is out of range: {allowed}")
+        return self
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """The one of `names` that looks most like `name`, whatever the case; the first of equals."""
+    return max(names, key=lambda other: SequenceMatcher(None, name.lower(), other.lower()).ratio())
+
+
+def outputs_root() -> Path:
+    """The folder of all studies: ESNAC_OUTPUTS, else outputs/ in the checkout, wherever Python was started from."""
+    return _folder(os.environ.get("ESNAC_OUTPUTS", ""), "outputs")
+
+
+def study_dir(config: StudyConfig) -> Path:
+    """The folder of one study. It need not exist yet."""
+    return outputs_root() / config.study
+
+
+def data_root_of(config: StudyConfig) -> Path:
+    """The folder of the data sets: `data_root`, else ESNAC_DATA, else data/ in the checkout."""
+    return _folder(config.data_root or os.environ.get("ESNAC_DATA", ""), "data")
+
+
+def check_resume(old: Mapping[str, Any], new: StudyConfig) -> None:
+    """Raise `ConfigError` unless a study that was started with `old` (what its ledger stores) may go on with `new`.
+
+    All that defines a result must be the same, but `steps` may grow. A parameter that `old` lacks had its default.
+    """
+    defaults = {name: field.default for name, field in StudyConfig.model_fields.items()}
+    wrong = []
+    for name, stored, given in _differences({**defaults, **old}, new.to_dict()):
+        if name not in defaults:
+            wrong.append(f"{name}: stored {_show(stored)}, given nothing (this version does not know it)")
+        elif name != "steps":
+            wrong.append(f"{name}: stored {_show(stored)}, given {_show(given)}")
+        elif not (isinstance(stored, int) and stored < given):
+            wrong.append(f"steps: stored {_show(stored)}, given {_show(given)} (it may only grow)")
+    if wrong:
+        advice = "use another study name or give the stored value back"
+        raise ConfigError(f"study {new.study!r} was started with other parameters: {'; '.join(wrong)}; {advice}")
+
+
+def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    ignored = RESULT_FREE | {"study"}
+    if mine.get("final") == theirs.get("final") == "none":
+        ignored |= _ONLY_FOR_FINAL_TRAINING
+    names = [name for name in {**theirs, **mine} if name not in ignored]
+    pairs = [(name, mine.get(name), theirs.get(name)) for name in names]
+    return [(name, value, other) for name, value, other in pairs if value != other]
+
+
+def _folder(given: str, default: str) -> Path:
+    """An absolute path; a relative one starts at the checkout (at the working folder where there is no checkout)."""
+    base = _CHECKOUT if (_CHECKOUT / "notebooks").is_dir() else Path.cwd()
+    return (base / Path(given or default).expanduser()).resolve()
+
+
+def _is_parameter(name: str, value: Any) -> bool:
+    if name.startswith("_") or name in _IPYTHON_NAMES:
+        return False
+    if name in StudyConfig.model_fields:
+        return True  # even a module or a function: it has taken a parameter's place
+    plain = (bool, int, float, complex, str, bytes, list, tuple, set, dict, Path, type(None))
+    return isinstance(value, plain)
+
+
+def _explain(fault: ErrorDetails) -> str:
+    """One fault that pydantic found, in one line of ours."""
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    if not fault["loc"]:
+        return f"{_show(fault['input'])} is no set of parameters: a dict of names and values is allowed"
+    name, value = str(fault["loc"][0]), fault["input"]
+    if fault["type"] == "extra_forbidden":
+        known = nearest(name, StudyConfig.model_fields)
+        advice = f"the nearest known one is {known!r}; see the cell tagged parameters"
+        return f"unknown parameter {_show(name)} (= {_show(value)}): {advice}"
+    if fault["type"] == "literal_error" and isinstance(value, str):
+        return _unknown_choice(f"{name} = {_show(value)}", value, get_args(StudyConfig.model_fields[name].annotation))
+    allowed, hint = _allowed(name), _hint(name, value)
+    if fault["type"] in ("greater_than", "greater_than_equal", "finite_number"):
+        return f"{name} = {_show(value)} is out of range: {allowed} is allowed"
+    return f"{name} = {_show(value)} is of the wrong type ({type(value).__name__}): {allowed} is allowed{hint}"
+
+
+def _unknown_choice(given: str, value: str, choices: Sequence[str], listed: Sequence[str] = ()) -> str:
+    return f"{given} is unknown: allowed are {', '.join(listed or choices)}; did you mean {nearest(value, choices)!r}?"
+
+
+def _allowed(name: str) -> str:
+    """What a parameter allows, in words, from its field's type and limits."""
+    schema = StudyConfig.model_json_schema()["properties"][name]
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    words = {"integer": "an integer", "number": "a number", "boolean": "True or False", "string": "a text"}
+    text = words[schema["type"]]
+    if "minimum" in schema:
+        text += f" of at least {schema['minimum']:g}"
+    if "exclusiveMinimum" in schema:
+        text += f" above {schema['exclusiveMinimum']:g}"
+    return text
+
+
+def _hint(name: str, value: Any) -> str:
+    """What to write instead of a value of the wrong type, where that is plain; else nothing."""
+    wanted = type(StudyConfig.model_fields[name].default)
+    text = str(value).strip()
+    if wanted is bool and text.lower() in ("true", "yes", "on", "1", "false", "no", "off", "0"):
+        return f"; write {text.lower() in ('true', 'yes', 'on', '1')}"
+    choices = get_args(StudyConfig.model_fields[name].annotation)
+    if wanted is str and not choices and isinstance(value, bool | int | float):
+        return f"; write {text!r} (for papermill: -r {name} {text})"
+    if wanted in (int, float) and isinstance(value, str | float):
+        try:
+            number = float(text)
+        except ValueError:
+            return ""
+        if wanted is int and number.is_integer():
+            return f"; write {int(number)}"
+        if wanted is float and math.isfinite(number):  # YAML reads 1e-3, without a point, as a text
+            return f"; write {Decimal(repr(number)):f}"
+    return ""
+
+
+def _show(value: Any) -> str:
+    """A value in one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
