@@ -1,0 +1,67 @@
+"""ResNet-18 and ResNet-34 for 32 × 32 images (He et al., 2016): a 3 × 3 stem without max-pool, as ESNAC uses them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from torch import Tensor, nn
+
+RESNET18: Final = (2, 2, 2, 2)
+RESNET34: Final = (3, 4, 6, 3)
+WIDTHS: Final = (64, 128, 256, 512)
+
+
+class BasicBlock(nn.Module):
+    """Two 3 × 3 convolutions and a shortcut: the input itself, or a 1 × 1 convolution where the shape changes.
+
+    The main path is executed before the shortcut, which fixes the order of the layers.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            projection = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(OrderedDict(conv=projection, bn=nn.BatchNorm2d(channels)))
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, channels, H / stride, W / stride)."""
+        main = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return self.relu2(main + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Four stages of `BasicBlock`s with 64, 128, 256 and 512 channels, average pool, one linear layer.
+
+    Maps (B, in_channels, image_size, image_size) to logits (B, num_classes).
+    """
+
+    def __init__(self, blocks: tuple[int, ...], num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, WIDTHS[0], 3, 1, 1, bias=False)
+        self.bn = nn.BatchNorm2d(WIDTHS[0])
+        self.relu = nn.ReLU()
+        stages, channels, size = [], WIDTHS[0], image_size
+        for index, (count, width) in enumerate(zip(blocks, WIDTHS, strict=True)):
+            stride = 1 if index == 0 else 2
+            size = -(-size // stride)
+            units = [BasicBlock(channels, width, stride)]
+            units += [BasicBlock(width, width, 1) for _ in range(count - 1)]
+            stages.append((f"stage{index + 1}", nn.Sequential(*units)))
+            channels = width
+        self.stages = nn.Sequential(OrderedDict(stages))
+        self.average = nn.AvgPool2d(size)
+        self.flatten = nn.Flatten()
+        self.linear = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to logits (B, num_classes)."""
+        x = self.stages(self.relu(self.bn(self.conv(x))))
+        return self.linear(self.flatten(self.average(x)))
