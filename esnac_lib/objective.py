@@ -1,0 +1,18 @@
+"""The objective f of the search (ESNAC §6.1, from Ashok et al. 2018)."""
+
+from __future__ import annotations
+
+
+def objective(params: int, teacher_params: int, accuracy: float, teacher_accuracy: float) -> float:
+    """f(x) = C (2 − C) · A(x) / A(teacher) with C = 1 − params(x) / params(teacher). The teacher itself has f = 0.
+
+    >>> round(objective(100, 1000, 0.9, 0.9), 4)
+    0.99
+    """
+    ratio = compression_ratio(params, teacher_params)
+    return ratio * (2 - ratio) * accuracy / teacher_accuracy
+
+
+def compression_ratio(params: int, teacher_params: int) -> float:
+    """C: the share of the teacher's parameters that is gone."""
+    return 1 - params / teacher_params

@@ -1,0 +1,174 @@
+"""The three operators of ESNAC §3.2: remove layers, shrink filters, add skip connections.
+
+Each takes an architecture and returns a new one; none touches weights. Layers are named by their index in the
+architecture that is given. Names, origins and kept channels come along, so that a student can always inherit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from esnac_lib.architecture import INPUT, Architecture, Layer, Slot, slot, sum_slots
+from esnac_lib.errors import ArchitectureError
+
+
+def is_removable(architecture: Architecture, index: int) -> bool:
+    """ESNAC §6.5: only a layer whose input shape equals its output shape can be removed."""
+    layer = architecture.layers[index]
+    return len(layer.inputs) == 1 and architecture.in_shapes[index][0] == architecture.shapes[index]
+
+
+def remove(architecture: Architecture, indices: Collection[int]) -> Architecture:
+    """Take layers out of the graph: whoever read one of them reads its input instead, as often as it did.
+
+    So a removed layer with two summed inputs becomes one summed slot (also in a concat), and a residual block that
+    loses all of its layers becomes x + x. Raises ArchitectureError for a layer whose shapes differ.
+    """
+    gone = set(indices)
+    for index in gone:
+        if not is_removable(architecture, index):
+            layer = architecture.layers[index]
+            raise ArchitectureError(
+                f"layer {layer.name!r} cannot be removed: it turns {architecture.in_shapes[index]} "
+                f"into {architecture.shapes[index]}"
+            )
+    stands_for: dict[int, Slot] = {INPUT: slot(INPUT)}
+    kept: list[Layer] = []
+    for index, layer in enumerate(architecture.layers):
+        inputs = tuple(sum_slots((stands_for[i], n) for i, n in part) for part in layer.inputs)
+        if index in gone:
+            stands_for[index] = inputs[0]
+        else:
+            stands_for[index] = slot(len(kept))
+            kept.append(replace(layer, inputs=inputs))
+    output = sum_slots((stands_for[i], n) for i, n in architecture.output)
+    return Architecture(tuple(kept), architecture.input_shape, output)
+
+
+def add_skips(architecture: Architecture, pairs: Iterable[tuple[int, int]]) -> Architecture:
+    """For each pair (i, j), add the output of layer i (or the input, i = -1) to the input of layer j.
+
+    An edge that the graph already has changes nothing. Raises ArchitectureError if j does not come after i, has
+    several slots, or expects another shape.
+    """
+    layers = list(architecture.layers)
+    for i, j in sorted(set(pairs)):
+        if not INPUT <= i < j < len(layers) or len(layers[j].inputs) != 1:
+            raise ArchitectureError(f"no skip connection can join layers {i} and {j}")
+        if i in layers[j].sources:
+            continue
+        layers[j] = replace(layers[j], inputs=(sum_slots([(layers[j].inputs[0], 1), (slot(i), 1)]),))
+    return Architecture(tuple(layers), architecture.input_shape, architecture.output)
+
+
+def shrink(architecture: Architecture, keep: Mapping[int, np.ndarray]) -> Architecture:
+    """Keep only some filters of some layers, and of every later layer what reads them.
+
+    keep: for the index of a convolution or linear layer, the positions (in order) of the output channels that stay.
+    Depthwise convolutions and batch norms follow their input and cannot be given. Raises ArchitectureError if a sum
+    would add maps of which different channels were kept.
+    """
+    flows: list[np.ndarray | None] = []  # which of its former channels each layer still puts out; None: all
+    layers: list[Layer] = []
+    for index, layer in enumerate(architecture.layers):
+        inputs = [_common(part, flows, layer.name) for part in layer.inputs]
+        shapes = architecture.in_shapes[index]
+        if layer.has_filters:
+            changed, flow = _shrink_filters(layer, shapes[0][0], inputs[0], keep.get(index))
+        elif index in keep:
+            raise ArchitectureError(f"layer {layer.name!r} ({layer.kind}) has no filters of its own to shrink")
+        else:
+            changed, flow = layer, _follow(layer, shapes, inputs)
+            if layer.kind == "batch_norm" and flow is not None:
+                kept = _compose(layer.kept_out, flow)
+                changed = replace(layer, kept_out=kept, kept_in=kept)
+        layers.append(changed)
+        flows.append(flow)
+    if _common(architecture.output, flows, "the output") is not None:
+        raise ArchitectureError("the network's output would lose channels")
+    return Architecture(tuple(layers), architecture.input_shape, architecture.output)
+
+
+def _common(part: Slot, flows: list[np.ndarray | None], reader: str) -> np.ndarray | None:
+    first, *rest = (None if i == INPUT else flows[i] for i, _ in part)
+    for other in rest:
+        same = other is first or (other is not None and first is not None and np.array_equal(first, other))
+        if not same:
+            raise ArchitectureError(f"{reader!r} would sum maps of which different channels were kept")
+    return first
+
+
+def _compose(kept: np.ndarray | None, positions: np.ndarray) -> np.ndarray:
+    return positions if kept is None else kept[positions]
+
+
+def _shrink_filters(
+    layer: Layer, in_channels: int, inputs: np.ndarray | None, outputs: np.ndarray | None
+) -> tuple[Layer, np.ndarray | None]:
+    """The shrunk convolution or linear layer, and which of its output channels are left."""
+    attrs = dict(layer.attrs)
+    if is_depthwise(layer, in_channels):
+        if outputs is not None:
+            raise ArchitectureError(f"{layer.name!r} is depthwise: its channels follow its input")
+        if inputs is None:
+            return layer, None
+        multiplier = layer.channels // in_channels
+        outputs = expand(inputs, multiplier)
+        attrs["groups"] = len(inputs)
+    elif inputs is None and outputs is None:
+        return layer, None
+    changed = replace(
+        layer,
+        channels=layer.channels if outputs is None else len(outputs),
+        attrs=tuple(sorted(attrs.items())),
+        kept_in=layer.kept_in if inputs is None else _compose(layer.kept_in, inputs),
+        kept_out=layer.kept_out if outputs is None else _compose(layer.kept_out, outputs),
+    )
+    return changed, outputs
+
+
+def _follow(layer: Layer, shapes: tuple[tuple[int, ...], ...], inputs: list[np.ndarray | None]) -> np.ndarray | None:
+    """Which output channels of a layer without filters are left, by which of its input channels are."""
+    if all(kept is None for kept in inputs):
+        return None
+    full = [np.arange(shape[0]) if kept is None else kept for shape, kept in zip(shapes, inputs, strict=True)]
+    return route_channels(layer, shapes, full)
+
+
+def is_depthwise(layer: Layer, in_channels: int) -> bool:
+    """Whether every filter of the layer reads one channel of its own."""
+    return layer.kind == "conv" and in_channels > 1 and layer["groups"] == in_channels
+
+
+def expand(channels: np.ndarray, times: int) -> np.ndarray:
+    """The positions of the blocks of `times` elements that stand for the given channels."""
+    return (channels[:, None] * times + np.arange(times)).ravel()
+
+
+def route_channels(layer: Layer, shapes: tuple[tuple[int, ...], ...], kept: list[np.ndarray]) -> np.ndarray:
+    """The former output positions, in order, of what is left when a layer without filters keeps some input channels.
+
+    shapes: of the input slots before shrinking. kept: the channels of each slot that stay.
+    """
+    if layer.kind == "concat":
+        offsets = np.cumsum([0] + [shape[0] for shape in shapes[:-1]])
+        return np.concatenate([channels + offset for channels, offset in zip(kept, offsets, strict=True)])
+    if layer.kind == "flatten":
+        return expand(kept[0], prod(shapes[0][1:]))
+    if layer.kind == "channel_shuffle":
+        groups = layer["groups"]
+        former, now = shuffled(shapes[0][0], groups), shuffled(len(kept[0]), groups)
+        landing = np.argsort(former)  # where each channel used to land
+        return landing[kept[0][now]]
+    return kept[0]
+
+
+def shuffled(channels: int, groups: int) -> np.ndarray:
+    """The input channel that a channel shuffle puts at each output position (ShuffleNet §3.1)."""
+    if channels % groups:
+        raise ArchitectureError(f"{channels} channels cannot be shuffled in {groups} groups")
+    return np.arange(channels).reshape(groups, channels // groups).T.ravel()
