@@ -1,0 +1,195 @@
+"""Expected improvement (ESNAC Eq. 3) and its two maximisers over a search space (ESNAC §3.2, §6.3).
+
+Both maximisers score the same number of architectures, each `arch_id` once, so that their results can be compared.
+Decisions are whatever the space makes of them; here they are only passed on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.special import erfcx, ndtr
+
+from esnac_lib.architecture import Architecture
+from esnac_lib.encoding import encode
+from esnac_lib.kernels import Kernel
+
+Score = Callable[[list[Architecture]], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+BATCH = 250  # architectures scored at once by random sampling
+MISSES = 200  # draws in a row without a new architecture after which a space counts as exhausted
+
+
+class Space(Protocol):
+    """What a maximiser needs of a search space."""
+
+    def sample(self, rng: np.random.Generator) -> Any: ...
+    def mutate(self, decisions: Any, rng: np.random.Generator) -> Any: ...
+    def cross(self, a: Any, b: Any, rng: np.random.Generator) -> Any: ...
+    def apply(self, decisions: Any) -> Architecture: ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A scored architecture: the decisions that gave it, what the posterior says, and its expected improvement."""
+
+    decisions: Any
+    architecture: Architecture
+    mean: float
+    variance: float
+    ei: float
+    log_ei: float
+
+
+# -- expected improvement --------------------------------------------------------------------------------------------
+
+
+def log_expected_improvement(mean: np.ndarray, variance: np.ndarray, best: float) -> np.ndarray:
+    """log E[max(0, f - best)] for f ~ N(mean, variance); arrays of one shape, float64.
+
+    With z = (mean - best) / σ it is log σ + log(φ(z) + z Φ(z)), which stays finite far in the lower tail, where the
+    improvement itself is 0 in float64. A variance of 0 gives the logarithm of the certain improvement, -inf for none.
+    """
+    mean, sigma = np.asarray(mean, np.float64), np.sqrt(np.asarray(variance, np.float64))
+    gain = mean - best
+    with np.errstate(divide="ignore"):
+        certain = np.log(np.maximum(gain, 0))
+        safe = np.where(sigma > 0, sigma, 1)
+        return np.where(sigma > 0, np.log(safe) + _log_improvement(gain / safe), certain)
+
+
+def expected_improvement(mean: np.ndarray, variance: np.ndarray, best: float) -> np.ndarray:
+    """E[max(0, f - best)] for f ~ N(mean, variance) (ESNAC Eq. 3); arrays of one shape, float64."""
+    return np.exp(log_expected_improvement(mean, variance, best))
+
+
+def _log_improvement(z: np.ndarray) -> np.ndarray:
+    """log(φ(z) + z Φ(z)) without cancellation.
+
+    Below -1, with t = -z and Mills' ratio M(t) = √(π/2) erfcx(t/√2), it is log φ(t) + log(1 - t M(t)). The last term
+    loses ε·t² of its precision, so from t = 100 it is read from M's asymptotic series, whose first neglected term is
+    below 1e-13 there.
+    """
+    t = np.maximum(-z, 1.0)
+    with np.errstate(over="ignore"):
+        log_density = -0.5 * t * t - 0.5 * math.log(2 * math.pi)
+    near = np.minimum(t, 100.0)
+    u = 1 / np.maximum(t, 100.0) ** 2
+    lower = np.where(
+        t < 100,
+        np.log1p(-near * math.sqrt(math.pi / 2) * erfcx(near / math.sqrt(2))),
+        -2 * np.log(t) + np.log1p(-3 * u + 15 * u**2 - 105 * u**3),
+    )
+    upper = np.maximum(z, -1.0)
+    density = np.exp(-0.5 * np.minimum(upper, 50) ** 2) / math.sqrt(2 * math.pi)
+    return np.where(z < -1, log_density + lower, np.log(density + upper * ndtr(upper)))
+
+
+def scorer(kernel: Kernel) -> Score:
+    """How a kernel scores architectures: posterior mean and variance, log expected improvement over the best of D^k."""
+
+    def score(architectures: list[Architecture]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mean, variance = kernel.predict([encode(item, kernel.settings.max_edge) for item in architectures])
+        return mean, variance, log_expected_improvement(mean, variance, kernel.best)
+
+    return score
+
+
+# -- maximisers ------------------------------------------------------------------------------------------------------
+
+
+def maximise_by_sampling(
+    space: Space, score: Score, forbidden: Collection[str], candidates: int, rng: np.random.Generator
+) -> Candidate | None:
+    """The best of `candidates` different architectures, sampled from the space as in a random search (ESNAC §3.2).
+
+    forbidden: the arch_ids that must not be proposed (evaluated or waiting ones, the teacher). Fewer are scored if 200
+    draws in a row bring nothing new; None if there was nothing at all.
+    """
+    pool = _Pool(space, score, forbidden, candidates)
+    while pool.gather(lambda: space.sample(rng), BATCH):
+        pass
+    return pool.best
+
+
+def maximise_by_evolution(
+    space: Space,
+    score: Score,
+    forbidden: Collection[str],
+    candidates: int,
+    rng: np.random.Generator,
+    population: int = 50,
+    start: Sequence[Any] = (),
+) -> Candidate | None:
+    """The best of `candidates` different architectures, bred from samples and from `start` (ESNAC §6.3).
+
+    The paper does not say which evolutionary algorithm it means; this is a (μ + λ) one. start: decisions of the best
+    observed architectures, not scored again themselves. The first generation is half mutants of them, half samples (all
+    samples if there are none). Each later one has as many children: two parents, each the better of two drawn at
+    random, are crossed in half of the cases, and the result is mutated; the best `population` of parents and children
+    live on. A child that is forbidden or known costs a draw, not the budget; after ten such draws in a row a sample
+    takes its place. Ends as `maximise_by_sampling` does.
+    """
+    pool = _Pool(space, score, forbidden, candidates)
+
+    def first() -> Any:
+        if start and rng.random() < 0.5:
+            return space.mutate(start[int(rng.integers(len(start)))], rng)
+        return space.sample(rng)
+
+    def parent() -> Any:
+        return parents[int(rng.integers(len(parents), size=2).min())].decisions  # parents are sorted, best first
+
+    def child() -> Any:
+        if pool.misses >= 10:
+            return space.sample(rng)
+        decisions = space.cross(parent(), parent(), rng) if rng.random() < 0.5 else parent()
+        return space.mutate(decisions, rng)
+
+    parents = pool.gather(first, population)
+    while parents:
+        children = pool.gather(child, population)
+        if not children:
+            break
+        parents = sorted(parents + children, key=lambda item: -item.log_ei)[:population]
+    return pool.best
+
+
+class _Pool:
+    """Draws architectures, passes by those that are forbidden or known, scores the others, and keeps the best."""
+
+    def __init__(self, space: Space, score: Score, forbidden: Collection[str], candidates: int) -> None:
+        self.best: Candidate | None = None
+        self.misses = 0  # draws in a row without a new architecture
+        self._space, self._score = space, score
+        self._left = candidates
+        self._seen = set(forbidden)
+
+    def gather(self, draw: Callable[[], Any], number: int) -> list[Candidate]:
+        """Up to `number` new candidates, sorted, best first; empty once the budget or the space is exhausted."""
+        found: list[tuple[Any, Architecture]] = []
+        while len(found) < min(number, self._left) and self.misses < MISSES:
+            decisions = draw()
+            architecture = self._space.apply(decisions)
+            if architecture.arch_id in self._seen:
+                self.misses += 1
+                continue
+            self.misses = 0
+            self._seen.add(architecture.arch_id)
+            found.append((decisions, architecture))
+        if not found:
+            return []
+        self._left -= len(found)
+        mean, variance, log_ei = self._score([architecture for _, architecture in found])
+        scored = [
+            Candidate(decisions, architecture, float(m), float(v), math.exp(e), float(e))
+            for (decisions, architecture), m, v, e in zip(found, mean, variance, log_ei, strict=True)
+        ]
+        scored.sort(key=lambda item: -item.log_ei)
+        if self.best is None or scored[0].log_ei > self.best.log_ei:
+            self.best = scored[0]
+        return scored
