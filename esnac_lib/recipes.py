@@ -1,0 +1,141 @@
+"""How a network is trained: the optimiser, the learning rate over time, the loss. Data, no loop.
+
+Three recipes serve a study: `Recipe.search` (knowledge distillation, ESNAC §3.3), `Recipe.final` and `Recipe.teacher`
+(cross entropy). The learning rate is a pure function of the progress through a training, so that a resumed training
+needs to remember nothing about it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from esnac_lib.errors import TrainingError
+
+if TYPE_CHECKING:
+    from esnac_lib.config import StudyConfig
+
+Schedule = Literal["constant", "step", "one_cycle"]
+_CHOICES = {
+    "optimizer": ("adam", "sgd"),
+    "schedule": ("constant", "step", "one_cycle"),
+    "loss": ("distillation", "cross_entropy"),
+}
+WARM_UP = 0.25
+"""The part of a one-cycle training in which the learning rate rises."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of one training.
+
+    `loss` "distillation" is the mean squared error between the logits of student and teacher, over images and classes
+    (ESNAC §3.3); "cross_entropy" is that of the labels. `reset_batch_norm` starts with fresh batch-norm statistics,
+    as search training does. `weight_decay` is added to the gradient (L2), for Adam too, as in the published program.
+
+    Raises:
+        TrainingError: a value that is not allowed, named in the message.
+    """
+
+    epochs: int
+    lr: float
+    batch_size: int = 128
+    optimizer: Literal["adam", "sgd"] = "sgd"
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    schedule: Schedule = "constant"
+    loss: Literal["distillation", "cross_entropy"] = "cross_entropy"
+    augment: bool = False
+    reset_batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise TrainingError(f"{name} = {value!r} is unknown; choose one of {', '.join(choices)}")
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise TrainingError(f"{name} = {value!r} must be a whole number of at least 1")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise TrainingError(f"lr = {self.lr!r} must be a finite number above 0")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise TrainingError(f"weight_decay = {self.weight_decay!r} must be a finite number of at least 0")
+        if not 0 <= self.momentum < 1:
+            raise TrainingError(f"momentum = {self.momentum!r} must be at least 0 and below 1")
+
+    @classmethod
+    def search(cls, config: StudyConfig) -> Recipe:
+        """Search training (SPEC §1 [code]): Adam at 1e-3, distillation, batch-norm statistics afresh."""
+        return cls(
+            epochs=config.epochs,
+            lr=1e-3,
+            batch_size=config.batch_size,
+            optimizer="adam",
+            loss="distillation",
+            augment=config.augment,
+            reset_batch_norm=True,
+        )
+
+    @classmethod
+    def final(cls, config: StudyConfig) -> Recipe:
+        """Final training (ESNAC §6.1): cross entropy alone, from the weights of the best search epoch."""
+        return cls(
+            epochs=config.final_epochs,
+            lr=config.final_lr,
+            batch_size=config.batch_size,
+            schedule=config.schedule,
+            augment=config.augment,
+        )
+
+    @classmethod
+    def teacher(cls, config: StudyConfig) -> Recipe:
+        """The training of a teacher from scratch."""
+        return cls(
+            epochs=config.teacher_epochs,
+            lr=config.teacher_lr,
+            batch_size=config.batch_size,
+            schedule=config.schedule,
+            augment=config.augment,
+        )
+
+    @property
+    def nesterov(self) -> bool:
+        """Whether SGD looks ahead: in a one-cycle training with momentum."""
+        return self.schedule == "one_cycle" and self.momentum > 0
+
+    def lr_at(self, progress: float) -> float:
+        """The learning rate where `progress` in [0, 1] of all batches is done.
+
+        constant: `lr`. step: `lr`, a tenth of it from 1/3 on, a hundredth from 2/3 on. one_cycle: up in a straight
+        line from 0 to `lr` over the first quarter, then down in a straight line to 0.
+        """
+        if not 0 <= progress <= 1:
+            raise TrainingError(f"progress = {progress!r} must be between 0 and 1")
+        if self.schedule == "constant":
+            return self.lr
+        if self.schedule == "step":
+            # The thirds are told from 1/3 and 2/3 themselves, so that no rounding moves a boundary.
+            return self.lr * (1.0 if progress < 1 / 3 else 0.1 if progress < 2 / 3 else 0.01)
+        return self.lr * min(progress / WARM_UP, (1 - progress) / (1 - WARM_UP))
+
+    def make_optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser over `parameters`, fused.
+
+        Fused is some five times as fast as the plain form on one CPU core too (20 convolutions of 16 filters: Adam
+        0.23 against 1.09 ms a step, SGD 0.08 against 0.45 ms).
+        """
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        return torch.optim.SGD(
+            parameters,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+            fused=True,
+        )
