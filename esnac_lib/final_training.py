@@ -1,0 +1,141 @@
+"""Final training: from the best students of a search to the solution that is reported (SPEC §1).
+
+`validated` (the default): the best students by search f are trained on the training split, the best of them by
+*validation* f is trained again on all images, and the test accuracy after its last epoch is the result. `paper`: they
+are trained on all images, and the best by *test* f in its best test epoch is the result, as the published program has
+it; only for the column beside the published numbers. Every training starts from the weights of the best search epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from esnac_lib.architecture import Architecture
+from esnac_lib.batches import DeviceData
+from esnac_lib.errors import TrainingError
+from esnac_lib.network import build
+from esnac_lib.objective import objective
+from esnac_lib.study_data import StudyData
+from esnac_lib.trainer import EpochResult, Outcome, Recipe, Trainee, clear_checkpoint, train
+from esnac_lib.weights import load_weights, save_weights
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A student with the file of its weights from the search."""
+
+    key: str
+    architecture: Architecture
+    weights: Path
+
+
+@dataclass(frozen=True)
+class FinalResult:
+    """A finished final training.
+
+    accuracy: after the last epoch; best_epoch_accuracy: of the best one. On the test images where `on_test`, else on
+    the validation images.
+    """
+
+    key: str
+    params: int
+    macs: int
+    arch_id: str
+    accuracy: float
+    best_epoch_accuracy: float
+    on_test: bool
+    seconds: float
+
+    def f(self, teacher_params: int, teacher_accuracy: float, *, best_epoch: bool = False) -> float:
+        """The objective of this student against a teacher."""
+        accuracy = self.best_epoch_accuracy if best_epoch else self.accuracy
+        return objective(self.params, teacher_params, accuracy, teacher_accuracy)
+
+
+class FinalTraining:
+    """Trains finalists; what is finished is remembered by `store` and not done again.
+
+    store: (phase, key) -> a finished FinalResult's fields, or None. keep: remembers them.
+    """
+
+    def __init__(
+        self,
+        data: StudyData,
+        recipe: Recipe,
+        seed: int,
+        folder: Path,
+        *,
+        store: Callable[[str, str], Mapping[str, Any] | None],
+        keep: Callable[[str, str, FinalResult], None],
+        on_epoch: Callable[[str, str, EpochResult], None] | None = None,
+        on_batch: Callable[[int, int], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> None:
+        self.data = data
+        self.recipe = recipe
+        self.seed = seed
+        self.folder = folder
+        self._store, self._keep = store, keep
+        self._on_epoch, self._on_batch, self._should_stop = on_epoch, on_batch, should_stop
+
+    def on_training_split(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
+        """Train side by side on the training split; accuracies are validation accuracies."""
+        return self._train("final", finalists, self.data.training, self.data.validation, on_test=False)
+
+    def on_all_images(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
+        """Train side by side on all images; accuracies are test accuracies, and no choice may rest on them."""
+        return self._train("full", finalists, self.data.everything, self.data.test, on_test=True)
+
+    def _train(
+        self, phase: str, finalists: Sequence[Finalist], images: DeviceData, judged: DeviceData, *, on_test: bool
+    ) -> list[FinalResult]:
+        done = {finalist.key: self._store(phase, finalist.key) for finalist in finalists}
+        left = [finalist for finalist in finalists if done[finalist.key] is None]
+        networks = {f.key: build(f.architecture, load_weights(f.weights)) for f in left}
+        outcomes: dict[str, Outcome] = {}
+        checkpoint = self.folder / f"checkpoint-{phase}"
+        if left:
+            outcomes = train(
+                [Trainee(key, network) for key, network in networks.items()],
+                images,
+                judged,
+                self.recipe,
+                seed=self.seed,
+                purpose=f"{phase}-training",
+                device=self.data.device,
+                checkpoint=checkpoint,
+                on_epoch=self._curve(phase),
+                on_batch=self._on_batch,
+                should_stop=self._should_stop,
+            )
+        results: dict[str, FinalResult] = {key: FinalResult(**fields) for key, fields in done.items() if fields}
+        for finalist in left:
+            outcome = outcomes[finalist.key]
+            if outcome.state != "complete" or outcome.last_accuracy is None or outcome.best_accuracy is None:
+                continue
+            architecture = finalist.architecture
+            networks[finalist.key].cpu().load_state_dict(outcome.last_weights)
+            save_weights(self.folder / f"{finalist.key}-{phase}.safetensors", networks[finalist.key].weights())
+            results[finalist.key] = FinalResult(
+                finalist.key,
+                architecture.num_params,
+                architecture.macs,
+                architecture.arch_id,
+                outcome.last_accuracy,
+                outcome.best_accuracy,
+                on_test,
+                outcome.seconds,
+            )
+            self._keep(phase, finalist.key, results[finalist.key])
+        clear_checkpoint(checkpoint)
+        if not results:
+            reasons = "; ".join(f"{key}: {outcome.error}" for key, outcome in outcomes.items())
+            raise TrainingError(f"no final training succeeded: {reasons}")
+        return [results[finalist.key] for finalist in finalists if finalist.key in results]
+
+    def _curve(self, phase: str) -> Callable[[str, EpochResult], None] | None:
+        on_epoch = self._on_epoch
+        return None if on_epoch is None else lambda key, result: on_epoch(phase, key, result)

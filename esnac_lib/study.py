@@ -1,0 +1,380 @@
+"""A study: Algorithm 1 as one loop of ask, record, evaluate and tell, from a teacher to a trained student.
+
+    >>> study = Study(StudyConfig(study="mine", teacher="resnet18", dataset="cifar10", K=8, steps=20, ...))
+    >>> summary = study.run()      # killed? give the same command again
+
+Everything is in the ledger the moment it is known. A study that was killed and is started again with the same
+parameters goes on where it was, and on a CPU ends with the same trials.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from esnac_lib.architecture import Architecture
+from esnac_lib.config import StudyConfig, check_resume, data_root_of, outputs_root, study_dir
+from esnac_lib.data import load_dataset
+from esnac_lib.environment import describe_environment
+from esnac_lib.errors import ConfigError
+from esnac_lib.evaluator import LocalEvaluator, Task
+from esnac_lib.final_training import Finalist, FinalResult, FinalTraining
+from esnac_lib.kernels import KernelSettings
+from esnac_lib.ledger import Ledger, ProposalRow
+from esnac_lib.objective import compression_ratio, objective
+from esnac_lib.progress import Progress, duration
+from esnac_lib.samplers import EsnacSampler, Proposal, RandomSampler, Sampler, Told
+from esnac_lib.space import Decisions, SearchSpace
+from esnac_lib.study_data import StudyData, pick_device
+from esnac_lib.trained_teacher import Role, TrainedTeacher, traced_teacher, train_teacher
+from esnac_lib.trainer import EpochResult, Recipe, TrainingStopped
+
+SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
+    "random": lambda space, config: RandomSampler(space, config.seed),
+    "esnac": lambda space, config: EsnacSampler(
+        space, config.seed, KernelSettings(objective=config.objective), config.acquisition, config.candidates
+    ),
+}
+
+
+def student_key(trial: int) -> str:
+    """The name of a trial's student in files and curves."""
+    return f"trial{trial:04d}"
+
+
+class Study:
+    """One study in `<outputs>/<study>`.
+
+    Making the object checks everything that can be wrong (parameters, data, device, an older study of this name)
+    within seconds, raises one line, and writes nothing; `run` does the work.
+    """
+
+    def __init__(self, config: StudyConfig, progress: Progress | None = None) -> None:
+        self.config = config
+        self.folder = study_dir(config)
+        self.ledger_path = self.folder / "ledger.sqlite"
+        self.progress = progress or Progress()
+        if self.ledger_path.exists():
+            check_resume(Ledger(self.ledger_path, read_only=True).config, config)
+        self.device = pick_device(config.device)
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"device = {config.device!r}: this machine has no CUDA device; give 'cpu' or 'auto'")
+        dataset = load_dataset(config.dataset, data_root_of(config))
+        self.data = StudyData(dataset, config, self.device)
+        self.space = SearchSpace(traced_teacher(config, dataset)[0], config.operator_names)
+        self._deadline = float("inf")
+
+    def __repr__(self) -> str:
+        told = 0
+        if self.ledger_path.exists():
+            told = int(Ledger(self.ledger_path, read_only=True).trials()["told_at"].notna().sum())
+        config = self.config
+        return (
+            f"Study({config.study!r}: {config.sampler} compresses {config.teacher} on {config.dataset}, "
+            f"{told} of {config.num_evaluations} evaluated)"
+        )
+
+    # -- the whole ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any] | None:
+        """Search, train the best, and write `summary.json`; returns it, or None if the study was asked to stop.
+
+        A study stops early when `max_minutes` are over or somebody asked for it (`Ledger.request_stop`); nothing
+        that was told is lost. Raises EsnacError, one line, if it cannot go on.
+        """
+        if self.config.max_minutes:
+            self._deadline = time.monotonic() + 60 * self.config.max_minutes
+        with Ledger.start(self.ledger_path, self.config.to_dict()) as ledger:
+            check_resume(ledger.config, self.config)  # now that nobody else can write
+            ledger.set_config(self.config.to_dict())
+            ledger.reset_running()
+            ledger.clear_stop()
+            self._describe()
+            try:
+                teacher = self._teacher("search", ledger)
+                self._search(ledger, teacher)
+                return self._finish(ledger, teacher)
+            except TrainingStopped:
+                self.progress.note("stopped as asked; the same command goes on from here")
+                return None
+            finally:
+                self.progress.end()
+
+    def _describe(self) -> None:
+        (self.folder / "students").mkdir(parents=True, exist_ok=True)
+        _write(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
+        _write(self.folder / "environment.json", json.dumps(describe_environment(self.device), indent=1))
+
+    def _should_stop(self, ledger: Ledger) -> bool:
+        return time.monotonic() > self._deadline or ledger.stop_requested()
+
+    def _teacher(self, role: Role, ledger: Ledger) -> TrainedTeacher:
+        self.progress.begin(f"{role} teacher")
+        teacher = train_teacher(
+            role,
+            self.config,
+            self.data,
+            outputs_root() / "teachers",
+            on_epoch=self._curve(ledger, f"{role}-teacher"),
+            on_batch=self.progress.batch,
+            should_stop=partial(self._should_stop, ledger),
+        )
+        self.progress.end()
+        architecture = teacher.architecture
+        record = {
+            "name": self.config.teacher,
+            "params": architecture.num_params,
+            "macs": architecture.macs,
+            "accuracy": teacher.accuracy,
+            "architecture": architecture.to_json(),
+        }
+        ledger.result("teacher", role, record)
+        judged = "validation" if role == "search" else "test"
+        self.progress.note(
+            f"{role} teacher: {judged} accuracy {teacher.accuracy:.2%}, {architecture.num_params:,} parameters"
+        )
+        return teacher
+
+    @staticmethod
+    def _curve(ledger: Ledger, phase: str) -> Callable[[str, EpochResult], None]:
+        return lambda key, r: ledger.epoch(phase, key, r.epoch, r.loss, r.accuracy, r.seconds)
+
+    # -- the search (ESNAC Algorithm 1) ------------------------------------------------------------------------------
+
+    def _search(self, ledger: Ledger, teacher: TrainedTeacher) -> None:
+        sampler = SAMPLERS[self.config.sampler](self.space, self.config)
+        sampler.tell([told for step in range(self.config.steps) for told in _told(ledger, step)])
+        evaluator = self._evaluator(ledger, teacher, "search")
+        began, already = time.monotonic(), _count_told(ledger)
+        for step in range(self.config.steps):
+            if step not in set(ledger.trials()["step"]):
+                self._stop_if_asked(ledger)
+                if not self._propose(ledger, sampler, step):
+                    self.progress.note(f"the search space is exhausted after {_count_told(ledger)} architectures")
+                    return
+            if not ledger.pending(step):
+                continue
+            self._evaluate(ledger, evaluator, teacher, step)
+            sampler.tell(_told(ledger, step))
+            self._report_step(ledger, step, began, already)
+
+    def _stop_if_asked(self, ledger: Ledger) -> None:
+        if self._should_stop(ledger):
+            raise TrainingStopped
+
+    def _propose(self, ledger: Ledger, sampler: Sampler, step: int) -> bool:
+        began = time.perf_counter()
+        proposals = sampler.ask(self.config.K)
+        seconds = (time.perf_counter() - began) / max(1, len(proposals))
+        ledger.record(step, [_row(proposal, seconds) for proposal in proposals])
+        return bool(proposals)
+
+    def _evaluator(self, ledger: Ledger, teacher: TrainedTeacher, phase: str) -> LocalEvaluator:
+        return LocalEvaluator(
+            teacher,
+            self.data,
+            Recipe.search(self.config),
+            self.config.seed,
+            self.folder / "students",
+            on_epoch=self._curve(ledger, phase),
+            on_batch=self.progress.batch,
+            should_stop=partial(self._should_stop, ledger),
+        )
+
+    def _evaluate(self, ledger: Ledger, evaluator: LocalEvaluator, teacher: TrainedTeacher, step: int) -> None:
+        pending = ledger.pending(step)
+        ledger.running(list(pending))
+        self.progress.begin(f"step {step + 1}/{self.config.steps}")
+        tasks = {
+            student_key(trial): Task(student_key(trial), Architecture.from_json(row.architecture))
+            for trial, row in pending.items()
+        }
+        results = {result.key: result for result in evaluator.evaluate(list(tasks.values()), "search", step)}
+        self.progress.end()
+        for trial, row in pending.items():
+            result = results[student_key(trial)]
+            if result.accuracy is None:
+                # a diverged student is told as f = 0; a fault of the machine says nothing about its architecture
+                ledger.fail(trial, result.error or "failed", result.seconds, f=None if result.machine else 0.0)
+            else:
+                f = objective(row.params, self.space.teacher.num_params, result.accuracy, teacher.accuracy)
+                ledger.complete(trial, result.accuracy, f, result.best_epoch, result.seconds)
+        self._drop_weights(ledger)
+
+    def _drop_weights(self, ledger: Ledger) -> None:
+        """Only the weights of the best so far can still be needed."""
+        kept = {student_key(row["trial"]) for row in _best(ledger, self.config.top)}
+        for path in (self.folder / "students").glob("trial????.safetensors"):
+            if path.stem not in kept:
+                path.unlink()
+
+    def _report_step(self, ledger: Ledger, step: int, began: float, already: int) -> None:
+        trials = ledger.trials()
+        told = _count_told(ledger)
+        left = (time.monotonic() - began) / (told - already) * (self.config.num_evaluations - told)
+        self.progress.note(
+            f"step {step + 1}/{self.config.steps}: {told} evaluated, best f {trials['f'].max():.4f}, "
+            f"{(trials['state'] == 'failed').sum()} failed, {duration(left)} left in the search"
+        )
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _finish(self, ledger: Ledger, teacher: TrainedTeacher) -> dict[str, Any]:
+        reference = None
+        solution: FinalResult | None = None
+        if self.config.final != "none":
+            reference = self._teacher("reference", ledger)
+            solution = self._solution(ledger, teacher, reference)
+            ledger.result("solution", "student", self._entry(solution, reference))
+            if self.config.baseline:
+                narrowed = self._narrowed(ledger, teacher, solution)
+                ledger.result("baseline", "narrowed", self._entry(narrowed, reference))
+        summary = self._summary(ledger, reference)
+        _write(self.folder / "summary.json", json.dumps(summary, indent=1))
+        return summary
+
+    def _final_training(self, ledger: Ledger) -> FinalTraining:
+        return FinalTraining(
+            self.data,
+            Recipe.final(self.config),
+            self.config.seed,
+            self.folder / "students",
+            store=lambda phase, key: ledger.results(phase).get(key),
+            keep=lambda phase, key, result: ledger.result(phase, key, asdict(result)),
+            on_epoch=lambda phase, key, r: ledger.epoch(phase, key, r.epoch, r.loss, r.accuracy, r.seconds),
+            on_batch=self.progress.batch,
+            should_stop=partial(self._should_stop, ledger),
+        )
+
+    def _solution(self, ledger: Ledger, teacher: TrainedTeacher, reference: TrainedTeacher) -> FinalResult:
+        finalists = [
+            Finalist(
+                student_key(row["trial"]),
+                Architecture.from_json(row["architecture"]),
+                self.folder / "students" / f"{student_key(row['trial'])}.safetensors",
+            )
+            for row in _best(ledger, self.config.top)
+        ]
+        if not finalists:
+            raise ConfigError("no student of the search could be trained: see the errors in the ledger's trials")
+        training = self._final_training(ledger)
+        params = self.space.teacher.num_params
+        self.progress.begin(f"final training of {len(finalists)}")
+        if self.config.final == "paper":
+            results = training.on_all_images(finalists)
+            return max(results, key=lambda r: r.f(params, reference.accuracy, best_epoch=True))
+        judged = training.on_training_split(finalists)
+        chosen = max(judged, key=lambda r: r.f(params, teacher.accuracy))
+        self.progress.begin("final training of the solution on all images")
+        return training.on_all_images([f for f in finalists if f.key == chosen.key])[0]
+
+    def _narrowed(self, ledger: Ledger, teacher: TrainedTeacher, solution: FinalResult) -> FinalResult:
+        """The teacher with all widths scaled by one factor to the solution's size, trained like a student (SPEC §1)."""
+        architecture = self.space.apply(self.space.narrow(solution.params))
+        key = f"narrowed-{architecture.arch_id[:8]}"
+        weights = self.folder / "students" / f"{key}.safetensors"
+        if key not in ledger.results("full") and not weights.exists():
+            self.progress.begin("search training of the narrowed teacher")
+            [result] = self._evaluator(ledger, teacher, "baseline").evaluate([Task(key, architecture)], "baseline", 0)
+            ledger.result("narrowed", key, asdict(result) | {"architecture": architecture.to_json()})
+        self.progress.begin("final training of the narrowed teacher")
+        return self._final_training(ledger).on_all_images([Finalist(key, architecture, weights)])[0]
+
+    def _entry(self, result: FinalResult, reference: TrainedTeacher) -> dict[str, Any]:
+        """What the summary says about a finally trained student; f is relative to our reference teacher."""
+        params = self.space.teacher.num_params
+        return {
+            "student": result.key,
+            "arch_id": result.arch_id,
+            "params": result.params,
+            "macs": result.macs,
+            "ratio": compression_ratio(result.params, params),
+            "times": params / result.params,
+            "accuracy": result.accuracy,
+            "best_epoch_accuracy": result.best_epoch_accuracy,
+            "f": result.f(params, reference.accuracy, best_epoch=self.config.final == "paper"),
+        }
+
+    def _summary(self, ledger: Ledger, reference: TrainedTeacher | None) -> dict[str, Any]:
+        trials, config, teacher = ledger.trials(), self.config, self.space.teacher
+        finals = [*ledger.results("final").values(), *ledger.results("full").values()]
+        return {
+            "study": config.study,
+            "sampler": config.sampler,
+            "dataset": config.dataset,
+            "seed": config.seed,
+            "teacher": {
+                "name": config.teacher,
+                "params": teacher.num_params,
+                "macs": teacher.macs,
+                "accuracy": reference.accuracy if reference else None,
+            },
+            "solution": ledger.results("solution").get("student"),
+            "narrowed": ledger.results("baseline").get("narrowed"),
+            "final": config.final,
+            "evaluations": _count_told(ledger),
+            "failed": int((trials["state"] == "failed").sum()),
+            "seconds": {
+                "proposing": float(trials["propose_seconds"].sum()),
+                "evaluating": float(trials["seconds"].sum()),
+                "final": float(sum(result["seconds"] for result in finals)),
+            },
+            "environment": describe_environment(self.device),
+        }
+
+
+def _row(proposal: Proposal, seconds: float) -> ProposalRow:
+    architecture = proposal.architecture
+    return ProposalRow(
+        proposal.kernel,
+        architecture.arch_id,
+        architecture.num_params,
+        architecture.macs,
+        proposal.decisions.to_json(),
+        architecture.to_json(),
+        proposal.mean,
+        proposal.variance,
+        proposal.ei,
+        seconds,
+    )
+
+
+def _told(ledger: Ledger, step: int) -> list[Told]:
+    """The finished trials of a step, in their order."""
+    trials = ledger.trials()
+    rows = trials[(trials["step"] == step) & trials["told_at"].notna()]
+    return [
+        Told(
+            Decisions.from_json(row["decisions"]),
+            Architecture.from_json(row["architecture"]),
+            None if math.isnan(row["f"]) else row["f"],
+        )
+        for row in rows.to_dict("records")
+    ]
+
+
+def _count_told(ledger: Ledger) -> int:
+    return int(ledger.trials()["told_at"].notna().sum())
+
+
+def _best(ledger: Ledger, count: int) -> list[dict[Any, Any]]:
+    """The trials of highest search f, as rows of the ledger, best first; of equals the earlier."""
+    trials = ledger.trials()
+    complete = trials[trials["state"] == "complete"].sort_values(["f", "trial"], ascending=[False, True])
+    return complete.head(count).to_dict("records")
+
+
+def _write(path: Path, text: str) -> None:
+    partial_path = path.with_name(path.name + ".part")
+    partial_path.write_text(text + "\n")
+    os.replace(partial_path, path)

@@ -1,0 +1,73 @@
+"""The parts of a data set that a study uses, each on its device when it is first asked for.
+
+Only the final evaluation may ask for `test`: no decision of a search or of a training sees it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from esnac_lib.batches import DeviceData, normalisation
+from esnac_lib.config import StudyConfig
+from esnac_lib.data import Dataset, split
+
+
+def pick_device(name: str) -> str:
+    """The device that "auto" stands for: CUDA where there is one, else the CPU; any other name stays."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+class StudyData:
+    """Search, training, validation and test images of one study, normalised by the training split's statistics."""
+
+    def __init__(self, dataset: Dataset, config: StudyConfig, device: str) -> None:
+        self.dataset = dataset
+        self.device = device
+        self.augment = config.augment
+        self.splits = split(dataset, config.validation, config.seed, config.search_images)
+        self._mean, self._std = normalisation(dataset.train_images[self.splits.train])
+
+    @cached_property
+    def search(self) -> DeviceData:
+        """What students learn from during the search: the training split or a fixed subset of it."""
+        return self.training if len(self.splits.search) == len(self.splits.train) else self._part(self.splits.search)
+
+    @cached_property
+    def training(self) -> DeviceData:
+        """All images but the validation split's."""
+        return self._part(self.splits.train)
+
+    @cached_property
+    def validation(self) -> DeviceData:
+        """The images that the search's accuracies are measured on."""
+        return self._part(self.splits.validation)
+
+    @cached_property
+    def everything(self) -> DeviceData:
+        """Training and validation images together, for reference teachers and the last training of a solution."""
+        return self._part(np.arange(len(self.dataset.train_labels)))
+
+    @cached_property
+    def test(self) -> DeviceData:
+        """The test images. For final results only."""
+        return self._device_data(self.dataset.test_images, self.dataset.test_labels)
+
+    def _part(self, positions: np.ndarray) -> DeviceData:
+        return self._device_data(self.dataset.train_images[positions], self.dataset.train_labels[positions])
+
+    def _device_data(self, images: np.ndarray, labels: np.ndarray) -> DeviceData:
+        return DeviceData(
+            images,
+            labels,
+            self._mean,
+            self._std,
+            flip=self.dataset.flip,
+            augment=self.augment,
+            device=self.device,
+            channels_last=True,
+        )

@@ -1,0 +1,148 @@
+"""The two trained teachers of a study, and where they are kept.
+
+The *search teacher* is trained on the training split alone: students inherit from it and are distilled from it. The
+*reference teacher* is trained on all images, and its test accuracy is the one in the tables (SPEC §1). Studies that
+ask for the same teacher, trained alike with the same seed, share it: it lies in <outputs>/teachers, and a second
+study that needs it at the same time waits for the first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from esnac_lib.architecture import Architecture
+from esnac_lib.config import StudyConfig
+from esnac_lib.data import Dataset
+from esnac_lib.network import Network, build
+from esnac_lib.randomness import derive_seed
+from esnac_lib.study_data import StudyData
+from esnac_lib.teachers import teacher
+from esnac_lib.tracing import trace
+from esnac_lib.trainer import EpochResult, Recipe, Trainee, TrainingError, clear_checkpoint, train
+from esnac_lib.weights import load_weights, save_weights
+
+Role = Literal["search", "reference"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedTeacher:
+    """A teacher with its weights.
+
+    accuracy: after the last epoch, on the validation images (search) or the test images (reference).
+    """
+
+    role: Role
+    architecture: Architecture
+    weights: dict[str, Tensor]
+    accuracy: float
+    curve: tuple[EpochResult, ...]
+
+    def network(self) -> Network:
+        """A fresh network with these weights."""
+        return build(self.architecture, self.weights)
+
+
+def traced_teacher(
+    config: StudyConfig, dataset: Dataset, role: Role = "search"
+) -> tuple[Architecture, dict[str, Tensor]]:
+    """The untrained teacher of a study: its architecture and its initial weights, the same for the same seed."""
+    seed = derive_seed(config.seed, f"{role}-teacher-weights")
+    module = teacher(config.teacher, dataset.num_classes, dataset.in_channels, dataset.image_size, seed=seed)
+    example = torch.zeros(1, dataset.in_channels, dataset.image_size, dataset.image_size)
+    return trace(module, example)
+
+
+def train_teacher(
+    role: Role,
+    config: StudyConfig,
+    data: StudyData,
+    folder: Path,
+    *,
+    on_epoch: Callable[[str, EpochResult], None] | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> TrainedTeacher:
+    """Train a teacher, or take the one that lies in `folder` already.
+
+    on_epoch is told each epoch of a training that happens now, and those of one that is taken. Raises TrainingError
+    if the training fails.
+    """
+    recipe = Recipe.teacher(config)
+    key = f"{role}-teacher"
+    path = (
+        folder
+        / f"{config.teacher}-{data.dataset.name.replace('/', '_')}-{role}-{_identity(role, config, data, recipe)}"
+    )
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (path / "teacher.json").exists():
+            found = _load(role, path)
+            if on_epoch is not None:
+                for result in found.curve:
+                    on_epoch(key, result)
+            return found
+        architecture, weights = traced_teacher(config, data.dataset, role)
+        network = build(architecture, weights)
+        outcome = train(
+            [Trainee(key, network)],
+            data.training if role == "search" else data.everything,
+            data.validation if role == "search" else data.test,
+            recipe,
+            seed=config.seed,
+            purpose=key,
+            device=data.device,
+            checkpoint=path / "checkpoint",
+            on_epoch=on_epoch,
+            on_batch=on_batch,
+            should_stop=should_stop,
+        )[key]
+        if outcome.state != "complete" or outcome.last_accuracy is None:
+            clear_checkpoint(path / "checkpoint")
+            raise TrainingError(f"the {role} teacher could not be trained: {outcome.error}")
+        network.load_state_dict(outcome.last_weights)
+        trained = TrainedTeacher(role, architecture, network.cpu().weights(), outcome.last_accuracy, outcome.curve)
+        _save(trained, path)
+        clear_checkpoint(path / "checkpoint")
+        return trained
+
+
+def _identity(role: Role, config: StudyConfig, data: StudyData, recipe: Recipe) -> str:
+    """A hash of all that the trained weights depend on."""
+    labels = hashlib.blake2b(data.dataset.train_labels.tobytes(), digest_size=8).hexdigest()
+    held = config.validation if role == "search" else 0
+    parts = [role, config.teacher, config.dataset, labels, config.seed, held, asdict(recipe)]
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+def _save(trained: TrainedTeacher, path: Path) -> None:
+    save_weights(path / "weights.safetensors", trained.weights)
+    record = {
+        "accuracy": trained.accuracy,
+        "curve": [asdict(result) for result in trained.curve],
+        "architecture": trained.architecture.to_json(),
+    }
+    partial = path / "teacher.json.part"
+    partial.write_text(json.dumps(record))
+    os.replace(partial, path / "teacher.json")
+
+
+def _load(role: Role, path: Path) -> TrainedTeacher:
+    record = json.loads((path / "teacher.json").read_text())
+    return TrainedTeacher(
+        role,
+        Architecture.from_json(record["architecture"]),
+        load_weights(path / "weights.safetensors"),
+        record["accuracy"],
+        tuple(EpochResult(**result) for result in record["curve"]),
+    )
