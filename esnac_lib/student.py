@@ -202,6 +202,8 @@ class Student:
         else:
             raise TrainingError(f"logits {tuple(logits.shape)} do not have the teacher's form {tuple(target.shape)}")
         loss.backward()
+        if self.group.recipe.clip_norm < math.inf:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.group.recipe.clip_norm, foreach=True)
         self.optimizer.step()
         self.images += len(x)
         self.loss += loss.detach().double() * len(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from esnac_lib.batches import DeviceData
 from esnac_lib.checkpoints import read_checkpoint
 from esnac_lib.errors import TrainingError
 from esnac_lib.randomness import make_generator
-from esnac_lib.recipes import Recipe
+from esnac_lib.recipes import CLIP_NORM, Recipe
 from esnac_lib.trainer import EpochResult, Outcome, Trainee, TrainingStopped, clear_checkpoint, evaluate, train
 
 CROSS_ENTROPY = Recipe(epochs=2, lr=0.05, batch_size=64)
@@ -219,16 +220,20 @@ def test_steps_equal_a_manual_twin(few: tuple[Few, Few], optimizer: str, loss: s
             torch.testing.assert_close(p, q, rtol=1e-3, atol=2e-4)
 
 
-def test_one_distillation_step_by_hand() -> None:
-    """One image x = (1, 2), weights 0, teacher logits t = (3, 5): loss (9 + 25) / 2, gradient -t_i x_j."""
+@pytest.mark.parametrize(("clip_norm", "share"), [(math.inf, 1.0), (20.0, 1.0), (math.sqrt(170) / 2, 0.5)])
+def test_one_distillation_step_by_hand(clip_norm: float, share: float) -> None:
+    """One image x = (1, 2), weights 0, teacher logits t = (3, 5): loss (9 + 25) / 2, gradient -t_i x_j.
+
+    The gradient's norm is √(3² + 6² + 5² + 10²) = √170, of which clipping at half leaves half a step.
+    """
     teacher, student = (nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)) for _ in range(2))
     teacher.load_state_dict({"1.weight": torch.tensor([[1.0, 1.0], [1.0, 2.0]])})
     student.load_state_dict({"1.weight": torch.zeros(2, 2)})
     data = Few(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([0]))
-    recipe = Recipe(epochs=1, lr=0.1, batch_size=1, loss="distillation")
+    recipe = Recipe(epochs=1, lr=0.1, batch_size=1, loss="distillation", clip_norm=clip_norm)
     outcome = train([Trainee("s", student)], data, None, recipe, seed=0, purpose="p", teacher=teacher)["s"]
     assert outcome.curve[0].loss == 17.0
-    torch.testing.assert_close(outcome.last_weights["1.weight"], torch.tensor([[0.3, 0.6], [0.5, 1.0]]))
+    torch.testing.assert_close(outcome.last_weights["1.weight"], share * torch.tensor([[0.3, 0.6], [0.5, 1.0]]))
 
 
 def test_search_training_starts_with_fresh_batch_norm_statistics(few: tuple[Few, Few]) -> None:
@@ -561,7 +566,9 @@ def test_recipes_of_a_study() -> None:
     assert Recipe.search(config) == search  # type: ignore[arg-type]
     assert Recipe.final(config) == Recipe(300, 0.01, 32, "sgd", 5e-4, 0.9, "step", "cross_entropy", True, False)  # type: ignore[arg-type]
     config.schedule = "one_cycle"
-    assert Recipe.teacher(config) == Recipe(40, 0.1, 32, "sgd", 5e-4, 0.9, "one_cycle", "cross_entropy", True, False)  # type: ignore[arg-type]
+    one_cycle = Recipe(40, 0.1, 32, "sgd", 5e-4, 0.9, "one_cycle", "cross_entropy", True, False, CLIP_NORM)
+    assert Recipe.teacher(config) == one_cycle  # type: ignore[arg-type]
+    assert Recipe.final(config).clip_norm == CLIP_NORM  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -572,6 +579,8 @@ def test_recipes_of_a_study() -> None:
         ({"lr": float("nan")}, "lr = nan must be"),
         ({"weight_decay": -1.0}, "weight_decay = -1.0 must be"),
         ({"momentum": 1.0}, "momentum = 1.0 must be"),
+        ({"clip_norm": 0.0}, "clip_norm = 0.0 must be"),
+        ({"clip_norm": float("nan")}, "clip_norm = nan must be"),
         ({"schedule": "cosine"}, "schedule = 'cosine' is unknown; choose one of constant, step, one_cycle"),
     ],
 )
