@@ -20,18 +20,19 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from numbers import Integral
-from operator import index
 from typing import Any
 
 import numpy as np
 
+from esnac_lib.canonical import Graph, canonical_id, canonical_order
 from esnac_lib.errors import ArchitectureError
-from esnac_lib.layer_types import LAYER_TYPES, Shape, normalise_attrs
-
-Slot = tuple[tuple[int, int], ...]
+from esnac_lib.layer_types import LAYER_TYPES, Shape, Slot, normalise_attrs
 
 INPUT = -1
 FORMAT_VERSION = 1
+
+
+_normalised = lru_cache(maxsize=4096)(normalise_attrs)
 
 
 def slot(*sources: int) -> Slot:
@@ -78,15 +79,14 @@ class Layer:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ArchitectureError(f"a layer is called {self.name!r}: a name is a text that is not empty")
+        if not isinstance(self.channels, Integral):
+            raise ArchitectureError(f"layer {self.name!r} with {self.channels!r} channels: needed is an integer")
+        object.__setattr__(self, "channels", int(self.channels))
         try:
-            object.__setattr__(self, "channels", index(self.channels))
-            attrs = self.attrs if isinstance(self.attrs, tuple) else tuple(self.attrs.items())
-            object.__setattr__(self, "attrs", _normalised(self.kind, attrs))
-        except TypeError:
-            raise ArchitectureError(
-                f"layer {self.name!r} with {self.channels!r} channels and attributes {self.attrs!r}: channels are an "
-                "integer, attributes a mapping of names to numbers or tuples"
-            ) from None
+            attrs = _normalised(self.kind, self.attrs)
+        except TypeError:  # a mapping or a list cannot be looked up
+            attrs = normalise_attrs(self.kind, self.attrs)
+        object.__setattr__(self, "attrs", attrs)
 
     def __getitem__(self, name: str) -> Any:
         for key, value in self.attrs:
@@ -243,15 +243,20 @@ class Architecture:
                 return index
         raise ArchitectureError(f"no layer is called {name!r}")
 
+    @property
+    def _graph(self) -> Graph:
+        natures = [(layer.kind, layer.channels, layer.attrs) for layer in self.layers]
+        return Graph(natures, [layer.inputs for layer in self.layers], self.consumers)
+
     @cached_property
     def canonical_order(self) -> tuple[int, ...]:
-        """The layers in a topological order that depends only on the network (so two equal ones are encoded equally)."""
-        return canonical_order(self)
+        """The layers in a topological order that depends only on the network: equal ones have equal encodings."""
+        return canonical_order(self._graph)
 
     @cached_property
     def arch_id(self) -> str:
         """32 hexadecimal digits, the same for the same network: no names, no order of layers, no process enters."""
-        return canonical_id(self)
+        return canonical_id(self._graph, self.canonical_order, self.input_shape, self.output)
 
     # -- text --------------------------------------------------------------------------------------------------------
 
@@ -326,11 +331,6 @@ class Architecture:
             f"Architecture({len(self.layers)} layers, {self.num_params:,} parameters, {self.macs:,} MACs, "
             f"{'×'.join(map(str, self.input_shape))} -> {'×'.join(map(str, self.output_shape))}, {self.arch_id[:8]})"
         )
-
-
-@lru_cache(maxsize=4096)
-def _normalised(kind: str, attrs: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
-    return normalise_attrs(kind, dict(attrs))
 
 
 def _to_slot(data: list[list[int]]) -> Slot:

@@ -193,9 +193,8 @@ def _enclosing(
     lies within none.
     """
     merged: set[int] = set()
-    arms: dict[int, set[tuple[int, int, int]]] = defaultdict(
-        set
-    )  # layer -> (reader, slot, source) first met downstream
+    # for every layer the sums and concats that it meets first downstream, as (reader, slot, source)
+    arms: dict[int, set[tuple[int, int, int]]] = defaultdict(set)
     for i in reversed(range(len(architecture.layers))):
         for j, position, _ in architecture.consumers[i]:
             part = architecture.output if j == -1 else architecture.layers[j].inputs[position]
@@ -213,9 +212,10 @@ def _enclosing(
     for family, meets in reached.items():
         if family in merged_families or len(meets) != 1:
             continue
-        [(reader, _, source)] = meets
-        # a concat's own map is what the block ends in; of a sum, any of its terms
-        end = reader if reader >= 0 and architecture.layers[reader].kind == "concat" else source
+        [(reader, position, source)] = meets
+        # of a sum, also one that a concat reads, any term has its channels; a concat has its own
+        summed = reader == -1 or len(architecture.layers[reader].inputs[position]) > 1
+        end = source if summed else reader
         found = {segments[s].family for s in segment_of[out_atoms[end]] if s >= 0}
         if len(found) == 1:
             enclosing[family] = found.pop()

@@ -29,7 +29,7 @@ _ORIGINAL_SHUFFLENETS = tuple(f"shufflenet_{x}x_g{g}" for x in ("0.5", "1.0", "1
 _NAMED_TEACHERS = ("vgg19", "resnet18", "resnet34", "shufflenet", "conv7", "conv10", "cnn4")
 TEACHERS = (*_NAMED_TEACHERS, *_ORIGINAL_SHUFFLENETS)
 
-RESULT_FREE = frozenset({"device", "data_root", "max_minutes"})
+RESULT_FREE = frozenset({"device", "data_root", "max_minutes", "beside"})
 """Parameters that no result depends on: they may change when a study is resumed. (`steps` may grow.)"""
 
 _ONLY_FOR_FINAL_TRAINING = frozenset({"final_epochs", "final_lr", "top"})
@@ -61,18 +61,18 @@ class StudyConfig(BaseModel):
     acquisition: Annotated[
         Literal["random", "evolution"], Field(description="how the expected improvement is maximised")
     ] = "random"
-    candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 300
-    epochs: Annotated[int, Field(ge=1, description="epochs of search training")] = 3
+    candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 200
+    epochs: Annotated[int, Field(ge=1, description="epochs of search training")] = 8
     search_images: Annotated[int, Field(ge=0, description="images for search training; 0: the training split")] = 0
-    batch_size: Annotated[int, Field(ge=2, description="images a batch")] = 128
+    batch_size: Annotated[int, Field(ge=2, description="images a batch")] = 32
     validation: Annotated[int, Field(ge=1, description="images kept from training for validation")] = 197
     augment: Annotated[bool, Field(description="random crops, and flips where the data set allows them")] = True
-    teacher_epochs: Annotated[int, Field(ge=1, description="epochs of a teacher's training")] = 20
+    teacher_epochs: Annotated[int, Field(ge=1, description="epochs of a teacher's training")] = 12
     teacher_lr: Annotated[float, Field(gt=0, description="learning rate of a teacher's training")] = 0.1
     final: Annotated[
         Literal["validated", "paper", "none"], Field(description="form of the final training (none: search only)")
     ] = "validated"
-    final_epochs: Annotated[int, Field(ge=0, description="epochs of final training")] = 12
+    final_epochs: Annotated[int, Field(ge=0, description="epochs of final training")] = 15
     final_lr: Annotated[float, Field(gt=0, description="learning rate of final training")] = 0.05
     top: Annotated[int, Field(ge=1, description="students that go into final training")] = 2
     schedule: Annotated[
@@ -82,6 +82,7 @@ class StudyConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, description="seed of every random draw")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
     max_minutes: Annotated[float, Field(ge=0, description="stop after so many minutes; 0: no limit")] = 0.0
+    beside: Annotated[str, Field(description="other studies to show in the same figures, with commas")] = ""
 
     @property
     def num_evaluations(self) -> int:
@@ -92,6 +93,11 @@ class StudyConfig(BaseModel):
     def operator_names(self) -> tuple[str, ...]:
         """The operators as a tuple, in the order remove, shrink, skip."""
         return tuple(self.operators.split(","))
+
+    @property
+    def beside_names(self) -> tuple[str, ...]:
+        """The names of the studies to show beside this one."""
+        return tuple(name.strip() for name in self.beside.split(",") if name.strip())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data (text, numbers, truth values) in the order of the fields, fit for YAML and JSON."""

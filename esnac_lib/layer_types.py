@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import ceil, prod
+from numbers import Integral, Real
+from sys import float_info
 from typing import Any
 
 from esnac_lib.errors import ArchitectureError
 
 Shape = tuple[int, ...]
+Slot = tuple[tuple[int, int], ...]  # a sum of sources, each with its multiplicity
 Attrs = Mapping[str, Any]
 
 REQUIRED = object()
@@ -47,7 +50,7 @@ def _image(shape: Shape) -> Shape:
 def _window(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool = False) -> int:
     """Output length of a sliding window, as in PyTorch's documentation of Conv2d and MaxPool2d."""
     span = size + 2 * padding - dilation * (kernel - 1) - 1
-    if span < 0:
+    if span < (1 - stride if ceil_mode else 0):  # with ceil_mode a window may hang over the map's end
         raise ArchitectureError(f"a window of {dilation * (kernel - 1) + 1} on a map of {size} + 2·{padding} pixels")
     out = (ceil(span / stride) if ceil_mode else span // stride) + 1
     if ceil_mode and (out - 1) * stride >= size + padding:  # the last window must start inside the map
@@ -81,6 +84,8 @@ def _pool_shape(channels: int, attrs: Attrs, inputs: list[Shape]) -> Shape:
     c, h, w = _image(inputs[0])
     k, s, p = attrs["kernel_size"], attrs["stride"], attrs["padding"]
     d = attrs.get("dilation", (1, 1))
+    if 2 * p[0] > k[0] or 2 * p[1] > k[1]:
+        raise ArchitectureError(f"a pool with padding {p}: at most half of its window {k} can be padding")
     ceil_mode = attrs["ceil_mode"]
     return c, _window(h, k[0], s[0], p[0], d[0], ceil_mode), _window(w, k[1], s[1], p[1], d[1], ceil_mode)
 
@@ -137,10 +142,17 @@ LAYER_TYPES: dict[str, LayerType] = {
 }  # fmt: skip
 
 
-def normalise_attrs(kind: str, attrs: Attrs) -> tuple[tuple[str, Any], ...]:
-    """All attributes of a kind, sorted by name, with defaults filled in and pairs for the spatial ones."""
-    if kind not in LAYER_TYPES:
+def normalise_attrs(kind: str, attrs: Attrs | tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+    """All attributes of a kind, sorted by name, with defaults filled in and pairs for the spatial ones.
+
+    Raises ArchitectureError for an unknown kind, and for an attribute that is unknown, lacking or out of range.
+    """
+    if not isinstance(kind, str) or kind not in LAYER_TYPES:
         raise ArchitectureError(f"a layer of kind {kind!r}: known kinds are {', '.join(LAYER_TYPES)}")
+    try:
+        attrs = dict(attrs)
+    except (TypeError, ValueError):
+        raise ArchitectureError(f"{kind} with attributes {attrs!r}: give a mapping of names to values") from None
     known, spatial = LAYER_TYPES[kind].attrs, LAYER_TYPES[kind].spatial
     if unknown := set(attrs) - set(known):
         raise ArchitectureError(f"{kind} has no attribute {sorted(unknown)[0]!r}: it has {', '.join(known) or 'none'}")
@@ -149,20 +161,25 @@ def normalise_attrs(kind: str, attrs: Attrs) -> tuple[tuple[str, Any], ...]:
         value = attrs.get(name, default)
         if value is REQUIRED:
             raise ArchitectureError(f"{kind} needs the attribute {name!r}")
-        if name in spatial:
-            pair = (value, value) if isinstance(value, Integral) else value
-            fits = isinstance(pair, tuple | list) and len(pair) == 2 and all(_is_size(v, name) for v in pair)
-            value, needed = tuple(map(int, pair)) if fits else value, "one or two integers"
-        elif name == "groups":
-            fits, needed = _is_size(value, name), "an integer"
-            value = int(value) if fits else value
-        elif isinstance(default, bool):
-            fits, needed = value in (False, True), "a truth value"
-            value = bool(value)
-        else:
-            fits, needed = isinstance(value, Real) and 0 <= value < inf, "a number"
-            value = float(value) if fits else value
-        if not fits:
-            raise ArchitectureError(f"{kind} with {name} = {value!r}: needed is {needed}, not negative")
-        items.append((name, value))
+        items.append((name, _checked(kind, name, value, default, name in spatial)))
     return tuple(sorted(items))
+
+
+def _checked(kind: str, name: str, value: Any, default: Any, spatial: bool) -> Any:
+    """The value in the one form that is hashed and saved."""
+    least = 0 if name == "padding" else 1
+    if spatial or name == "groups":
+        pair = value if spatial and isinstance(value, tuple | list) else (value, value)
+        if len(pair) == 2 and all(isinstance(v, Integral) and v is not True and int(v) >= least for v in pair):
+            return tuple(map(int, pair)) if spatial else int(value)
+        needed = f"{'one or two integers' if spatial else 'an integer'} of at least {least}"
+    elif isinstance(default, bool):
+        if value in (False, True):
+            return bool(value)
+        needed = "True or False"
+    else:
+        most = 1 if name == "p" else float_info.max
+        if isinstance(value, Real) and 0 <= float(value) <= most:
+            return float(value)
+        needed = "a number of at least 0" + (" and at most 1" if name == "p" else "")
+    raise ArchitectureError(f"{kind} with {name} = {value!r}: needed is {needed}")

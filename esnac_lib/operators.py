@@ -29,6 +29,7 @@ def remove(architecture: Architecture, indices: Collection[int]) -> Architecture
     loses all of its layers becomes x + x. Raises ArchitectureError for a layer whose shapes differ.
     """
     gone = set(indices)
+    _check_exist(architecture, gone)
     for index in gone:
         if not is_removable(architecture, index):
             layer = architecture.layers[index]
@@ -70,15 +71,17 @@ def shrink(architecture: Architecture, keep: Mapping[int, np.ndarray]) -> Archit
 
     keep: for the index of a convolution or linear layer, the positions (in order) of the output channels that stay.
     Depthwise convolutions and batch norms follow their input and cannot be given. Raises ArchitectureError if a sum
-    would add maps of which different channels were kept.
+    would add maps of which different channels were kept, or if a layer has no such filters.
     """
+    _check_exist(architecture, keep)
     flows: list[np.ndarray | None] = []  # which of its former channels each layer still puts out; None: all
     layers: list[Layer] = []
     for index, layer in enumerate(architecture.layers):
         inputs = [_common(part, flows, layer.name) for part in layer.inputs]
         shapes = architecture.in_shapes[index]
         if layer.has_filters:
-            changed, flow = _shrink_filters(layer, shapes[0][0], inputs[0], keep.get(index))
+            outputs = _checked(layer, keep[index]) if index in keep else None
+            changed, flow = _shrink_filters(layer, shapes[0][0], inputs[0], outputs)
         elif index in keep:
             raise ArchitectureError(f"layer {layer.name!r} ({layer.kind}) has no filters of its own to shrink")
         else:
@@ -91,6 +94,23 @@ def shrink(architecture: Architecture, keep: Mapping[int, np.ndarray]) -> Archit
     if _common(architecture.output, flows, "the output") is not None:
         raise ArchitectureError("the network's output would lose channels")
     return Architecture(tuple(layers), architecture.input_shape, architecture.output)
+
+
+def _check_exist(architecture: Architecture, indices: Iterable[int]) -> None:
+    count = len(architecture.layers)
+    if wrong := sorted(i for i in indices if not 0 <= i < count):
+        raise ArchitectureError(f"there is no layer {wrong[0]}: layers are numbered from 0 to {count - 1}")
+
+
+def _checked(layer: Layer, keep: np.ndarray) -> np.ndarray:
+    positions = np.asarray(keep, dtype=np.int64)
+    ordered = len(positions) > 0 and positions[0] >= 0 and positions[-1] < layer.channels
+    if not ordered or not (np.diff(positions) > 0).all():
+        raise ArchitectureError(
+            f"layer {layer.name!r} cannot keep the filters {positions.tolist()}: needed are one or more of "
+            f"0 to {layer.channels - 1} in ascending order"
+        )
+    return positions
 
 
 def _common(part: Slot, flows: list[np.ndarray | None], reader: str) -> np.ndarray | None:

@@ -350,13 +350,21 @@ class SearchSpace:
         return self.normalise(Decisions(pick(a.removed, b.removed), ratios, pick(a.skips, b.skips)))
 
     def narrow(self, params: int) -> Decisions:
-        """No search at all: one ratio for every group, so that the student comes as near to `params` as it can."""
+        """No search at all: one ratio for every group, so that the student comes as near to `params` as it can.
+
+        Raises SpaceError in a space without shrinking.
+        """
+        if "shrink" not in self.operators:
+            raise SpaceError(
+                'nothing can be narrowed without shrinking: make a SearchSpace(teacher, ("shrink",)) for it'
+            )
         best, low, high = self.nothing, 0.0, 1.0 - 1e-9
+        nearest = abs(self.teacher.num_params - params)
         for _ in range(40):
             ratio = (low + high) / 2
             tried = Decisions(frozenset(), (ratio,) * len(self.groups), frozenset())
             size = self.apply(tried).num_params
-            if abs(size - params) <= abs(self.apply(best).num_params - params):
-                best = tried
+            if abs(size - params) < nearest:
+                best, nearest = tried, abs(size - params)
             low, high = (ratio, high) if size > params else (low, ratio)
         return best

@@ -280,7 +280,8 @@ class Study:
 
     def _narrowed(self, ledger: Ledger, teacher: TrainedTeacher, solution: FinalResult) -> FinalResult:
         """The teacher with all widths scaled by one factor to the solution's size, trained like a student (SPEC §1)."""
-        architecture = self.space.apply(self.space.narrow(solution.params))
+        widths = SearchSpace(self.space.teacher, ("shrink",))
+        architecture = widths.apply(widths.narrow(solution.params))
         key = f"narrowed-{architecture.arch_id[:8]}"
         weights = self.folder / "students" / f"{key}.safetensors"
         if key not in ledger.results("full") and not weights.exists():

@@ -265,6 +265,13 @@ def test_only_the_weights_of_the_best_are_kept() -> None:
     assert kept == [f"trial{table['f'].idxmax():04d}"]
 
 
+def test_a_study_that_only_removes_has_a_narrowed_teacher_too() -> None:
+    summary = study(operators="remove", steps=1, top=1).run()
+    assert summary is not None
+    assert set(trials()["decisions"].map(lambda text: tuple(json.loads(text)["ratios"]))) == {(0.0, 0.0)}
+    assert summary["narrowed"]["params"] <= summary["teacher"]["params"]
+
+
 def test_a_device_that_is_not_there() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")

@@ -1,0 +1,101 @@
+"""One order of layers and one name for a network, however it was written down.
+
+Layers get colours that depend only on the network: first what they are, then again and again what feeds them and what
+they feed, until nothing new can be told apart. Of those that look alike even then (two equal branches) one is chosen,
+and the colouring goes on from there. If two choices colour the whole network alike, they can be exchanged (no network
+of this library's making is so regular that this fails), and it does not matter which is taken.
+
+Forward colours alone could not tell one convolution that feeds two places from two equal ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from esnac_lib.layer_types import Shape, Slot
+
+Consumers = Sequence[Sequence[tuple[int, int, int]]]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network as this module sees it.
+
+    natures: what each layer is, without name and place. inputs: the slots that each layer reads; source -1 is the
+    network's input. consumers: who reads each layer, as (reader, slot, multiplicity); reader -1 is the output.
+    """
+
+    natures: Sequence[Any]
+    inputs: Sequence[tuple[Slot, ...]]
+    consumers: Consumers
+
+
+def canonical_order(graph: Graph) -> tuple[int, ...]:
+    """The layers in a topological order that depends only on the network.
+
+    Depth first: of the layers that can come next, the one that became ready last; among those, the one with the longest
+    way to the output (a block's main path before its shortcut), then the smallest colour.
+    """
+    height = [0] * len(graph.natures)
+    for i in reversed(range(len(height))):
+        height[i] = 1 + max((height[j] for j, _, _ in graph.consumers[i] if j >= 0), default=0)
+    colours = _refined(graph, [_digest(nature) for nature in graph.natures])
+    alike = Counter(colours)
+    missing = [len({i for part in parts for i, _ in part if i >= 0}) for parts in graph.inputs]
+    ready = {i: 0 for i, count in enumerate(missing) if count == 0}  # layer -> when it became ready
+    order: list[int] = []
+    while ready:
+        i = min(ready, key=lambda i: (-ready[i], -height[i], colours[i]))
+        if alike[colours[i]] > 1:
+            chosen = {j: _chosen(graph, colours, j) for j in ready if colours[j] == colours[i]}
+            i = min(chosen, key=lambda j: sorted(chosen[j]))
+            colours = chosen[i]
+            alike = Counter(colours)
+        del ready[i]
+        order.append(i)
+        for j in {reader for reader, _, _ in graph.consumers[i] if reader >= 0}:
+            missing[j] -= 1
+            if missing[j] == 0:
+                ready[j] = len(order)
+    return tuple(order)
+
+
+def canonical_id(graph: Graph, order: Sequence[int], input_shape: Shape, output: Slot) -> str:
+    """32 hexadecimal digits: a hash of the network with its layers in canonical order, named by their place in it."""
+    place = {-1: -1} | {i: position for position, i in enumerate(order)}
+    layers = [(graph.natures[i], [_placed(part, place) for part in graph.inputs[i]]) for i in order]
+    return _digest(input_shape, layers, _placed(output, place)).hex()
+
+
+def _placed(part: Slot, place: dict[int, int]) -> list[tuple[int, int]]:
+    return sorted((place[i], int(n)) for i, n in part)
+
+
+def _chosen(graph: Graph, colours: list[bytes], i: int) -> list[bytes]:
+    """The colours once layer i is told apart from those that look like it."""
+    return _refined(graph, [*colours[:i], _digest("chosen", colours[i]), *colours[i + 1 :]])
+
+
+def _refined(graph: Graph, colours: list[bytes]) -> list[bytes]:
+    """Colours that hold all that a layer depends on and all that depends on it, as far as the given ones tell."""
+    before = -1
+    while before < (now := len(set(colours))) and (before < 0 or now < len(colours)):
+        before = now
+        forward: list[bytes] = []
+        for colour, parts in zip(colours, graph.inputs, strict=True):
+            slots = [sorted((forward[i] if i >= 0 else b"input", n) for i, n in part) for part in parts]
+            forward.append(_digest(colour, slots))
+        backward: list[bytes] = [b""] * len(colours)
+        for i in reversed(range(len(colours))):
+            readers = sorted((backward[j] if j >= 0 else b"output", k, n) for j, k, n in graph.consumers[i])
+            backward[i] = _digest(colours[i], readers)
+        colours = [_digest(f, b) for f, b in zip(forward, backward, strict=True)]
+    return colours
+
+
+def _digest(*parts: Any) -> bytes:
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
