@@ -1,0 +1,46 @@
+"""Writing figures and tables into the folder of their study; the same ledger gives the same bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from esnac_lib.report.read import StudyRecord
+
+Item = TypeVar("Item", Figure, pd.DataFrame)
+
+PNG_DPI = 150
+
+
+def save(item: Item, record: StudyRecord, name: str) -> Item:
+    """Write a figure to figures/<name>.png and .pdf, or a table to tables/<name>.csv, and hand it back to be shown.
+
+    Nothing in the files tells when they were made. Numbers in tables have six significant digits.
+    """
+    if isinstance(item, pd.DataFrame):
+        table = item
+        _write(record.folder / "tables" / f"{name}.csv", lambda path: _write_csv(table, path))
+        return item
+    figure, folder = item, record.folder / "figures"
+    with matplotlib.rc_context({"pdf.fonttype": 42}):  # text stays text
+        _write(folder / f"{name}.png", lambda path: figure.savefig(path, format="png", dpi=PNG_DPI))
+        _write(folder / f"{name}.pdf", lambda path: figure.savefig(path, format="pdf", metadata={"CreationDate": None}))
+    return item
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _write(path: Path, job: Callable[[Path], None]) -> None:
+    """Write beside and rename, so that no half-written file is ever seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    job(partial)
+    os.replace(partial, path)
