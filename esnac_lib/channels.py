@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
-from math import floor, lcm
+from math import floor, lcm, prod
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from esnac_lib.architecture import INPUT, Architecture, Slot
-from esnac_lib.operators import is_depthwise, route_channels
+from esnac_lib.operators import is_depthwise, shuffled
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,7 @@ class Flow:
     @cached_property
     def fixed(self) -> frozenset[int]:
         """Families that cannot be shrunk."""
-        return frozenset(
-            segment.family
-            for segment in self.segments
-            if segment.frozen
-            or segment.lower % self.multiples[segment.family]
-            or segment.width % self.multiples[segment.family]
-        )
+        return frozenset(s.family for s in self.segments if s.frozen or s.width % self.multiples[s.family])
 
     def family_width(self, family: int) -> int:
         """The family's channels before shrinking."""
@@ -81,7 +75,7 @@ def trace_channels(architecture: Architecture) -> Flow:
     """Follow the channels of an architecture from its input to its output."""
     ties: list[tuple[np.ndarray, np.ndarray]] = []
     reordered: list[np.ndarray] = []  # the channels of sums in which a shuffle took part
-    shuffled: list[bool] = []  # of every layer: whether its channels went through a shuffle
+    through_shuffle: list[bool] = []  # of every layer: whether its channels went through a shuffle
     out: list[np.ndarray] = []
     into: list[np.ndarray] = []
     inputs = np.arange(architecture.input_shape[0])
@@ -91,7 +85,7 @@ def trace_channels(architecture: Architecture) -> Flow:
     def read(part: Slot) -> np.ndarray:
         first, *rest = (inputs if i == INPUT else out[i] for i, _ in part)
         ties.extend((first, other) for other in rest)
-        if rest and any(i != INPUT and shuffled[i] for i, _ in part):
+        if rest and any(i != INPUT and through_shuffle[i] for i, _ in part):
             reordered.append(first)
         return first
 
@@ -104,19 +98,16 @@ def trace_channels(architecture: Architecture) -> Flow:
             channels = np.arange(total, total + layer.channels)
             starts[index] = total
             total += layer.channels
+        elif layer.kind == "flatten":
+            channels = np.repeat(parts[0], prod(shapes[0][1:]))
+        elif layer.kind == "channel_shuffle":
+            channels = parts[0][shuffled(len(parts[0]), layer["groups"])]
         else:
-            order = route_channels(layer, shapes, [np.arange(shape[0]) for shape in shapes])
-            stacked = np.concatenate(parts)
-            if layer.kind == "flatten":
-                channels = np.repeat(stacked, len(order) // len(stacked))
-            elif layer.kind == "channel_shuffle":
-                channels = stacked[np.argsort(order)]
-            else:
-                channels = stacked
+            channels = np.concatenate(parts)
         out.append(channels)
         into.append(parts[0])
-        passed = index not in starts and any(i != INPUT and shuffled[i] for i in layer.sources)
-        shuffled.append(passed or layer.kind == "channel_shuffle")
+        passed = index not in starts and any(i != INPUT and through_shuffle[i] for i in layer.sources)
+        through_shuffle.append(passed or layer.kind == "channel_shuffle")
     result = read(architecture.output)
 
     left = np.concatenate([a for a, _ in ties] or [np.arange(0)])
