@@ -32,15 +32,15 @@ def f_against_index(*records: StudyRecord) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2.6, 1))
     low = np.floor(10 * values.min(initial=1.0)) / 10 if len(values) else 0.0
     bins = np.linspace(low, max(1.0, values.max(initial=0.0)), BINS + 1)
-    for record, label, colour in zip(records, _labels(records), cycle(style.SERIES), strict=False):
+    looks = zip(cycle(style.SERIES), cycle(style.LINES), strict=False)
+    for record, label, (colour, line) in zip(records, _labels(records), looks, strict=False):
         told, complete = record.told, record.complete
         left.plot(
             complete["trial"] + 1, complete["f"], "o", color=colour, markersize=4.5, alpha=0.55, label=f"{label}: f"
         )
         best = np.fmax.accumulate(told["f"].where(told["state"] == "complete").to_numpy())
-        left.plot(
-            told["trial"] + 1, best, drawstyle="steps-post", color=colour, linewidth=2, label=f"{label}: best so far"
-        )
+        drawn = {"drawstyle": "steps-post", "color": colour, "linestyle": line, "linewidth": 2}
+        left.plot(told["trial"] + 1, best, label=f"{label}: best so far", **drawn)
         _mark_failed(left, record, label, colour)
         for look in ({"histtype": "stepfilled", "alpha": 0.35}, {"histtype": "step", "linewidth": 1.5}):
             right.hist(complete["f"], bins, orientation="horizontal", color=colour, **look)
@@ -154,7 +154,7 @@ def search_f_against_final_f(record: StudyRecord) -> Figure:
     axes = figure.add_subplot()
     x, y = finalists["search_f"].to_numpy(), finalists["final_f"].to_numpy()
     judged = finalists["judged"].iloc[0]
-    axes.plot(x, y, "o", color=style.BLUE, markersize=8, label=f"finalist ({judged} images)")
+    axes.plot(x, y, "o", color=style.BLUE, markersize=11, label=f"finalist ({judged} images)")
     solution = record.solution
     ends = [*x, *y]
     if solution is not None:
@@ -163,7 +163,7 @@ def search_f_against_final_f(record: StudyRecord) -> Figure:
         ends += [solution.f, chosen]
     _identity(axes, style.span(ends, 0.02))
     for trial, at_x, at_y in zip(finalists["trial"], x, y, strict=True):
-        axes.annotate(f"trial {trial}", (at_x, at_y), (7, -11), textcoords="offset points", fontsize="small")
+        axes.annotate(f"trial {trial}", (at_x, at_y), (9, -13), textcoords="offset points", fontsize="small")
     style.tidy(
         axes,
         xlabel="f after search training (validation images)",

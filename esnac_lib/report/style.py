@@ -16,7 +16,9 @@ from matplotlib.ticker import FuncFormatter
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK, GREY, PALE = "#CC79A7", "#56B4E9", "#222222", "#8C8C8C", "#D9D9D9"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK)
-"""For several studies in one figure; vermillion is left for what failed."""
+"""For several studies in one figure; vermillion is left for the solution."""
+LINES = ("-", (0, (4, 2)), (0, (1, 1)))
+"""Their lines: where one lies over another, both are seen."""
 
 F_COLOURS = "cividis"  # the colour map of f: as good in grey
 
@@ -29,12 +31,10 @@ SOLUTION: dict[str, Any] = {
     "markeredgecolor": "white",
 }
 NARROWED: dict[str, Any] = {
-    "marker": "D",
-    "color": PURPLE,
-    "markersize": 8,
-    "linestyle": "none",
-    "markeredgecolor": "white",
-}
+    "marker": "D", "color": PURPLE, "markersize": 13, "linestyle": "none", "markerfacecolor": "none",
+    "markeredgewidth": 1.8,
+}  # fmt: skip
+"""Hollow, for it may lie where the solution does."""
 
 MARGIN = 0.05  # of an axis beyond the data
 
