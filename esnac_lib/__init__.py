@@ -27,11 +27,10 @@ _HOME = {
     "encode": "encoding",
     "inherit": "network",
     "load_dataset": "data",
-    "objective": "objective",
     "teacher": "teachers",
     "trace": "tracing",
 }
-_MODULES = ("report",)
+_MODULES = ("export", "report")
 
 __all__ = [*_HOME, *_MODULES]
 

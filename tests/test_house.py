@@ -181,7 +181,8 @@ def test_the_lock_holds_names_and_versions_only() -> None:
 def test_the_lock_fits_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     asked = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    asked += project["project"]["optional-dependencies"]["dev"]
+    for extra in project["project"]["optional-dependencies"].values():
+        asked += extra
     versions = locked()
     for requirement in map(Requirement, asked):
         assert requirement.specifier.contains(versions[requirement.name]), requirement

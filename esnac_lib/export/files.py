@@ -1,0 +1,57 @@
+"""What the forms of export share: files that belong together, and weights that are ready to be written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from esnac_lib.architecture import Architecture
+from esnac_lib.errors import ArchitectureError, EsnacError
+from esnac_lib.network import Weights, check_weights, weight_shapes
+
+
+def write_files(folder: str | Path, contents: Mapping[str, bytes]) -> None:
+    """Writes the named files into a folder, which is made if need be.
+
+    All are written beside before the first is renamed into place, in the order given, so that the last one can vouch
+    for the others: an error, or a full disk, leaves the folder as it was. Raises EsnacError, one line, if a file
+    cannot be written.
+    """
+    folder = Path(folder)
+    partial = {name: folder / f"{name}.part" for name in contents}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in contents.items():
+            partial[name].write_bytes(data)
+        for name, path in partial.items():
+            os.replace(path, folder / name)
+    except OSError as error:
+        for path in partial.values():
+            if path.is_file():
+                path.unlink()
+        raise EsnacError(f"cannot write into {str(folder)!r} ({error.strerror}): give another folder") from None
+
+
+def exportable(architecture: Architecture, weights: Mapping[str, Tensor]) -> Weights:
+    """Copies of the weights on the CPU, in execution order, none sharing memory with another.
+
+    Raises ArchitectureError unless they are exactly those of the architecture, in floating point.
+    """
+    check_weights(architecture, weights)
+    check_floating(weights)
+    return {name: weights[name].detach().cpu().clone().contiguous() for name in weight_shapes(architecture)}
+
+
+def check_floating(weights: Mapping[str, Tensor]) -> None:
+    """Raises ArchitectureError for a weight of integers, which no layer can hold."""
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point():
+            raise ArchitectureError(f"weight {name!r} holds {tensor.dtype}: needed are floating-point numbers")
+
+
+def one_line(error: BaseException) -> str:
+    """What a library's error says, without its line breaks."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
