@@ -7,6 +7,8 @@
 # Each makes .venv first, from requirements.lock, if that is not done yet. Needed: Python 3.11 or newer.
 # make search ARGS="-p K 8" STUDY=digits_k8   passes parameters to papermill, under a study name of its own.
 
+# The default study's networks are tiny: it runs on one thread unless OMP_NUM_THREADS says otherwise.
+
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -26,7 +28,7 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" JUPYTER_PATH="$(CURDIR)/$(VENV)/s
 
 search: $(READY)
 	@mkdir -p "$(OUTPUTS)/$(STUDY)"
-	$(IN_VENV) python -m papermill notebooks/search.ipynb "$(OUTPUTS)/$(STUDY)/search.ipynb" --no-progress-bar $(NAME) $(ARGS)
+	$(IN_VENV) OMP_NUM_THREADS=$(or $(OMP_NUM_THREADS),1) python -m papermill notebooks/search.ipynb "$(OUTPUTS)/$(STUDY)/search.ipynb" --no-progress-bar $(NAME) $(ARGS)
 	@echo "Results: $(OUTPUTS)/$(STUDY) (executed notebook search.ipynb, ledger.sqlite, figures/, tables/). Summary:"
 	@$(IN_VENV) python -m json.tool "$(OUTPUTS)/$(STUDY)/summary.json"
 
