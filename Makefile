@@ -35,7 +35,7 @@ search: $(READY)
 test: lint
 	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile
 	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; set -x; \
-		$(IN_VENV) ESNAC_OUTPUTS="$$scratch" python -m pytest -q --nbval-lax --nbval-current-env notebooks/
+		$(IN_VENV) ESNAC_OUTPUTS="$$scratch" OMP_NUM_THREADS=1 python -m pytest -q --nbval-lax --nbval-current-env notebooks/
 
 lint: $(READY)
 	$(IN_VENV) ruff check

@@ -183,7 +183,6 @@ def _enclosing(
     The middle channels of a bottleneck lie within its block; the stem of a network feeds both arms of a block, and so
     lies within none.
     """
-    merged: set[int] = set()
     # for every layer the sums and concats that it meets first downstream, as (reader, slot, source)
     arms: dict[int, set[tuple[int, int, int]]] = defaultdict(set)
     for i in reversed(range(len(architecture.layers))):
@@ -191,25 +190,23 @@ def _enclosing(
             part = architecture.output if j == -1 else architecture.layers[j].inputs[position]
             if len(part) > 1 or (j >= 0 and len(architecture.layers[j].inputs) > 1):
                 arms[i].add((j, position, i))
-                merged.update(int(s) for s in np.unique(segment_of[out_atoms[i]]) if s >= 0)
             elif j >= 0:
                 arms[i] |= arms[j]
-    merged_families = {segments[s].family for s in merged}
     reached: dict[int, set[tuple[int, int, int]]] = defaultdict(set)
     for segment in segments:
         for index in segment.positions:
             reached[segment.family] |= arms[index]
     enclosing: dict[int, int] = {}
     for family, meets in reached.items():
-        if family in merged_families or len(meets) != 1:
+        if len(meets) != 1:
             continue
         [(reader, position, source)] = meets
         # of a sum, also one that a concat reads, any term has its channels; a concat has its own
         summed = reader == -1 or len(architecture.layers[reader].inputs[position]) > 1
         end = source if summed else reader
-        found = {segments[s].family for s in segment_of[out_atoms[end]] if s >= 0}
-        if len(found) == 1:
-            enclosing[family] = found.pop()
+        found = {segments[s].family if s >= 0 else None for s in segment_of[out_atoms[end]]}
+        if len(found) == 1 and (block := found.pop()) not in (None, family):
+            enclosing[family] = block
     return enclosing
 
 

@@ -244,8 +244,10 @@ def _read_npz(path: Path) -> dict[str, Any]:
             with archive:
                 return {key: archive[key] for key in archive.files if key in (*KEYS, "classes", "flip")}
     except Exception as error:  # a damaged file fails in zipfile, zlib, struct or numpy, each with errors of its own
+        # numpy answers what it cannot read with the advice to unpickle it, which nobody should follow
+        reason = "it holds Python objects or is no archive" if "pickle" in str(error) else one_line(error)
         raise DataError(
-            f"{path} cannot be read ({one_line(error)}): damaged, cut short, or Python objects; replace or delete it"
+            f"{path} cannot be read ({reason}): damaged, cut short, or Python objects; replace or delete it"
         ) from None
 
 

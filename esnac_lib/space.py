@@ -259,8 +259,6 @@ class SearchSpace:
             return None
         here = {i: place for place, i in enumerate(origins) if i is not None}
         removed = frozenset(range(len(self.teacher.layers))) - frozenset(here)
-        if removed - frozenset(self.removable):
-            return None
         ratios = tuple(self._ratio_of(group, architecture, here) for group in self.groups)
         if None in ratios:
             return None

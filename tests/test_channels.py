@@ -288,6 +288,12 @@ def test_a_bottleneck_counts_as_its_block() -> None:
     assert counts(space, space.groups[0], 0.5) == {"stem": 8, "middle": 2, "end": 8, "plain": 8}
 
 
+def test_a_branch_beside_the_input_is_no_block() -> None:
+    """The concat has the input's channels too: its width is nobody's to shrink by."""
+    net = with_head(conv("middle", INPUT, 4), conv("end", 0, 8), Layer("cat", "concat", (slot(INPUT), slot(1))))
+    assert groups_of(net) == [{"middle"}, {"end"}]
+
+
 def test_the_middle_of_a_frozen_block_counts_for_itself() -> None:
     net = Architecture((conv("middle", INPUT, 4), conv("end", 0, 3)), (3, 4, 4), slot(INPUT, 1))
     assert groups_of(net) == [{"middle"}]
@@ -372,3 +378,16 @@ def test_every_group_shrinks_by_itself_at_any_ratio(net: Architecture, ratio: fl
         small = shrink(net, group.keep(ratio))
         assert small.num_params <= before
         assert small.output_shape == net.output_shape
+
+
+def test_a_concat_of_one_map_encloses_nothing() -> None:
+    """Its map is its own family's: following what encloses it must end."""
+    conv = Layer("conv", "conv", (slot(INPUT),), channels=6, attrs={"kernel_size": 3, "padding": 1})
+    rest = [
+        Layer("cat", "concat", (slot(0),)),
+        Layer("flat", "flatten", (slot(1),)),
+        Layer("fc", "linear", (slot(2),), 3),
+    ]
+    architecture = Architecture((conv, *rest), (1, 4, 4), slot(3))
+    assert trace_channels(architecture).enclosing == {}
+    assert [group.name for group in SearchSpace(architecture).groups] == ["6 (conv)"]

@@ -243,7 +243,7 @@ WRONG = {
     "classes not text": (changed(classes=np.arange(4)), "class names"),
     "classes not a row": (changed(classes=np.array("abcd")), "class names"),
     "flip not bool": (changed(flip=np.array(1)), "flip must be one bool"),
-    "objects": (changed(train_labels=np.array([None] * 20)), "Object arrays cannot be loaded"),
+    "objects": (changed(train_labels=np.array([None] * 20)), "it holds Python objects"),
 }
 
 

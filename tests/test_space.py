@@ -123,6 +123,17 @@ def test_a_family_of_parts_is_not_alike_to_one_of_the_same_width() -> None:
     assert student.shapes[student.index("cat")] == (2, 4, 4) and student.shapes[student.index("d")] == (1, 4, 4)
 
 
+def test_the_second_part_of_a_family_is_not_alike_to_the_first() -> None:
+    """Of 3 + 3 channels half is 1 + 2."""
+    layers = (
+        conv("a", INPUT, 3), conv("b", 0, 3), Layer("cat", "concat", (slot(0), slot(1))), conv("c", 2, 6),
+        relu("sum", 2, 3), Layer("flatten", "flatten", (slot(4),)), Layer("linear", "linear", (slot(5),), 10),
+    )  # fmt: skip
+    space = SearchSpace(Architecture(layers, (3, 4, 4), slot(6)))
+    assert [layers[i].name for i in space.removable] == ["c", "sum"]
+    assert [shape[0] for shape in space.apply(Decisions(frozenset(), (0.5,), frozenset())).shapes[:4]] == [1, 2, 3, 3]
+
+
 @pytest.mark.parametrize(
     ("operators", "grouping", "text"),
     [
