@@ -51,7 +51,10 @@ class StudyConfig(BaseModel):
     teacher: Annotated[str, Field(description="the network to compress")] = "cnn4"
     dataset: Annotated[str, Field(description="name of a data set, or a path that ends in .npz")] = "digits"
     data_root: Annotated[str, Field(description="folder of the data sets; empty: data/ in the checkout")] = ""
-    sampler: Annotated[Literal["random", "esnac"], Field(description="who proposes architectures")] = "esnac"
+    sampler: Annotated[
+        Literal["random", "esnac", "tpe", "tpe_multivariate", "n2n", "evolution"],
+        Field(description="who proposes architectures"),
+    ] = "esnac"
     K: Annotated[int, Field(ge=1, description="kernels, and architectures a step")] = 4
     steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 4
     operators: Annotated[str, Field(description="what a search may do, with commas")] = "remove,shrink,skip"
@@ -179,6 +182,10 @@ class StudyConfig(BaseModel):
         return value
 
     def _check_together(self) -> StudyConfig:
+        if self.sampler == "n2n" and self.operators == "skip":
+            raise ConfigError(
+                "operators = 'skip': sampler = 'n2n' only removes and shrinks; give it one or both of those"
+            )
         if self.final != "none" and self.final_epochs < 1:
             allowed = "an integer of at least 1 is allowed, or final = 'none'"
             raise ConfigError(f"final_epochs = 0 is out of range: {allowed}")
@@ -211,7 +218,8 @@ def data_root_of(config: StudyConfig) -> Path:
 def check_resume(old: Mapping[str, Any], new: StudyConfig) -> None:
     """Raise `ConfigError` unless a study that was started with `old` (what its ledger stores) may go on with `new`.
 
-    All that defines a result must be the same, but `steps` may grow. A parameter that `old` lacks had its default.
+    All that defines a result must be the same, but `steps` may grow (not n2n's, which it defines). A parameter that
+    `old` lacks had its default.
     """
     defaults = {name: field.default for name, field in StudyConfig.model_fields.items()}
     wrong = []
@@ -220,6 +228,10 @@ def check_resume(old: Mapping[str, Any], new: StudyConfig) -> None:
             wrong.append(f"{name}: stored {_show(stored)}, given nothing (this version does not know it)")
         elif name != "steps":
             wrong.append(f"{name}: stored {_show(stored)}, given {_show(given)}")
+        elif new.sampler == "n2n":
+            wrong.append(
+                f"steps: stored {_show(stored)}, given {_show(given)} (n2n divides its budget into two stages)"
+            )
         elif not (isinstance(stored, int) and stored < given):
             wrong.append(f"steps: stored {_show(stored)}, given {_show(given)} (it may only grow)")
     if wrong:

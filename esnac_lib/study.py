@@ -33,7 +33,16 @@ from esnac_lib.kernels import KernelSettings
 from esnac_lib.ledger import Ledger, ProposalRow
 from esnac_lib.objective import compression_ratio, objective
 from esnac_lib.progress import Progress, duration
-from esnac_lib.samplers import EsnacSampler, Proposal, RandomSampler, Sampler, Told
+from esnac_lib.samplers import (
+    EsnacSampler,
+    EvolutionSampler,
+    N2nSampler,
+    Proposal,
+    RandomSampler,
+    Sampler,
+    Told,
+    TpeSampler,
+)
 from esnac_lib.space import Decisions, SearchSpace
 from esnac_lib.study_data import StudyData, pick_device
 from esnac_lib.trained_teacher import Role, TrainedTeacher, traced_teacher, train_teacher
@@ -44,6 +53,10 @@ SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
     "esnac": lambda space, config: EsnacSampler(
         space, config.seed, KernelSettings(objective=config.objective), config.acquisition, config.candidates
     ),
+    "tpe": lambda space, config: TpeSampler(space, config.seed),
+    "tpe_multivariate": lambda space, config: TpeSampler(space, config.seed, multivariate=True, constant_liar=True),
+    "n2n": lambda space, config: N2nSampler(space, config.seed, config.num_evaluations),
+    "evolution": lambda space, config: EvolutionSampler(space, config.seed),
 }
 
 

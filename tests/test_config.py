@@ -72,8 +72,16 @@ def test_defaults_are_valid_and_smoke_sized() -> None:
         ({"batch_size": 1}, "batch_size = 1 is out of range: an integer of at least 2 is allowed"),
         ({"teacher": "resnet99"}, "teacher = 'resnet99' is unknown: allowed are vgg19, resnet18, "),
         ({"dataset": "cifar-10"}, "dataset = 'cifar-10' is unknown: allowed are digits, fashion_mnist, "),
-        ({"sampler": "Esnak"}, "sampler = 'Esnak' is unknown: allowed are random, esnac; did you mean 'esnac'?"),
-        ({"sampler": 3}, "sampler = 3 is of the wrong type (int): one of random, esnac is allowed"),
+        (
+            {"sampler": "Esnak"},
+            "sampler = 'Esnak' is unknown: allowed are random, esnac, tpe, tpe_multivariate, n2n, evolution; "
+            "did you mean 'esnac'?",
+        ),
+        (
+            {"sampler": 3},
+            "sampler = 3 is of the wrong type (int): one of random, esnac, tpe, tpe_multivariate, n2n, evolution is "
+            "allowed",
+        ),
         ({"device": "cuda:x"}, "device = 'cuda:x' is unknown: allowed are auto, cpu, cuda, cuda:N; did you mean"),
         ({"device": "cuda:0\n"}, "device = 'cuda:0\\n' is unknown"),
         ({"teacher_lr": 0}, "teacher_lr = 0 is out of range: a number above 0 is allowed"),
@@ -306,3 +314,16 @@ def test_fast_and_light() -> None:
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(ROOT / "esnac_lib")], check=True, timeout=60)
+
+
+def test_the_steps_of_n2n_do_not_grow() -> None:
+    """They say where its second stage begins."""
+    old = StudyConfig(sampler="n2n", steps=4)
+    check_resume(old.to_dict(), old)
+    with pytest.raises(ConfigError, match="steps: stored 4, given 5"):
+        check_resume(old.to_dict(), StudyConfig(sampler="n2n", steps=5))
+
+
+def test_n2n_adds_no_skips() -> None:
+    with pytest.raises(ConfigError, match="only removes and shrinks"):
+        StudyConfig(sampler="n2n", operators="skip")

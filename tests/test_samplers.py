@@ -10,7 +10,16 @@ import torch
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
 from esnac_lib.kernels import KernelSettings
-from esnac_lib.samplers import EsnacSampler, Proposal, RandomSampler, Sampler, Told
+from esnac_lib.samplers import (
+    EsnacSampler,
+    EvolutionSampler,
+    N2nSampler,
+    Proposal,
+    RandomSampler,
+    Sampler,
+    Told,
+    TpeSampler,
+)
 from esnac_lib.space import SearchSpace
 from esnac_lib.teachers import teacher
 from esnac_lib.tracing import trace
@@ -18,6 +27,11 @@ from esnac_lib.tracing import trace
 QUICK = KernelSettings(max_steps=6)
 SAMPLERS: dict[str, Callable[[SearchSpace, int], Sampler]] = {
     "random": RandomSampler,
+    "tpe": lambda space, seed: TpeSampler(space, seed, startup=3),
+    "tpe-multivariate": lambda space, seed: TpeSampler(space, seed, True, True, startup=3),
+    "n2n": lambda space, seed: N2nSampler(space, seed, evaluations=12),
+    "n2n-shrinks": lambda space, seed: N2nSampler(space, seed, evaluations=6),
+    "evolution": lambda space, seed: EvolutionSampler(space, seed, population=3, tournament=2),
     "esnac": lambda space, seed: EsnacSampler(space, seed, QUICK, "random", candidates=12),
     "esnac-evolution": lambda space, seed: EsnacSampler(space, seed, QUICK, "evolution", candidates=12),
     "esnac-marginal": lambda space, seed: EsnacSampler(space, seed, replace(QUICK, objective="marginal"), candidates=8),

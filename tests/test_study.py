@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
@@ -23,7 +23,7 @@ from esnac_lib.ledger import Ledger
 from esnac_lib.network import build
 from esnac_lib.objective import objective
 from esnac_lib.progress import Progress
-from esnac_lib.study import Study
+from esnac_lib.study import SAMPLERS, Study
 from esnac_lib.study_data import StudyData
 from esnac_lib.weights import load_weights
 
@@ -256,6 +256,17 @@ def test_the_published_protocol_takes_the_best_test_epoch() -> None:
     values = [objective(r["params"], reference["params"], r["best_epoch_accuracy"], reference["accuracy"])
               for r in full.values()]  # fmt: skip
     assert summary["solution"]["f"] == pytest.approx(max(values))
+
+
+def test_every_sampler_of_the_parameters_is_there() -> None:
+    assert set(SAMPLERS) == set(get_args(StudyConfig.model_fields["sampler"].annotation))
+
+
+@pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"esnac"}))
+def test_one_loop_serves_every_sampler(sampler: str) -> None:
+    study(sampler=sampler, final="none").run()
+    table = trials()
+    assert (table["state"] == "complete").all() and table["arch_id"].is_unique and len(table) == 4
 
 
 def test_only_the_weights_of_the_best_are_kept() -> None:

@@ -2,6 +2,18 @@
 
 from esnac_lib.samplers.base import Proposal, Sampler, Told
 from esnac_lib.samplers.esnac import EsnacSampler
+from esnac_lib.samplers.evolution import EvolutionSampler
+from esnac_lib.samplers.n2n import N2nSampler
 from esnac_lib.samplers.random import RandomSampler
+from esnac_lib.samplers.tpe import TpeSampler
 
-__all__ = ["EsnacSampler", "Proposal", "RandomSampler", "Sampler", "Told"]
+__all__ = [
+    "EsnacSampler",
+    "EvolutionSampler",
+    "N2nSampler",
+    "Proposal",
+    "RandomSampler",
+    "Sampler",
+    "Told",
+    "TpeSampler",
+]
