@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -166,7 +166,7 @@ class Study:
 
     def _search(self, ledger: Ledger, teacher: TrainedTeacher) -> None:
         sampler = SAMPLERS[self.config.sampler](self.space, self.config)
-        sampler.tell([told for step in range(self.config.steps) for told in _told(ledger, step)])
+        sampler.tell(_told(ledger, range(self.config.steps)))
         evaluator = self._evaluator(ledger, teacher, "search")
         began, already = time.monotonic(), _count_told(ledger)
         for step in range(self.config.steps):
@@ -178,7 +178,7 @@ class Study:
             if not ledger.pending(step):
                 continue
             self._evaluate(ledger, evaluator, teacher, step)
-            sampler.tell(_told(ledger, step))
+            sampler.tell(_told(ledger, [step]))
             self._report_step(ledger, step, began, already)
 
     def _stop_if_asked(self, ledger: Ledger) -> None:
@@ -363,10 +363,10 @@ def _row(proposal: Proposal, seconds: float) -> ProposalRow:
     )
 
 
-def _told(ledger: Ledger, step: int) -> list[Told]:
-    """The finished trials of a step, in their order."""
+def _told(ledger: Ledger, steps: Sequence[int]) -> list[Told]:
+    """The finished trials of some steps, in their order."""
     trials = ledger.trials()
-    rows = trials[(trials["step"] == step) & trials["told_at"].notna()]
+    rows = trials[trials["step"].isin(steps) & trials["told_at"].notna()]
     return [
         Told(
             Decisions.from_json(row["decisions"]),

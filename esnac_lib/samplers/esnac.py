@@ -12,7 +12,7 @@ from esnac_lib.encoding import encode
 from esnac_lib.kernels import Kernel, KernelSettings, choose_subset, learn_kernels
 from esnac_lib.randomness import derive_seed, make_rng
 from esnac_lib.samplers.base import Proposal, Told
-from esnac_lib.samplers.random import RandomSampler
+from esnac_lib.samplers.random import random_proposals
 from esnac_lib.space import SearchSpace
 
 PARENTS = 10  # of the best observed, from which evolution starts
@@ -38,7 +38,6 @@ class EsnacSampler:
         self.settings = settings or KernelSettings()
         self.acquisition = acquisition
         self.candidates = candidates
-        self._first = RandomSampler(space, seed)
         self._told: list[Told] = []
         self._encodings: dict[str, np.ndarray] = {}
 
@@ -46,7 +45,7 @@ class EsnacSampler:
         """Up to n proposals, one a kernel; at the very first call random ones, as in Algorithm 1."""
         observed = [trial for trial in self._told if trial.f is not None]
         if not observed:
-            return self._first.ask(n)
+            return random_proposals(self.space, self.seed, self._told, n)
         proposals: list[Proposal] = []
         for k, kernel in enumerate(self._learn(observed, n)):
             proposal = self._propose(kernel, k, observed, [p.architecture.arch_id for p in proposals])
@@ -57,7 +56,6 @@ class EsnacSampler:
 
     def tell(self, trials: Sequence[Told]) -> None:
         """Add finished trials to the observations."""
-        self._first.tell(trials)
         self._told.extend(trials)
 
     def _learn(self, observed: Sequence[Told], n: int) -> list[Kernel]:

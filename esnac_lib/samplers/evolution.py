@@ -8,7 +8,7 @@ import numpy as np
 
 from esnac_lib.randomness import make_rng
 from esnac_lib.samplers.base import Proposal, Told
-from esnac_lib.samplers.random import MAX_DRAWS, RandomSampler
+from esnac_lib.samplers.random import MAX_DRAWS, random_proposals
 from esnac_lib.space import Decisions, SearchSpace
 
 
@@ -44,7 +44,8 @@ class EvolutionSampler:
                 if child is not None:
                     seen.add(child.architecture.arch_id)
                     proposals.append(child)
-        return proposals + self._random(n - len(proposals), beside=proposals)
+        left = n - len(proposals)
+        return proposals + random_proposals(self.space, self.seed, self._told, left, proposals)
 
     def tell(self, trials: Sequence[Told]) -> None:
         """The trials join the population, and the oldest leave it."""
@@ -66,9 +67,3 @@ class EvolutionSampler:
         """The best of a few that are drawn without replacement; of equals the first drawn."""
         drawn = rng.choice(len(alive), size=min(self.tournament, len(alive)), replace=False)
         return max((alive[int(i)] for i in drawn), key=lambda trial: trial.f or 0.0).decisions
-
-    def _random(self, n: int, beside: Sequence[Proposal]) -> list[Proposal]:
-        """Up to n random members of the space, none of them told or already proposed."""
-        sampler = RandomSampler(self.space, self.seed)
-        sampler.tell([*self._told, *(Told(p.decisions, p.architecture, None) for p in beside)])
-        return sampler.ask(n)

@@ -38,7 +38,7 @@ from esnac_lib.encoding import MAX_EDGE, encode
 from esnac_lib.errors import SpaceError
 from esnac_lib.randomness import make_generator
 from esnac_lib.samplers.base import Proposal, Told
-from esnac_lib.samplers.random import RandomSampler
+from esnac_lib.samplers.random import random_proposals
 from esnac_lib.space import Decisions, SearchSpace
 
 STUDENTS = 5  # a policy update learns from
@@ -272,7 +272,8 @@ class N2nSampler:
             if architecture.arch_id not in seen:
                 seen.add(architecture.arch_id)
                 proposals.append(Proposal(decisions, architecture))
-        return proposals + self._random(n - len(proposals), beside=proposals)
+        left = n - len(proposals)
+        return proposals + random_proposals(self._without_skips, self.seed, self._told, left, proposals)
 
     def tell(self, trials: Sequence[Told]) -> None:
         """Remember finished trials; the policies learn from them at the next `ask`."""
@@ -341,9 +342,3 @@ class N2nSampler:
                 if decisions not in drawn:
                     drawn.add(decisions)
                     yield decisions
-
-    def _random(self, n: int, beside: Sequence[Proposal]) -> list[Proposal]:
-        """Up to n random members of the space without skips, none of them told or already proposed."""
-        sampler = RandomSampler(self._without_skips, self.seed)
-        sampler.tell([*self._told, *(Told(p.decisions, p.architecture, None) for p in beside)])
-        return sampler.ask(n)

@@ -21,19 +21,26 @@ class RandomSampler:
 
     def ask(self, n: int) -> list[Proposal]:
         """Up to n new random members of the space."""
-        seen = {self.space.teacher.arch_id, *(trial.architecture.arch_id for trial in self.told)}
-        proposals: list[Proposal] = []
-        for index in range(n):
-            rng = make_rng(self.seed, "random-sampler", len(self.told), index)
-            for _ in range(MAX_DRAWS):
-                decisions = self.space.sample(rng)
-                architecture = self.space.apply(decisions)
-                if architecture.arch_id not in seen:
-                    seen.add(architecture.arch_id)
-                    proposals.append(Proposal(decisions, architecture))
-                    break
-        return proposals
+        return random_proposals(self.space, self.seed, self.told, n)
 
     def tell(self, trials: Sequence[Told]) -> None:
         """Remember what has been proposed."""
         self.told.extend(trials)
+
+
+def random_proposals(
+    space: SearchSpace, seed: int, told: Sequence[Told], n: int, beside: Sequence[Proposal] = ()
+) -> list[Proposal]:
+    """Up to n random members of the space, none of them told, proposed `beside` them in this step, or the teacher."""
+    seen = {space.teacher.arch_id, *(t.architecture.arch_id for t in told), *(p.architecture.arch_id for p in beside)}
+    proposals: list[Proposal] = []
+    for index in range(n):
+        rng = make_rng(seed, "random-sampler", len(told) + len(beside), index)
+        for _ in range(MAX_DRAWS):
+            decisions = space.sample(rng)
+            architecture = space.apply(decisions)
+            if architecture.arch_id not in seen:
+                seen.add(architecture.arch_id)
+                proposals.append(Proposal(decisions, architecture))
+                break
+    return proposals

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from esnac_lib.architecture import INPUT
 from esnac_lib.randomness import derive_seed
 from esnac_lib.samplers.base import Proposal, Told
-from esnac_lib.samplers.random import RandomSampler
+from esnac_lib.samplers.random import random_proposals
 from esnac_lib.space import Decisions, SearchSpace
 
 MAX_ASKS = 20  # of Optuna for one proposal; a random member of the space fills in if all of them bring nothing new
@@ -59,11 +59,12 @@ class TpeSampler:
         seen = {self.space.teacher.arch_id, *(trial.architecture.arch_id for trial in self._told)}
         proposals: list[Proposal] = []
         for _ in range(n):
-            proposal = self._suggest(study, seen) or self._random(beside=proposals)
-            if proposal is None:
+            suggested = self._suggest(study, seen)
+            found = [suggested] if suggested else random_proposals(self.space, self.seed, self._told, 1, proposals)
+            if not found:
                 break
-            seen.add(proposal.architecture.arch_id)
-            proposals.append(proposal)
+            seen.add(found[0].architecture.arch_id)
+            proposals += found
         return proposals
 
     def tell(self, trials: Sequence[Told]) -> None:
@@ -105,12 +106,6 @@ class TpeSampler:
                 return Proposal(decisions, architecture)
             study.tell(trial, state=TrialState.FAIL)
         return None
-
-    def _random(self, beside: Sequence[Proposal]) -> Proposal | None:
-        """A random member of the space, neither told nor already proposed."""
-        sampler = RandomSampler(self.space, self.seed)
-        sampler.tell([*self._told, *(Told(p.decisions, p.architecture, None) for p in beside)])
-        return next(iter(sampler.ask(1)), None)
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
