@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from esnac_lib.architecture import Architecture
 from esnac_lib.encoding import MAX_EDGE, encode
-from esnac_lib.kernels import KernelSettings, learn_kernel
 from esnac_lib.randomness import make_generator
 from esnac_lib.report import style
 from esnac_lib.report.read import StudyRecord
@@ -55,6 +54,8 @@ def embedding_map(record: StudyRecord) -> Figure:
 
 def embed(architectures: list[Architecture], f: np.ndarray, objective: str, seed: int) -> np.ndarray:
     """Embeddings (n, 128) by one kernel that is learned on all of the architectures; the same each time."""
+    from esnac_lib.kernels import KernelSettings, learn_kernel  # with PyTorch, which no other report needs
+
     longest = max(max((j - i for i, j in _canonical_edges(a)), default=1) for a in architectures)
     settings = KernelSettings(objective=objective, max_edge=max(MAX_EDGE, longest))
     encodings = [encode(architecture, settings.max_edge) for architecture in architectures]

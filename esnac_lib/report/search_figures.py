@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import spearmanr
 
 from esnac_lib.report import style
 from esnac_lib.report.read import StudyRecord
@@ -182,6 +181,8 @@ def _identity(axes: Axes, limits: tuple[float, float]) -> None:
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> str:
+    from scipy.stats import spearmanr  # slow to import
+
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return "too few for a rank correlation"
     return f"rank correlation (Spearman) {round(spearmanr(a, b).statistic, 2) + 0.0:.2f}"  # no -0.00

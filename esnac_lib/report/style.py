@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -52,7 +51,7 @@ def tidy(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
         axes.set_title(title, fontsize="medium")
     axes.grid(True, color="#EBEBEB", linewidth=0.8)
     axes.set_axisbelow(True)
-    seaborn.despine(ax=axes)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def in_words(figure: Figure, text: str) -> Figure:
