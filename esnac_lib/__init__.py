@@ -33,7 +33,7 @@ _HOME = {
     "teacher": "teachers",
     "trace": "tracing",
 }
-_MODULES = ("export", "report")
+_MODULES = ("export", "monitor", "report")
 
 __all__ = [*_HOME, *_MODULES]
 

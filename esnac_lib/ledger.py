@@ -223,6 +223,11 @@ class Ledger:
         select = f"SELECT {', '.join(_EPOCHS)} FROM epochs{where} ORDER BY phase, name, epoch"
         return _frame(_EPOCHS, self._rows(select, [] if phase is None else [phase]))
 
+    def latest_epoch(self) -> tuple[str, str, int] | None:
+        """phase, name and epoch of what was stored last: what is, or was, in training. None before any epoch."""
+        rows = self._rows("SELECT phase, name, epoch FROM epochs ORDER BY rowid DESC LIMIT 1")
+        return rows[0] if rows else None
+
     def result(self, kind: str, name: str, value: Mapping[str, Any]) -> None:
         """Store a result (plain data without NaN), in place of an earlier one of the same kind and name."""
         insert = "INSERT OR REPLACE INTO results (kind, name, value) VALUES (?, ?, ?)"
@@ -234,7 +239,11 @@ class Ledger:
         rows = self._rows("SELECT name, value FROM results WHERE kind = ? ORDER BY name", [kind])
         return {name: self._from_json(value) for name, value in rows}
 
-    # The request to stop
+    # Who writes, and the request to stop
+
+    def writer(self) -> int | None:
+        """The number of the process that writes the ledger now, on this machine; None where there is none."""
+        return self._file.writer()
 
     def request_stop(self) -> None:
         """Ask the study to stop at its next chance. Needs no lock: a monitor asks a study that is running."""

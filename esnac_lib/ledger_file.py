@@ -86,6 +86,20 @@ class LedgerFile:
                 with closing(_connect(self.path, "mode=rw")) as connection, _transaction(connection):
                     connection.execute(statement, values)
 
+    def writer(self) -> int | None:
+        """The process that holds the writer's lock, by what the lock file says; takes no lock, so it hinders nobody."""
+        try:
+            pid = int(beside(self.path, ".lock").read_text())
+        except (OSError, ValueError):
+            return None
+        try:
+            os.kill(pid, 0)  # sends nothing: only asks whether it is there; a killed one leaves its number behind
+        except PermissionError:
+            return pid  # somebody else's
+        except (OSError, OverflowError):
+            return None
+        return pid
+
     def become_writer(self, lock: TextIO) -> None:
         """Write from now on, under a lock from `take_lock`, which is given back if that fails."""
         try:

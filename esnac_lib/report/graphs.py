@@ -47,18 +47,21 @@ class _Side:
     )  # what comes in from other columns at a row, and what goes out to them
 
 
-def student_graph(record: StudyRecord) -> Figure:
-    """The solution, or before there is one the best student of the search, beside the teacher."""
+def student_graph(record: StudyRecord, trial: int | None = None) -> Figure:
+    """A trial's student beside the teacher; by default the solution, or before there is one the best of the search."""
     teacher, student = record.teacher, record.student
-    if teacher is None or student is None or student.trial is None:
+    if trial is None and student is not None:
+        trial = student.trial
+    if teacher is None or teacher.architecture is None or trial is None or trial not in set(record.trials["trial"]):
         return style.in_words(style.new_figure(8, 3), "There is no student to draw yet.")
-    assert teacher.architecture is not None and student.architecture is not None
-    comparison = compare(teacher.architecture, student.architecture, record.decisions(student.trial).skips)
+    architecture = record.architecture(trial)
+    comparison = compare(teacher.architecture, architecture, record.decisions(trial).skips)
     which = "solution" if record.solution is not None else "best of the search"
+    name = f"{which}, trial {trial}" if student is not None and trial == student.trial else f"trial {trial}"
     heading = (
         f"{record.config.teacher}: {len(comparison.rows)} layers, {teacher.params:,} parameters\n"
-        f"{which}, trial {student.trial}: {len(student.architecture.layers)} layers, {student.params:,} parameters "
-        f"({teacher.params / student.params:.2f}× fewer)"
+        f"{name}: {len(architecture.layers)} layers, {architecture.num_params:,} parameters "
+        f"({teacher.params / architecture.num_params:.2f}× fewer)"
     )
     return draw(comparison, heading)
 

@@ -186,6 +186,10 @@ class StudyRecord:
         """What was decided about the teacher for a trial."""
         return Decisions.from_json(self.trials.loc[self.trials["trial"] == trial, "decisions"].iloc[0])
 
+    def architecture(self, trial: int) -> Architecture:
+        """What was evaluated in a trial."""
+        return Architecture.from_json(self.trials.loc[self.trials["trial"] == trial, "architecture"].iloc[0])
+
     @cached_property
     def finalists(self) -> pd.DataFrame:
         """trial, search_f, final_f, accuracy, judged: one line a student in final training, by trial.
@@ -206,15 +210,23 @@ class StudyRecord:
 
 def read(study: str | Path) -> StudyRecord:
     """Read a study by its name, its folder, or its ledger's path. Raises LedgerError where there is no ledger."""
+    return record_of(Ledger(ledger_path(study), read_only=True))
+
+
+def ledger_path(study: str | Path) -> Path:
+    """Where the ledger of a study lies that is given by its name, its folder, or its ledger's path."""
     path = Path(study)
     if isinstance(study, str) and path.name == study and path.suffix != ".sqlite":
         path = outputs_root() / study
-    ledger_path = path if path.suffix == ".sqlite" else path / "ledger.sqlite"
-    ledger = Ledger(ledger_path, read_only=True)
+    return path if path.suffix == ".sqlite" else path / "ledger.sqlite"
+
+
+def record_of(ledger: Ledger) -> StudyRecord:
+    """What an open ledger says at this moment."""
     # results first: whatever they speak of was recorded before them, should the study be running
     results = {kind: ledger.results(kind) for kind in KINDS}
     config = StudyConfig.from_dict(ledger.config)
-    folder = ledger_path.resolve().parent
+    folder = ledger.path.resolve().parent
     return StudyRecord(folder, config, ledger.trials(), ledger.epochs(), results, _environment(folder))
 
 
