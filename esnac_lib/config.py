@@ -29,7 +29,7 @@ _ORIGINAL_SHUFFLENETS = tuple(f"shufflenet_{x}x_g{g}" for x in ("0.5", "1.0", "1
 _NAMED_TEACHERS = ("vgg19", "resnet18", "resnet34", "shufflenet", "conv7", "conv10", "cnn4")
 TEACHERS = (*_NAMED_TEACHERS, *_ORIGINAL_SHUFFLENETS)
 
-RESULT_FREE = frozenset({"device", "data_root", "max_minutes", "beside"})
+RESULT_FREE = frozenset({"device", "data_root", "max_minutes", "student_minutes", "beside"})
 """Parameters that no result depends on: they may change when a study is resumed. (`steps` may grow.)"""
 
 _ONLY_FOR_FINAL_TRAINING = frozenset({"final_epochs", "final_lr", "top"})
@@ -85,6 +85,9 @@ class StudyConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, description="seed of every random draw")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
     max_minutes: Annotated[float, Field(ge=0, description="stop after so many minutes; 0: no limit")] = 0.0
+    student_minutes: Annotated[
+        float, Field(ge=0, description="longest that a student may train in the search; 0: no limit")
+    ] = 0.0
     beside: Annotated[str, Field(description="other studies to show in the same figures, with commas")] = ""
 
     @property

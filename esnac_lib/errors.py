@@ -1,12 +1,20 @@
 """The errors that this library raises: one line each, which says what was given, what is allowed and what to do."""
 
 
-class EsnacError(Exception):
-    """Base of all errors that a user can mend. In a notebook it shows as its one line, without a traceback."""
+class _OneLine(BaseException):
+    """In a notebook it shows as its one line, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         """What IPython prints in place of a traceback."""
         return [f"{type(self).__name__}: {self}"]
+
+
+class EsnacError(_OneLine, Exception):
+    """Base of all errors that a user can mend."""
+
+
+class Interrupted(_OneLine, KeyboardInterrupt):
+    """Somebody interrupted a study. Still a KeyboardInterrupt: the cells after it, or the script, do not go on."""
 
 
 class ConfigError(EsnacError):
@@ -31,6 +39,10 @@ class LedgerError(EsnacError):
 
 class SpaceError(EsnacError):
     """Decisions do not belong to the search space, or the space has nothing left to propose."""
+
+
+class StorageError(EsnacError):
+    """A file of a study cannot be written or read: the disk is full, or a folder is gone."""
 
 
 class TrainingError(EsnacError):

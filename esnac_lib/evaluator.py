@@ -6,6 +6,7 @@ side by side. It knows nothing of the search.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,8 @@ class Evaluation:
     """What became of a student.
 
     accuracy: validation accuracy of its best epoch, a fraction; None if it failed. machine: it failed by a fault of
-    the machine (out of memory), also when tried again, and says nothing about the architecture. seconds: its share of
-    the group's time.
+    the machine (out of memory, out of time), also when tried again, and says nothing about the architecture. seconds:
+    its share of the group's time.
     """
 
     key: str
@@ -57,6 +58,7 @@ class LocalEvaluator:
         seed: int,
         students: Path,
         *,
+        time_limit: float = math.inf,
         on_epoch: Callable[[str, EpochResult], None] | None = None,
         on_batch: Callable[[int, int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
@@ -66,6 +68,7 @@ class LocalEvaluator:
         self.recipe = recipe
         self.seed = seed
         self.students = students
+        self.time_limit = time_limit  # seconds that one student may take, each time it is tried
         self._on_epoch, self._on_batch, self._should_stop = on_epoch, on_batch, should_stop
         self._teacher_network = teacher.network()
 
@@ -110,6 +113,7 @@ class LocalEvaluator:
             device=self.data.device,
             teacher=self._teacher_network,
             checkpoint=self.students / "checkpoint",
+            time_limit=self.time_limit,
             on_epoch=self._on_epoch,
             on_batch=self._on_batch,
             should_stop=self._should_stop,

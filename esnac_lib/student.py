@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from esnac_lib.checkpoints import Saved, cpu_copy, optimizer_tensors, read_check
 from esnac_lib.errors import TrainingError
 from esnac_lib.randomness import derive_seed
 from esnac_lib.recipes import Recipe
+from esnac_lib.time_limit import at_most
 
 
 class Images(Protocol):
@@ -92,6 +94,7 @@ class Group:
     seed: int
     purpose: str
     index: int
+    time_limit: float = math.inf  # seconds that one trainee may take
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be continued. The device may change."""
@@ -111,6 +114,7 @@ class Student:
         self.best_epoch = 0
         self.best: dict[str, Tensor] = {}  # stays empty without accuracies: then the last epoch is the best
         self.seconds = 0.0
+        self.spent = 0.0  # seconds in work of its own, this time
         self.optimizer: torch.optim.Optimizer
         # Of the epoch in progress; the tensors are scalars on the device.
         self.random: _RandomStream
@@ -121,10 +125,13 @@ class Student:
 
     def attempt(self, work: Callable[..., None], *arguments: Any) -> None:
         """Does `work`; an exception makes this student a failed one and harms nobody else."""
+        began = time.perf_counter()
         try:
-            work(*arguments)
+            with at_most(self.group.time_limit - self.spent, f"the training of {self.key}"):
+                work(*arguments)
         except Exception as error:
             self.error, self.retry = one_line(error), is_machine_fault(error)
+        self.spent += time.perf_counter() - began
         if self.error is not None:
             self.release()  # here, where the exception no longer holds the tensors of the frames it came through
 
@@ -307,7 +314,7 @@ def one_line(error: Exception) -> str:
 
 
 def is_machine_fault(error: Exception) -> bool:
-    """Whether it may go well another time: memory that ran out, a device that broke."""
-    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError | MemoryError):
+    """Whether it may go well another time: memory that ran out, a device that broke, work that hung."""
+    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError | MemoryError | TimeoutError):
         return True
     return isinstance(error, RuntimeError) and any(t in str(error) for t in ("can't allocate memory", "ALLOC_FAILED"))

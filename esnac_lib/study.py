@@ -21,12 +21,13 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from esnac_lib.architecture import Architecture
 from esnac_lib.config import StudyConfig, check_resume, data_root_of, outputs_root, study_dir
 from esnac_lib.data import load_dataset
 from esnac_lib.environment import describe_environment
-from esnac_lib.errors import ConfigError
+from esnac_lib.errors import ConfigError, Interrupted, StorageError
 from esnac_lib.evaluator import LocalEvaluator, Task
 from esnac_lib.final_training import Finalist, FinalResult, FinalTraining
 from esnac_lib.kernels import KernelSettings
@@ -103,8 +104,19 @@ class Study:
         """Search, train the best, and write `summary.json`; returns it, or None if the study was asked to stop.
 
         A study stops early when `max_minutes` are over or somebody asked for it (`Ledger.request_stop`); nothing
-        that was told is lost. Raises EsnacError, one line, if it cannot go on.
+        that was told is lost. Raises EsnacError, one line, if it cannot go on, and Interrupted for a
+        KeyboardInterrupt; then, too, the same command goes on from there.
         """
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            raise Interrupted("all that was told is kept; the same command goes on from here") from None
+        except (OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            advice = "see that the disk has room and the folder can be written; the same command goes on from there"
+            raise StorageError(f"the study cannot use a file in {outputs_root()} ({reason}): {advice}") from None
+
+    def _run(self) -> dict[str, Any] | None:
         if self.config.max_minutes:
             self._deadline = time.monotonic() + 60 * self.config.max_minutes
         with Ledger.start(self.ledger_path, self.config.to_dict()) as ledger:
@@ -199,6 +211,7 @@ class Study:
             Recipe.search(self.config),
             self.config.seed,
             self.folder / "students",
+            time_limit=60 * self.config.student_minutes or math.inf,
             on_epoch=self._curve(ledger, phase),
             on_batch=self.progress.batch,
             should_stop=partial(self._should_stop, ledger),

@@ -67,6 +67,7 @@ def train(
     device: str | torch.device = "cpu",
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
+    time_limit: float = math.inf,
     on_epoch: Callable[[str, EpochResult], None] | None = None,
     on_batch: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -81,6 +82,7 @@ def train(
         train_data: the images to learn from. A last batch of one image is left out: batch norm cannot learn from it.
         evaluation_data: the images that the accuracy after each epoch is measured on.
         teacher: whose logits are distilled; is moved to `device` and left in evaluation mode.
+        time_limit: seconds that each trainee may take; one that takes longer has met a fault of the machine.
         on_epoch: told (key, result) before the epoch is stored; a kill between the two tells the same epoch again.
         on_batch: told (batches done, batches in all), for a progress bar.
         should_stop: asked before each epoch, and within one at most twice a second.
@@ -96,7 +98,7 @@ def train(
         raise TrainingError("a data set to train or to evaluate on is empty; give at least one image, or None")
     if (recipe.loss == "distillation") != (teacher is not None):
         raise TrainingError(f"loss = {recipe.loss!r} {'needs a' if teacher is None else 'takes no'} teacher")
-    group = Group(recipe, torch.device(device), train_data, evaluation_data, teacher, seed, purpose, index)
+    group = Group(recipe, torch.device(device), train_data, evaluation_data, teacher, seed, purpose, index, time_limit)
     if teacher is not None:
         teacher.to(group.device).to(memory_format=torch.channels_last).eval()
     students = [Student(trainee, group) for trainee in trainees]

@@ -27,7 +27,7 @@ PARAMS = sorted((ROOT / "params").glob("*.yaml"))
 LOCK = ROOT / "requirements.lock"
 
 FLOORS = {
-    0: "errors randomness layer_types canonical architecture objective",
+    0: "errors time_limit randomness layer_types canonical architecture objective",
     1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress",
     2: "network traceable tracing operators encoding study_data",
     3: "teachers channels space embedding gp kernels student trainer",
