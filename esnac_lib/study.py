@@ -178,7 +178,8 @@ class Study:
 
     def _search(self, ledger: Ledger, teacher: TrainedTeacher) -> None:
         sampler = SAMPLERS[self.config.sampler](self.space, self.config)
-        sampler.tell(_told(ledger, range(self.config.steps)))
+        # a step of which a kill left a part untold is told whole, like any other, when it has ended
+        sampler.tell(_told(ledger, [step for step in range(self.config.steps) if not ledger.pending(step)]))
         evaluator = self._evaluator(ledger, teacher, "search")
         began, already = time.monotonic(), _count_told(ledger)
         for step in range(self.config.steps):
