@@ -26,9 +26,10 @@ from typing import Any, Self
 import pandas as pd
 
 from esnac_lib.errors import LedgerError
+from esnac_lib.ledger_digest import COLUMN, check_seals, seal
 from esnac_lib.ledger_file import LedgerFile, check_whole, create, give_back, take_lock
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had no digests
 
 _TRIALS = {  # column: (type in SQLite, type in the DataFrame), in the order of the DataFrame
     "trial": ("INTEGER PRIMARY KEY", "int64"),
@@ -59,6 +60,10 @@ _EPOCHS = {
     "accuracy": ("REAL", "float64"),
     "seconds": ("REAL", "float64"),
 }
+_RESULTS = {"kind": ("TEXT", "object"), "name": ("TEXT", "object"), "value": ("TEXT NOT NULL", "object")}
+_META = {"key": ("TEXT PRIMARY KEY", "object"), "value": ("TEXT NOT NULL", "object")}
+_TABLES = {"meta": _META, "trials": _TRIALS, "epochs": _EPOCHS, "results": _RESULTS}
+_KEYS = {"epochs": "phase, name, epoch", "results": "kind, name"}
 _OPEN = "state IN ('waiting', 'running')"
 
 
@@ -133,6 +138,7 @@ class Ledger:
             give_back(lock)
             raise
         ledger._file.become_writer(lock)
+        ledger._upgrade()
         return ledger
 
     def close(self) -> None:
@@ -157,6 +163,7 @@ class Ledger:
         """Store other parameters: of a resumed study whose `steps` grew, or that went to another device."""
         with self._file.write() as connection:
             connection.execute("UPDATE meta SET value = ? WHERE key = 'config'", [_to_json("config", config)])
+            seal(connection, "meta", _META, {})
 
     # Trials
 
@@ -169,6 +176,7 @@ class Ledger:
             for trial, row in enumerate(proposals, first):
                 values = [getattr(row, name) for name in _PROPOSED]
                 connection.execute(insert, [trial, int(step), "waiting", *values])
+                seal(connection, "trials", _TRIALS, {"trial": trial})
         return list(range(first, first + len(proposals)))
 
     def pending(self, step: int) -> dict[int, ProposalRow]:
@@ -199,7 +207,9 @@ class Ledger:
     def reset_running(self) -> int:
         """Trials that a killed study left running wait again; returns how many."""
         with self._file.write() as connection:
-            return connection.execute("UPDATE trials SET state = 'waiting' WHERE state = 'running'").rowcount
+            count = connection.execute("UPDATE trials SET state = 'waiting' WHERE state = 'running'").rowcount
+            seal(connection, "trials", _TRIALS, {"state": "waiting"})
+        return count
 
     def trials(self) -> pd.DataFrame:
         """All trials, in order: trial, step, kernel, arch_id, state, accuracy, params, macs, f, error, seconds, then
@@ -216,6 +226,7 @@ class Ledger:
         insert = "INSERT OR REPLACE INTO epochs (phase, name, epoch, loss, accuracy, seconds) VALUES (?, ?, ?, ?, ?, ?)"
         with self._file.write() as connection:
             connection.execute(insert, [phase, name, int(epoch), *numbers])
+            seal(connection, "epochs", _EPOCHS, {"phase": phase, "name": name, "epoch": int(epoch)})
 
     def epochs(self, phase: str | None = None) -> pd.DataFrame:
         """phase, name, epoch, loss, accuracy, seconds; of one phase or of all, in the order of the first three."""
@@ -233,6 +244,7 @@ class Ledger:
         insert = "INSERT OR REPLACE INTO results (kind, name, value) VALUES (?, ?, ?)"
         with self._file.write() as connection:
             connection.execute(insert, [kind, name, _to_json(f"result {name!r}", value)])
+            seal(connection, "results", _RESULTS, {"kind": kind, "name": name})
 
     def results(self, kind: str) -> dict[str, dict[str, Any]]:
         """All results of a kind, by name, in the order of the names."""
@@ -266,6 +278,7 @@ class Ledger:
         """Change a trial that was not told yet."""
         update = f"UPDATE trials SET {', '.join(f'{name} = ?' for name in values)} WHERE trial = ? AND {_OPEN}"
         if connection.execute(update, [*values.values(), int(trial)]).rowcount == 1:
+            seal(connection, "trials", _TRIALS, {"trial": int(trial)})
             return
         found = connection.execute("SELECT state FROM trials WHERE trial = ?", [int(trial)]).fetchall()
         if found:
@@ -280,6 +293,18 @@ class Ledger:
             newer = f"schema {found[0][0]}, while this one knows {SCHEMA}"
             raise LedgerError(f"the ledger {self.path} is of a newer version ({newer}): update the library")
         check_whole(self.path, connection)
+        if int(found[0][0]) > 1:
+            check_seals(self.path, connection, _TABLES)
+
+    def _upgrade(self) -> None:
+        """Give the rows of an older ledger their digests."""
+        if self._rows("SELECT value FROM meta WHERE key = 'schema'") != [("1",)]:
+            return
+        with self._file.write() as connection:
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'schema'", [str(SCHEMA)])
+            for name, columns in _TABLES.items():
+                connection.execute(f"ALTER TABLE {name} ADD COLUMN {COLUMN} TEXT")
+                seal(connection, name, columns, {})
 
     def _from_json(self, text: str) -> dict[str, Any]:
         try:
@@ -290,13 +315,13 @@ class Ledger:
 
 def _fill(connection: sqlite3.Connection, config: str) -> None:
     """The tables of an empty ledger."""
-    trials, epochs = (", ".join(f"{name} {kind}" for name, (kind, _) in table.items()) for table in (_TRIALS, _EPOCHS))
-    connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-    connection.execute(f"CREATE TABLE trials ({trials})")
-    connection.execute(f"CREATE TABLE epochs ({epochs}, PRIMARY KEY (phase, name, epoch))")
-    connection.execute("CREATE TABLE results (kind TEXT, name TEXT, value TEXT NOT NULL, PRIMARY KEY (kind, name))")
+    for table, columns in _TABLES.items():
+        parts = [f"{name} {kind}" for name, (kind, _) in columns.items()]
+        parts += [f"{COLUMN} TEXT", *([f"PRIMARY KEY ({_KEYS[table]})"] if table in _KEYS else [])]
+        connection.execute(f"CREATE TABLE {table} ({', '.join(parts)})")
     connection.execute("CREATE TABLE control (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
     connection.execute("INSERT INTO meta (key, value) VALUES ('schema', ?), ('config', ?)", [str(SCHEMA), config])
+    seal(connection, "meta", _META, {})
 
 
 def _frame(table: Mapping[str, tuple[str, str]], rows: list[tuple[Any, ...]]) -> pd.DataFrame:

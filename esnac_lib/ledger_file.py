@@ -234,14 +234,15 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def _in_one_line(path: Path) -> Iterator[None]:
-    """What SQLite and the file system complain of, as a `LedgerError`."""
+    """What SQLite and the file system complain of, as a `LedgerError`. Text that is no text means a damaged file."""
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.IntegrityError):
         raise  # a mistake in this library, not in the file
-    except sqlite3.DatabaseError as error:
-        text = " ".join(str(error).split())
-        if isinstance(error, sqlite3.OperationalError) and not text.startswith("no such"):
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split())[:120]
+        damaged = text.startswith(("no such", "Could not decode"))
+        if isinstance(error, sqlite3.OperationalError) and not damaged:
             fault = f"cannot use the ledger {path} ({text}): see that nothing else holds it, and that the disk has room"
         else:
             fault = f"{path} is no ledger, or damaged ({text}): restore it or start another study"

@@ -28,6 +28,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from esnac_lib import ledger_file
 from esnac_lib.errors import LedgerError
 from esnac_lib.ledger import SCHEMA, Ledger, ProposalRow
+from esnac_lib.ledger_digest import digest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW = ProposalRow(0, "a0", 1000, 20_000, '{"removed": []}', '{"layers": []}', 0.5, 0.05, 0.01, 0.25)
@@ -464,14 +465,57 @@ class TestDamage:
 
     def test_a_page_was_lost(self, path: Path, whole_ledger: bytes) -> None:
         path.parent.mkdir()
+        path.write_bytes(whole_ledger)
+        whole = contents(path)
+        with closing(sqlite3.connect(path)) as other:
+            [(unused,)] = other.execute("PRAGMA freelist_count").fetchall()
+        harmless = 0
         for page in range(1, len(whole_ledger) // 4096):
             path.write_bytes(whole_ledger[: page * 4096] + os.urandom(4096) + whole_ledger[(page + 1) * 4096 :])
-            refusal(Ledger, path)
+            harmless += not refused_or_same(path, whole)
+        assert harmless <= unused
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(place=st.floats(0, 1, exclude_max=True), damage=st.binary(min_size=1, max_size=80))
+    def test_overwritten_anywhere(self, whole_ledger: bytes, place: float, damage: bytes) -> None:
+        """What is read is what was written, to the last bit, or nothing."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "ledger.sqlite"
+            path.write_bytes(whole_ledger)
+            whole = contents(path)
+            at = int(place * len(whole_ledger))
+            path.write_bytes((whole_ledger[:at] + damage + whole_ledger[at + len(damage) :])[: len(whole_ledger)])
+            refused_or_same(path, whole)
+
+    @pytest.mark.parametrize(
+        "change",
+        ["trials SET accuracy = 0.875001", "trials SET state = 'running'", "epochs SET loss = 0.25",
+         "epochs SET name = '1'", "results SET value = '{}'", "meta SET value = '{}' WHERE key = 'config'",
+         "trials SET digest = NULL"],
+    )  # fmt: skip
+    def test_another_value(self, path: Path, change: str) -> None:
+        with Ledger.start(path, {"K": 4}) as ledger:
+            ledger.record(0, [ROW])
+            ledger.complete(0, 0.875, 0.75, 1, 2.0)
+            ledger.epoch("search", "0", 1, 0.5, 0.5, 1.0)
+            ledger.result("final", "0", {"accuracy": 0.5})
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute(f"UPDATE {change}")
+        line = refusal(Ledger, path)
+        assert f"is damaged ({change.split()[0]}: " in line and "is not as it was written): restore it" in line
+
+    def test_no_text_where_text_should_be(self, path: Path) -> None:
+        """SQLite's own tables speak first."""
+        Ledger.start(path, {}).close()
+        path.write_bytes(
+            path.read_bytes().replace(b"CREATE TABLE control", b"CREATE TABLE \xff\xff\xff\xff\xff\xff\xff")
+        )
+        assert "damaged" in refusal(Ledger, path)
 
     def test_config_that_is_no_json(self, path: Path) -> None:
         Ledger.start(path, {}).close()
         with closing(sqlite3.connect(path)) as other, other:
-            other.execute("UPDATE meta SET value = '{' WHERE key = 'config'")
+            other.execute("UPDATE meta SET value = '{', digest = ? WHERE key = 'config'", [digest(["config", "{"])])
         assert "damaged (no JSON)" in refusal(lambda: Ledger(path).config)
 
     def test_a_log_of_a_deleted_ledger_is_not_taken_over(self, path: Path) -> None:
@@ -502,6 +546,36 @@ def whole_ledger(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         for epoch in range(30):
             ledger.epoch("search", "0", epoch, 0.5, 0.5, 1.0)
     return path.read_bytes()
+
+
+def contents(path: Path) -> list[Any]:
+    ledger = Ledger(path)
+    return [ledger.config, ledger.results("final"), ledger.trials().to_csv(), ledger.epochs().to_csv()]
+
+
+def refused_or_same(path: Path, whole: list[Any]) -> bool:
+    """Whether a damaged ledger is refused; if not, all of it is as it was."""
+    try:
+        assert contents(path) == whole
+    except LedgerError as error:
+        assert "\n" not in str(error) and len(str(error)) < 500
+        return True
+    return False
+
+
+def test_a_ledger_of_the_first_version_gets_its_digests(path: Path) -> None:
+    path.parent.mkdir()
+    shutil.copy(ROOT / "outputs" / "fashion_mnist_conv7_esnac" / "ledger.sqlite", path)
+    before, bytes_before = Ledger(path, read_only=True).trials(), path.read_bytes()
+    assert path.read_bytes() == bytes_before  # reading changes nothing
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == ("1",)
+    Ledger.start(path, {}).close()
+    pd.testing.assert_frame_equal(Ledger(path).trials(), before)
+    with closing(sqlite3.connect(path)) as other, other:
+        assert other.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == (str(SCHEMA),)
+        other.execute("UPDATE trials SET f = f + 1e-9 WHERE trial = 3")
+    assert "damaged (trials: 3, " in refusal(Ledger, path)
 
 
 class LedgerMachine(RuleBasedStateMachine):

@@ -1,0 +1,41 @@
+"""A digest of each row of a ledger, so that a byte that changed on the disk is seen and not believed.
+
+SQLite checks that its pages hang together, not what is written in them: another digit in an accuracy is sound to it.
+So each row carries a digest of its values, made in the transaction that writes it, and opening a ledger compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from esnac_lib.errors import LedgerError
+
+COLUMN = "digest"
+
+
+def seal(connection: sqlite3.Connection, table: str, columns: Collection[str], where: Mapping[str, Any]) -> None:
+    """Give the rows that have these values their digests. `columns` are the table's, without the digest."""
+    clause = " AND ".join(f"{name} = ?" for name in where) or "1"
+    select = f"SELECT rowid, {', '.join(columns)} FROM {table} WHERE {clause}"
+    for rowid, *values in connection.execute(select, list(where.values())).fetchall():
+        connection.execute(f"UPDATE {table} SET {COLUMN} = ? WHERE rowid = ?", [digest(values), rowid])
+
+
+def check_seals(path: Path, connection: sqlite3.Connection, tables: Mapping[str, Collection[str]]) -> None:
+    """Raise `LedgerError` for a row whose digest is missing, or not that of its values. tables: their columns."""
+    for table, columns in tables.items():
+        for found, *values in connection.execute(f"SELECT {COLUMN}, {', '.join(columns)} FROM {table}"):
+            if found != digest(values):
+                which = f"{table}: {', '.join(map(str, values[:3]))}"
+                raise LedgerError(
+                    f"{path} is damaged ({which:.60} is not as it was written): restore it or start another study"
+                )
+
+
+def digest(values: Sequence[Any]) -> str:
+    """16 hexadecimal digits of a row's values as SQLite returns them: text, integers, floats (exactly) or None."""
+    return hashlib.blake2b(repr(tuple(values)).encode(), digest_size=8).hexdigest()
