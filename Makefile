@@ -2,6 +2,7 @@
 # make test     linters, type check, tests, notebooks
 # make lab      JupyterLab on this checkout
 # make lint     only the linters and the type check
+# make faults   kills, starves and corrupts a study about 200 times; report in outputs/faults (tens of minutes)
 # make clean    remove caches and .venv; results and data stay
 #
 # Each makes .venv first, from requirements.lock, if that is not done yet. Needed: Python 3.11 or newer.
@@ -23,7 +24,7 @@ OUTPUTS := $(or $(ESNAC_OUTPUTS),outputs)
 # The environment's own programs and its own kernel "python3" come before all others on the machine.
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" JUPYTER_PATH="$(CURDIR)/$(VENV)/share/jupyter"
 
-.PHONY: search test lab lint clean
+.PHONY: search test faults lab lint clean
 .DELETE_ON_ERROR:
 
 search: $(READY)
@@ -36,6 +37,9 @@ test: lint
 	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile
 	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; set -x; \
 		$(IN_VENV) ESNAC_OUTPUTS="$$scratch" OMP_NUM_THREADS=1 python -m pytest -q --nbval-lax --nbval-current-env notebooks/
+
+faults: $(READY)
+	$(IN_VENV) OMP_NUM_THREADS=1 python -m tests.faults --out outputs/faults
 
 lint: $(READY)
 	$(IN_VENV) ruff check

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from html import escape
 from itertools import pairwise
 from numbers import Integral
 from typing import Any
@@ -325,6 +326,14 @@ class Architecture:
     def _term(self, source: int, count: int) -> str:
         name = "input" if source == INPUT else self.layers[source].name
         return name if count == 1 else f"{count}·{name}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a line, and the layers as a table."""
+        rows = [list(row.values()) for row in self.table()]
+        cells = ["".join(f"<td>{escape(f'{v:,}' if isinstance(v, int) else v)}</td>" for v in row) for row in rows]
+        heads = "".join(f"<th>{name}</th>" for name in self.table()[0])
+        table = f"<table><tr>{heads}</tr><tr>{'</tr><tr>'.join(cells)}</tr></table>"
+        return f'{escape(repr(self))}<div style="max-height: 30em; overflow: auto; width: fit-content">{table}</div>'
 
     def __repr__(self) -> str:
         return (

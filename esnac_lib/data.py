@@ -68,6 +68,11 @@ class Dataset:
     classes: tuple[str, ...]
     flip: bool
 
+    def __repr__(self) -> str:
+        size = f"{self.image_size}×{self.image_size}×{self.in_channels}"
+        counts = f"{len(self.train_labels):,} training and {len(self.test_labels):,} test images"
+        return f"Dataset({self.name!r}: {counts}, {size}, {self.num_classes} classes)"
+
     @property
     def num_classes(self) -> int:
         """The number of classes."""

@@ -141,6 +141,11 @@ class Ledger:
         ledger._upgrade()
         return ledger
 
+    def __repr__(self) -> str:
+        trials = self.trials()
+        told = int(trials["told_at"].notna().sum())
+        return f"Ledger({str(self.path)!r}: {told} of {len(trials)} recorded trials told)"
+
     def close(self) -> None:
         """Fold the log into the file, so that only the lock file stays beside it, and let the next writer in.
 

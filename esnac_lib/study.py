@@ -89,13 +89,14 @@ class Study:
         self._deadline = float("inf")
 
     def __repr__(self) -> str:
-        told = 0
+        config, told, best = self.config, 0, ""
         if self.ledger_path.exists():
-            told = int(Ledger(self.ledger_path, read_only=True).trials()["told_at"].notna().sum())
-        config = self.config
+            ledger = Ledger(self.ledger_path, read_only=True)
+            told, found = _count_told(ledger), _best(ledger, 1)
+            best = f", best f {found[0]['f']:.4f}" if found else ""
         return (
             f"Study({config.study!r}: {config.sampler} compresses {config.teacher} on {config.dataset}, "
-            f"{told} of {config.num_evaluations} evaluated)"
+            f"{told} of {config.num_evaluations} evaluated{best})"
         )
 
     # -- the whole ---------------------------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ class StudyData:
         self.splits = split(dataset, config.validation, config.seed, config.search_images)
         self._mean, self._std = normalisation(dataset.train_images[self.splits.train])
 
+    def __repr__(self) -> str:
+        train, search, held = (len(part) for part in (self.splits.train, self.splits.search, self.splits.validation))
+        parts = f"{train:,} to train on, {search:,} of them in the search, {held:,} to validate"
+        return f"StudyData({self.dataset!r}: {parts}, on {self.device})"
+
     @cached_property
     def search(self) -> DeviceData:
         """What students learn from during the search: the training split or a fixed subset of it."""

@@ -23,14 +23,17 @@ from torch import Tensor
 from esnac_lib.architecture import Architecture
 from esnac_lib.config import StudyConfig
 from esnac_lib.data import Dataset
-from esnac_lib.network import Network, build
+from esnac_lib.errors import EsnacError
+from esnac_lib.network import Network, build, check_weights
 from esnac_lib.randomness import derive_seed
+from esnac_lib.student import one_line
 from esnac_lib.study_data import StudyData
 from esnac_lib.teachers import teacher
 from esnac_lib.tracing import trace
 from esnac_lib.trainer import EpochResult, Recipe, Trainee, TrainingError, clear_checkpoint, train
 from esnac_lib.weights import load_weights, save_weights
 
+WEIGHTS = "weights.safetensors"
 Role = Literal["search", "reference"]
 
 
@@ -46,6 +49,9 @@ class TrainedTeacher:
     weights: dict[str, Tensor]
     accuracy: float
     curve: tuple[EpochResult, ...]
+
+    def __repr__(self) -> str:
+        return f"TrainedTeacher({self.role}, accuracy {self.accuracy:.2%}: {self.architecture!r})"
 
     def network(self) -> Network:
         """A fresh network with these weights."""
@@ -126,7 +132,7 @@ def _identity(role: Role, config: StudyConfig, data: StudyData, recipe: Recipe) 
 
 
 def _save(trained: TrainedTeacher, path: Path) -> None:
-    save_weights(path / "weights.safetensors", trained.weights)
+    save_weights(path / WEIGHTS, trained.weights)
     record = {
         "accuracy": trained.accuracy,
         "curve": [asdict(result) for result in trained.curve],
@@ -138,11 +144,12 @@ def _save(trained: TrainedTeacher, path: Path) -> None:
 
 
 def _load(role: Role, path: Path) -> TrainedTeacher:
-    record = json.loads((path / "teacher.json").read_text())
-    return TrainedTeacher(
-        role,
-        Architecture.from_json(record["architecture"]),
-        load_weights(path / "weights.safetensors"),
-        record["accuracy"],
-        tuple(EpochResult(**result) for result in record["curve"]),
-    )
+    try:
+        record = json.loads((path / "teacher.json").read_text())
+        architecture, weights = Architecture.from_json(record["architecture"]), load_weights(path / WEIGHTS)
+        check_weights(architecture, weights)
+        curve = tuple(EpochResult(**result) for result in record["curve"])
+        return TrainedTeacher(role, architecture, weights, float(record["accuracy"]), curve)
+    except (EsnacError, ValueError, KeyError, TypeError) as error:
+        advice = "delete that folder, and it is trained again"
+        raise TrainingError(f"the trained teacher in {path} is damaged ({one_line(error)}): {advice}") from None

@@ -18,14 +18,14 @@ import torch
 from esnac_lib import evaluator as evaluator_module
 from esnac_lib.architecture import Architecture
 from esnac_lib.config import StudyConfig, study_dir
-from esnac_lib.errors import ConfigError, LedgerError
+from esnac_lib.errors import ConfigError, LedgerError, TrainingError
 from esnac_lib.ledger import Ledger
 from esnac_lib.network import build
 from esnac_lib.objective import objective
 from esnac_lib.progress import Progress
 from esnac_lib.study import SAMPLERS, Study
 from esnac_lib.study_data import StudyData
-from esnac_lib.weights import load_weights
+from esnac_lib.weights import load_weights, save_weights
 
 TINY: dict[str, Any] = {
     "study": "tiny", "K": 2, "steps": 2, "epochs": 1, "teacher_epochs": 2, "final_epochs": 1, "top": 2,
@@ -172,6 +172,38 @@ def test_killed_it_ends_with_the_same_trials(alone: pd.DataFrame, tmp_path: Path
     assert 1 <= told <= 4
     study(final="none").run()
     pd.testing.assert_frame_equal(trials()[SAME], alone[SAME])
+
+
+def test_the_order_of_evaluations_does_not_matter(alone: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one, the last first, and told in that order: as an evaluator may that has several workers."""
+    real = evaluator_module.LocalEvaluator.evaluate
+
+    def backwards(self: Any, tasks: Any, purpose: str, index: int) -> list[Any]:
+        return [result for task in reversed(tasks) for result in real(self, [task], purpose, index)]
+
+    monkeypatch.setattr(evaluator_module.LocalEvaluator, "evaluate", backwards)
+    study(final="none").run()
+    pd.testing.assert_frame_equal(trials()[SAME], alone[SAME])
+
+
+@pytest.mark.parametrize("damage", ["json", "cut", "weights", "other weights"])
+def test_a_damaged_teacher_is_told_in_one_line(damage: str, tmp_path: Path) -> None:
+    (tmp_path / "teachers").unlink()  # not the one that others use
+    study(final="none", steps=1, teacher_epochs=1).run()
+    [folder] = (tmp_path / "teachers").iterdir()
+    record, weights = folder / "teacher.json", folder / "weights.safetensors"
+    if damage == "json":
+        record.write_text(record.read_text()[:-9])
+    elif damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-9])
+    elif damage == "weights":
+        weights.write_bytes(b"\x80\x04 no weights")
+    else:
+        save_weights(weights, {"conv1.weight": torch.zeros(1)})
+    with pytest.raises(
+        TrainingError, match=r"\Athe trained teacher in \S+ is damaged \([^\n]+\): delete that fol[^\n]+\Z"
+    ):
+        study(final="none", steps=2, teacher_epochs=1).run()
 
 
 def test_steps_may_grow(alone: pd.DataFrame) -> None:

@@ -162,7 +162,8 @@ class Monitor:
                 continue
             before = time.thread_time()
             behind |= self._look()
-            if behind and (self._snapshot.writer is None or time.monotonic() - still_at > STILL_EVERY):
+            due = self._snapshot.writer is None or time.monotonic() - still_at > STILL_EVERY
+            if behind and due and self._still is not None:
                 self._still.update(self._picture(), raw=True)
                 behind, still_at = False, time.monotonic()
             spent += time.thread_time() - before
