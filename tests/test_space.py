@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
 from esnac_lib.channels import kept_count
 from esnac_lib.errors import SpaceError
+from esnac_lib.grouping import MAX_RATIO_IN_GROUPS
 from esnac_lib.operators import add_skips, shrink
 from esnac_lib.randomness import make_rng
 from esnac_lib.space import (
-    MAX_RATIO_IN_GROUPS,
     OPERATORS,
     REMOVAL_PROBABILITIES,
     SKIP_PROBABILITIES,
@@ -597,3 +597,10 @@ def test_without_shrinking_nothing_is_narrowed() -> None:
     with pytest.raises(SpaceError, match=r'make a SearchSpace\(teacher, \("shrink",\)\)') as caught:
         space_of("cnn4", ("remove", "skip")).narrow(1000)
     assert "\n" not in str(caught.value)
+
+
+def test_a_ratio_that_few_others_equal_is_read_back() -> None:
+    """Of 17 widths that one group serves, each rounded by itself, only ratios of a narrow interval keep the same."""
+    space = SearchSpace(architecture_of("shufflenet_1.0x_g3"))
+    decisions = space.normalise(Decisions(frozenset(), (0.24369704944317375,) * len(space.groups), frozenset()))
+    assert space.contains(space.apply(decisions))
