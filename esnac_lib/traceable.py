@@ -1,165 +1,185 @@
-"""What tracing knows: which modules, functions and methods are layers, and how to read a layer's attributes off them.
-
-Tables only; `tracing` walks the graph. A reader gets the options (the module itself, or a function's arguments by name)
-and the input's shape without the batch, and raises `Refused` for an option that would change the result.
-"""
+"""What tracing knows: tables of the functions of PyTorch that are layers, that move numbers, that combine maps."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from esnac_lib.layer_types import Shape
-
-Attrs = dict[str, Any]
-Reader = Callable[[Any, Shape], Attrs]
-
-
-class Refused(Exception):
-    """Why an operation cannot be traced; `trace` adds where it stands."""
+from esnac_lib import readers as read
+from esnac_lib.readers import REQUIRED, Attrs, Reader
 
 
 class Function(NamedTuple):
-    """A function or method that is a layer: its kind, reader, and arguments in order with their defaults."""
+    """A function or method that is a chain of layers.
 
-    kind: str
-    reader: Reader
+    layouts: those in which it can read its input; empty: any, since it treats every number alike. arguments: in order,
+    with their defaults.
+    """
+
+    read: Reader
     arguments: Mapping[str, Any]
+    layouts: tuple[str, ...] = ()
 
 
-def _no_options(options: Any, shape: Shape) -> Attrs:
-    return {}
+def functions(*names: str) -> list[Any]:
+    """Everything of these names in torch, torch.nn.functional and torch.Tensor."""
+    found = [getattr(space, name, None) for name in names for space in (torch, F, Tensor)]
+    other_order = (None, torch.batch_norm, torch.instance_norm)  # of arguments than in torch.nn.functional
+    return [function for function in found if function not in other_order]
 
 
-def _conv(options: Any, shape: Shape) -> Attrs:
-    if options.padding_mode != "zeros":
-        raise Refused(f"padding_mode={options.padding_mode!r}: only 'zeros' is known")
-    padding = options.padding
-    if padding == "valid":
-        padding = 0
-    elif padding == "same":
-        spans = [d * (k - 1) for d, k in zip(options.dilation, options.kernel_size, strict=True)]
-        if any(span % 2 for span in spans):
-            raise Refused("padding='same' with an even kernel pads one side more: give the padding as numbers")
-        padding = tuple(span // 2 for span in spans)
-    names = ("kernel_size", "stride", "dilation", "groups")
-    return {name: getattr(options, name) for name in names} | {"padding": padding, "bias": options.bias is not None}
-
-
-def _linear(options: Any, shape: Shape) -> Attrs:
-    return {"bias": options.bias is not None}
-
-
-def _batch_norm(options: Any, shape: Shape) -> Attrs:
-    if options.running_mean is None:
-        raise Refused("track_running_stats=False: a batch norm needs its running statistics")
-    if options.momentum is None:
-        raise Refused("momentum=None: a cumulative average is not known, give a number")
-    return {name: getattr(options, name) for name in ("eps", "momentum", "affine")}
-
-
-def _dropout(options: Any, shape: Shape) -> Attrs:
-    return {"p": options.p}
-
-
-def _pool(options: Any, *names: str) -> Attrs:
-    names = ("kernel_size", "padding", "ceil_mode", *names)
-    attrs = {name: getattr(options, name) for name in names}
-    return attrs | {"stride": options.kernel_size if options.stride is None else options.stride}
-
-
-def _max_pool(options: Any, shape: Shape) -> Attrs:
-    if options.return_indices:
-        raise Refused("return_indices=True: only the maxima can be passed on")
-    return _pool(options, "dilation")
-
-
-def _avg_pool(options: Any, shape: Shape) -> Attrs:
-    if options.divisor_override is not None:
-        raise Refused(f"divisor_override={options.divisor_override}: only a plain average is known")
-    return _pool(options, "count_include_pad")
-
-
-def _adaptive_avg_pool(options: Any, shape: Shape) -> Attrs:
-    size = options.output_size
-    size = size if isinstance(size, tuple | list) else (size, size)
-    return {"output_size": tuple(old if new is None else new for new, old in zip(size, shape[1:], strict=True))}
-
-
-def _flatten(options: Any, shape: Shape) -> Attrs:
-    if options.start_dim not in (1, -len(shape)) or options.end_dim not in (-1, len(shape)):
-        raise Refused(f"flattens dimensions {options.start_dim} to {options.end_dim}: only 1 to -1 is known")
-    return {}
-
-
-def _channel_shuffle(options: Any, shape: Shape) -> Attrs:
-    return {"groups": options.groups}
-
-
-MODULES: Mapping[type[nn.Module], tuple[str, Reader]] = {
-    nn.Conv2d: ("conv", _conv),
-    nn.Linear: ("linear", _linear),
-    nn.BatchNorm2d: ("batch_norm", _batch_norm),
-    nn.ReLU: ("relu", _no_options),
-    nn.Sigmoid: ("sigmoid", _no_options),
-    nn.Dropout: ("dropout", _dropout),
-    nn.MaxPool2d: ("max_pool", _max_pool),
-    nn.AvgPool2d: ("avg_pool", _avg_pool),
-    nn.AdaptiveAvgPool2d: ("adaptive_avg_pool", _adaptive_avg_pool),
-    nn.Flatten: ("flatten", _flatten),
-    nn.ChannelShuffle: ("channel_shuffle", _channel_shuffle),
-}
-
-REQUIRED = object()
 _INPUT = {"input": REQUIRED}
+_IN_PLACE = _INPUT | {"inplace": False}
+_WEIGHTED = {"weight": None, "bias": None}
 _POOL = _INPUT | {"kernel_size": REQUIRED, "stride": None, "padding": 0}
+_MAPS = ("chw",)
+_CHANNELS_FIRST = ("chw", "cn", "f")
+_CHANNELS_LAST = ("hwc", "nc", "f")
 
-_RELU = Function("relu", _no_options, _INPUT | {"inplace": False})
-_SIGMOID = Function("sigmoid", _no_options, _INPUT)
-_FLATTEN = Function("flatten", _flatten, _INPUT | {"start_dim": 0, "end_dim": -1})
-_MAX = Function("max_pool", _max_pool, _POOL | {"dilation": 1, "ceil_mode": False, "return_indices": False})
-_AVERAGE = Function(
-    "avg_pool", _avg_pool, _POOL | {"ceil_mode": False, "count_include_pad": True, "divisor_override": None}
-)
-_ADAPTIVE = Function("adaptive_avg_pool", _adaptive_avg_pool, _INPUT | {"output_size": REQUIRED})
-_SHUFFLE = Function("channel_shuffle", _channel_shuffle, _INPUT | {"groups": REQUIRED})
-
-# Methods of tensors stand under their names.
-FUNCTIONS: Mapping[Any, Function] = {
-    F.relu: _RELU, F.relu_: _RELU, torch.relu: _RELU, torch.relu_: _RELU, "relu": _RELU, "relu_": _RELU,
-    F.sigmoid: _SIGMOID, torch.sigmoid: _SIGMOID, "sigmoid": _SIGMOID,
-    F.max_pool2d: _MAX, torch.max_pool2d: _MAX, F.avg_pool2d: _AVERAGE, F.adaptive_avg_pool2d: _ADAPTIVE,
-    torch.flatten: _FLATTEN, "flatten": _FLATTEN, F.channel_shuffle: _SHUFFLE,
+_BY_NAME: Mapping[str, Function] = {
+    "conv2d": Function(
+        read.conv,
+        _INPUT | {"weight": REQUIRED, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}, _MAPS,
+    ),
+    "linear": Function(read.linear, _INPUT | {"weight": REQUIRED, "bias": None}, _CHANNELS_LAST),
+    "batch_norm": Function(
+        read.batch_norm,
+        _INPUT | {"running_mean": REQUIRED, "running_var": REQUIRED} | _WEIGHTED
+        | {"training": False, "momentum": 0.1, "eps": 1e-5},
+        _CHANNELS_FIRST,
+    ),
+    "layer_norm": Function(
+        read.layer_norm, _INPUT | {"normalized_shape": REQUIRED} | _WEIGHTED | {"eps": 1e-5}, _CHANNELS_LAST
+    ),
+    "group_norm": Function(
+        read.group_norm, _INPUT | {"num_groups": REQUIRED} | _WEIGHTED | {"eps": 1e-5}, ("chw", "cn")
+    ),
+    "instance_norm": Function(
+        read.instance_norm,
+        _INPUT | {"running_mean": None, "running_var": None} | _WEIGHTED
+        | {"use_input_stats": True, "momentum": 0.1, "eps": 1e-5},
+        _MAPS,
+    ),
+    "prelu": Function(read.prelu, _INPUT | {"weight": REQUIRED}, _CHANNELS_FIRST),
+    "max_pool2d": Function(
+        read.max_pool, _POOL | {"dilation": 1, "ceil_mode": False, "return_indices": False}, _MAPS
+    ),
+    "avg_pool2d": Function(
+        read.avg_pool, _POOL | {"ceil_mode": False, "count_include_pad": True, "divisor_override": None}, _MAPS
+    ),
+    "adaptive_avg_pool2d": Function(read.adaptive("adaptive_avg_pool"), _INPUT | {"output_size": REQUIRED}, _MAPS),
+    "adaptive_max_pool2d": Function(
+        read.adaptive("adaptive_max_pool"), _INPUT | {"output_size": REQUIRED, "return_indices": False}, _MAPS
+    ),
+    "channel_shuffle": Function(read.channel_shuffle, _INPUT | {"groups": REQUIRED}, _MAPS),
+    "interpolate": Function(
+        read.interpolate,
+        _INPUT | {"size": None, "scale_factor": None, "mode": "nearest", "align_corners": None,
+                  "recompute_scale_factor": None, "antialias": False},
+        _MAPS,
+    ),
+    "dropout": Function(read.dropout, _INPUT | {"p": 0.5, "training": True, "inplace": False}),
+    "relu": Function(read.kind("relu"), _IN_PLACE),
+    "sigmoid": Function(read.kind("sigmoid"), _INPUT),
+    "gelu": Function(read.gelu, _INPUT | {"approximate": "none"}),
+    "elu": Function(read.activation("elu", "alpha"), _INPUT | {"alpha": 1.0, "inplace": False}),
+    "celu": Function(read.activation("celu", "alpha"), _INPUT | {"alpha": 1.0, "inplace": False}),
+    "leaky_relu": Function(
+        read.activation("leaky_relu", "negative_slope"), _INPUT | {"negative_slope": 0.01, "inplace": False}
+    ),
+    "hardtanh": Function(
+        read.activation("hardtanh", "min_val", "max_val"), _INPUT | {"min_val": -1.0, "max_val": 1.0, "inplace": False}
+    ),
+    "softplus": Function(read.activation("softplus", "beta", "threshold"), _INPUT | {"beta": 1.0, "threshold": 20.0}),
+    "clamp": Function(read.clamp, _INPUT | {"min": None, "max": None}),
+    "clamp_min": Function(read.clamp, _INPUT | {"min": REQUIRED, "max": None}),
+    "pow": Function(read.power, _INPUT | {"exponent": REQUIRED}),
+    "neg": Function(read.negative, _INPUT),
+    "logsigmoid": Function(read.activation("logsigmoid"), _INPUT),
+    **{
+        name: Function(read.activation(name), _IN_PLACE)
+        for name in ("relu6", "silu", "hardswish", "hardsigmoid", "selu", "mish", "tanh", "softsign", "square", "abs")
+    },
 }  # fmt: skip
 
-SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
-SUM_ARGUMENTS = _INPUT | {"other": REQUIRED, "alpha": 1}
-PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
-PRODUCT_ARGUMENTS = _INPUT | {"other": REQUIRED}
-JOINS = (torch.cat, torch.concat, torch.concatenate)
+_ALIASES = {"clip": "clamp", "absolute": "abs", "negative": "neg", "log_sigmoid": "logsigmoid", "__pow__": "pow",
+            "__neg__": "neg", "__abs__": "abs"}  # fmt: skip
+
+
+def _by_object(table: Iterable[tuple[str, Any]]) -> dict[Any, Any]:
+    """A table by functions, from one by names: with the forms that work in place."""
+    return {function: entry for name, entry in table for function in functions(name, f"{name}_")}
+
+
+FUNCTIONS: Mapping[Any, Function] = _by_object(
+    [*_BY_NAME.items(), *((alias, _BY_NAME[name]) for alias, name in _ALIASES.items())]
+)
+
+# What only moves numbers about, with a tensor whose numbers are read as the first argument.
+MOVES = frozenset(
+    functions(
+        "view", "reshape", "flatten", "unflatten", "ravel", "permute", "transpose", "swapaxes", "swapdims", "movedim",
+        "moveaxis", "squeeze", "unsqueeze", "chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk",
+        "unsafe_split", "unbind", "__getitem__", "narrow", "select", "index_select", "expand", "expand_as", "view_as",
+        "reshape_as", "flip", "t", "broadcast_to",
+    )
+) | {Tensor.T.__get__, Tensor.mT.__get__}  # type: ignore[attr-defined]  # fmt: skip
+
+# What gives the same numbers again (a change of type is found by the result's).
+COPIES = frozenset(
+    functions("contiguous", "clone", "detach", "to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu",
+              "cuda", "requires_grad_")
+) | {Tensor.data.__get__}  # type: ignore[attr-defined]  # fmt: skip
+
+# What does nothing in eval mode and has no layer of its own for training.
+LEFT_OUT = frozenset(
+    functions("dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout")
+)
+LEFT_OUT_ARGUMENTS = _INPUT | {"p": 0.5, "training": True, "inplace": False}
+
+REDUCTIONS: Mapping[Any, str] = _by_object((("mean", "mean"), ("sum", "sum"), ("amax", "amax")))
+REDUCTION_ARGUMENTS = _INPUT | {"dim": None, "keepdim": False, "dtype": None}
+PADS = frozenset(functions("pad"))
+PAD_ARGUMENTS = _INPUT | {"pad": REQUIRED, "mode": "constant", "value": None}
+JOINS = frozenset(functions("cat", "concat", "concatenate"))
 JOIN_ARGUMENTS = {"tensors": REQUIRED, "dim": 0}
-RESHAPES = (torch.reshape, "view", "reshape")
+SUMS = frozenset(functions("add", "add_", "__add__", "__radd__", "__iadd__"))
+DIFFERENCES = frozenset(functions("sub", "sub_", "subtract", "subtract_", "__sub__", "__isub__"))
+REVERSED_DIFFERENCES = frozenset(functions("rsub", "__rsub__"))
+SUM_ARGUMENTS = _INPUT | {"other": REQUIRED, "alpha": 1}
+PRODUCTS = frozenset(functions("mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__"))
+PRODUCT_ARGUMENTS = _INPUT | {"other": REQUIRED}
+QUOTIENTS = frozenset(
+    functions("div", "div_", "divide", "divide_", "true_divide", "__truediv__", "__div__", "__itruediv__")
+)
+QUOTIENT_ARGUMENTS = PRODUCT_ARGUMENTS | {"rounding_mode": None}
 
 
-def known_module(module: nn.Module) -> tuple[str, Reader] | None:
-    """The kind and reader of a module, also of a subclass that runs the same code; None if it is not known."""
-    for kind, found in MODULES.items():
-        if isinstance(module, kind) and type(module).forward is kind.forward:
-            own_conv = isinstance(module, nn.Conv2d) and type(module)._conv_forward is not nn.Conv2d._conv_forward
-            return None if own_conv else found
-    return None
+def _stochastic_depth(module: Any) -> Attrs | None:
+    return {"p": module.p, "mode": module.mode} if module.p else None
 
 
-def bind(arguments: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Attrs:
-    """The arguments of a call by name, with defaults. Raises Refused for one that is not known, or lacking."""
-    if unknown := [*map(repr, args[len(arguments) :]), *(name for name in kwargs if name not in arguments)]:
-        raise Refused(f"the argument {unknown[0]} is not known")
-    bound = {**arguments, **dict(zip(arguments, args, strict=False)), **kwargs}
-    if lacking := [name for name, value in bound.items() if value is REQUIRED]:
-        raise Refused(f"the argument {lacking[0]} is lacking")
-    return bound
+def _drop_path(module: Any) -> Attrs | None:
+    return {"p": module.drop_prob} if module.drop_prob else None
+
+
+# Modules that are one layer, known by the names of their class and options: every library has its own.
+_BY_CLASS: Mapping[str, tuple[Callable[[Any], Attrs | None], tuple[str, ...]]] = {
+    "StochasticDepth": (_stochastic_depth, ("p", "mode")),
+    "DropPath": (_drop_path, ("drop_prob",)),
+}
+
+
+def is_stochastic_depth(module: nn.Module) -> bool:
+    """Whether a module drops its input at random in training, image by image, and is the identity in eval mode."""
+    _, options = _BY_CLASS.get(type(module).__name__, (None, ()))
+    return bool(options) and all(hasattr(module, name) for name in options)
+
+
+def stochastic_depth(module: nn.Module) -> Attrs | None:
+    """The attributes of the layer that such a module is; None if it does nothing."""
+    return _BY_CLASS[type(module).__name__][0](module)
