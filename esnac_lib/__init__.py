@@ -19,6 +19,7 @@ _HOME = {
     "EsnacSampler": "samplers",
     "EvolutionSampler": "samplers",
     "Ledger": "ledger",
+    "Limits": "decisions",
     "LocalEvaluator": "evaluator",
     "N2nSampler": "samplers",
     "RandomSampler": "samplers",
@@ -30,6 +31,7 @@ _HOME = {
     "encode": "encoding",
     "inherit": "network",
     "load_dataset": "data",
+    "prove": "proof",
     "teacher": "teachers",
     "trace": "tracing",
 }
