@@ -106,7 +106,8 @@ class SharedEvaluations:
 def training_of(config: StudyConfig) -> dict[str, Any]:
     """All parameters that the evaluation of an architecture depends on, the teacher's training included."""
     return {
-        "teacher": config.teacher,
+        "teacher": [config.teacher, config.teacher_options, config.teacher_weights],
+        "images": [config.image_channels, config.normalise],
         "dataset": config.dataset,
         "validation": config.validation,
         "search_images": config.search_images,

@@ -25,12 +25,14 @@ import yaml
 from esnac_lib.architecture import Architecture
 from esnac_lib.config import StudyConfig, check_resume, data_root_of, outputs_root, study_dir
 from esnac_lib.data import load_dataset
+from esnac_lib.decisions import Decisions, Limits
 from esnac_lib.environment import describe_environment
 from esnac_lib.errors import ConfigError
 from esnac_lib.evaluator import LocalEvaluator, Task
 from esnac_lib.final_training import Finalist, FinalResult, FinalTraining
 from esnac_lib.kernels import KernelSettings
 from esnac_lib.ledger import Ledger, ProposalRow
+from esnac_lib.network import Weights
 from esnac_lib.objective import compression_ratio, objective
 from esnac_lib.progress import Progress, duration
 from esnac_lib.samplers import (
@@ -44,11 +46,12 @@ from esnac_lib.samplers import (
     TpeSampler,
 )
 from esnac_lib.shared_evaluations import SharedEvaluations
-from esnac_lib.space import Decisions, SearchSpace
+from esnac_lib.space import SearchSpace
 from esnac_lib.study_data import StudyData, pick_device
 from esnac_lib.trained_teacher import Role, TrainedTeacher, traced_teacher, train_teacher
 from esnac_lib.trainer import Recipe
 from esnac_lib.watch import TrainingStopped, Watch
+from esnac_lib.weights import load_weights
 
 SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
     "random": lambda space, config: RandomSampler(space, config.seed),
@@ -86,7 +89,9 @@ class Study:
             raise ConfigError(f"device = {config.device!r}: this machine has no CUDA device; give 'cpu' or 'auto'")
         dataset = load_dataset(config.dataset, data_root_of(config))
         self.data = StudyData(dataset, config, self.device)
-        self.space = SearchSpace(traced_teacher(config, dataset)[0], config.operator_names)
+        limits = Limits(config.max_params or None, config.max_macs or None)
+        teacher = traced_teacher(config, self.data.dataset)[0]
+        self.space = SearchSpace(teacher, config.operator_names, config.grouping, limits)
         self._deadline = float("inf")
 
     def __repr__(self) -> str:
@@ -231,7 +236,7 @@ class Study:
         ledger.running(list(pending))
         self.progress.begin(f"step {step + 1}/{self.config.steps}")
         tasks = {
-            student_key(trial): Task(student_key(trial), Architecture.from_json(row.architecture))
+            student_key(trial): Task(student_key(trial), self._student(row.architecture))
             for trial, row in pending.items()
         }
         # Not the step: what becomes of an architecture depends on the seed alone, so that it can be looked up.
@@ -247,9 +252,13 @@ class Study:
                 ledger.complete(trial, result.accuracy, f, result.best_epoch, result.seconds)
         self._drop_weights(ledger)
 
+    def _student(self, text: str) -> Architecture:
+        """An architecture of the ledger, with the code of the teacher's opaque layers."""
+        return Architecture.from_json(text).with_code_of(self.space.teacher)
+
     def _drop_weights(self, ledger: Ledger) -> None:
         """Only the weights of the best so far can still be needed."""
-        kept = {student_key(row["trial"]) for row in _best(ledger, self.config.top)}
+        kept = {student_key(row["trial"]) for row in self._finalists(ledger)}
         for path in (self.folder / "students").glob("trial????.safetensors"):
             if path.stem not in kept:
                 path.unlink()
@@ -290,14 +299,38 @@ class Study:
             watch=partial(self._watch, ledger),
         )
 
+    def _finalists(self, ledger: Ledger) -> list[dict[Any, Any]]:
+        """The trials that go into final training, as rows of the ledger: the best by search f; of equals the earlier.
+
+        Where an accuracy is demanded, those come first that have it after their search training already, and then
+        those that are nearest to it.
+        """
+        trials = ledger.trials()
+        complete = trials[trials["state"] == "complete"]
+        short = (self.config.min_accuracy - complete["accuracy"]).clip(lower=0)
+        order = complete.assign(short=short).sort_values(["short", "f", "trial"], ascending=[True, False, True])
+        return order.drop(columns="short").head(self.config.top).to_dict("records")
+
+    def solution(self) -> tuple[Architecture, Weights]:
+        """The finally trained student: its architecture and weights. Raises ConfigError before there is one."""
+        if not self.ledger_path.exists():
+            raise ConfigError(f"study {self.config.study!r} has not been run: there is no solution yet")
+        ledger = Ledger(self.ledger_path, read_only=True)
+        if (found := ledger.results("solution").get("student")) is None:
+            raise ConfigError(f"study {self.config.study!r} has no solution yet: run it again, it goes on")
+        trials = ledger.trials()
+        [text] = trials.loc[trials["trial"].map(student_key) == found["student"], "architecture"]
+        weights = load_weights(self.folder / "students" / f"{found['student']}-full.safetensors")
+        return self._student(text), weights
+
     def _solution(self, ledger: Ledger, teacher: TrainedTeacher, reference: TrainedTeacher) -> FinalResult:
         finalists = [
             Finalist(
                 student_key(row["trial"]),
-                Architecture.from_json(row["architecture"]),
+                self._student(row["architecture"]),
                 self.folder / "students" / f"{student_key(row['trial'])}.safetensors",
             )
-            for row in _best(ledger, self.config.top)
+            for row in self._finalists(ledger)
         ]
         if not finalists:
             raise ConfigError("no student of the search could be trained: see the errors in the ledger's trials")
@@ -309,7 +342,15 @@ class Study:
             results = training.on_all_images(finalists)
             return max(results, key=lambda r: r.f(params, reference.accuracy, best_epoch=True))
         judged = training.on_training_split(finalists)
-        chosen = max(judged, key=lambda r: r.f(params, teacher.accuracy))
+        kept = [result for result in judged if result.accuracy >= self.config.min_accuracy]
+        if not kept:
+            best = max(judged, key=lambda r: r.accuracy)
+            self.progress.note(
+                f"no student keeps the accuracy {self.config.min_accuracy:.2%} that was asked for: the best has "
+                f"{best.accuracy:.2%} on the validation images, and is taken"
+            )
+            kept = [best]
+        chosen = max(kept, key=lambda r: r.f(params, teacher.accuracy))
         self.progress.begin("final training of the solution on all images")
         return training.on_all_images([f for f in finalists if f.key == chosen.key])[0]
 
@@ -324,7 +365,7 @@ class Study:
 
     def _narrowed(self, ledger: Ledger, teacher: TrainedTeacher, solution: FinalResult) -> FinalResult:
         """The teacher with all widths scaled by one factor to the solution's size, trained like a student (SPEC §1)."""
-        widths = SearchSpace(self.space.teacher, ("shrink",))
+        widths = SearchSpace(self.space.teacher, ("shrink",), self.config.grouping)
         architecture = widths.apply(widths.narrow(solution.params))
         key = f"narrowed-{architecture.arch_id[:8]}"
         weights = self.folder / "students" / f"{key}.safetensors"
@@ -366,6 +407,7 @@ class Study:
             },
             "solution": ledger.results("solution").get("student"),
             "narrowed": ledger.results("baseline").get("narrowed"),
+            "limits": {name: getattr(config, name) for name in ("max_params", "max_macs", "min_accuracy")},
             "final": config.final,
             "evaluations": _count_told(ledger),
             "failed": int((trials["state"] == "failed").sum()),
@@ -410,13 +452,6 @@ def _told(ledger: Ledger, steps: Sequence[int]) -> list[Told]:
 
 def _count_told(ledger: Ledger) -> int:
     return int(ledger.trials()["told_at"].notna().sum())
-
-
-def _best(ledger: Ledger, count: int) -> list[dict[Any, Any]]:
-    """The trials of highest search f, as rows of the ledger, best first; of equals the earlier."""
-    trials = ledger.trials()
-    complete = trials[trials["state"] == "complete"].sort_values(["f", "trial"], ascending=[False, True])
-    return complete.head(count).to_dict("records")
 
 
 def _write(path: Path, text: str) -> None:

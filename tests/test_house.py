@@ -28,14 +28,15 @@ PARAMS = sorted((ROOT / "params").glob("*.yaml"))
 LOCK = ROOT / "requirements.lock"
 
 FLOORS = {
-    0: "errors randomness layer_types canonical architecture objective",
+    0: "errors randomness layer_attrs layer_types canonical architecture objective",
     1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch "
     "shared_evaluations experiment_config",
-    2: "network traceable tracing operators encoding study_data",
-    3: "teachers channels space embedding gp kernels student trainer",
+    2: "modules network traceable calls recording movement readers arithmetic draft opaque translation tracing "
+    "operators encoding study_data",
+    3: "teachers user_model channels decisions grouping space embedding gp kernels student trainer",
     4: "trained_teacher final_training acquisition evaluator export",
-    5: "samplers",
-    6: "study architecture_compression",
+    5: "samplers proof",
+    6: "study plan coverage coverage_config compress_config architecture_compression",
     7: "report monitor experiment",
     8: "__init__",
 }
@@ -260,7 +261,7 @@ def test_a_notebook_keeps_the_rules(path: Path) -> None:
     assert len(sources) == 1, "one cell is tagged `parameters`"
     assert plain_values(sources[0])
     for text, cell in code_cells(notebook):
-        assert len(text.splitlines()) <= 30, text
+        assert len(text.splitlines()) <= 30 or text == sources[0], text
         assert not re.search(r"^\s*class\s", text, re.MULTILINE), text
         assert "sys.path" not in text, text
         if "# NBVAL_CHECK_OUTPUT" not in text:

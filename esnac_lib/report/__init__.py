@@ -6,6 +6,7 @@ report.save(report.f_against_index(record), record, "f_against_index")
 """
 
 from esnac_lib.report.claims import claim
+from esnac_lib.report.coverage_figure import coverage_figure, readable_census
 from esnac_lib.report.embedding_map import embedding_map
 from esnac_lib.report.graphs import student_graph
 from esnac_lib.report.published import Published, published
@@ -26,6 +27,7 @@ __all__ = [
     "StudyRecord",
     "accuracy_against_parameters",
     "claim",
+    "coverage_figure",
     "embedding_map",
     "f_against_index",
     "failures_table",
@@ -34,6 +36,7 @@ __all__ = [
     "published",
     "read",
     "readable",
+    "readable_census",
     "save",
     "search_f_against_final_f",
     "seconds_table",
