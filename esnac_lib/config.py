@@ -162,8 +162,9 @@ class StudyConfig(FlatConfig):
     @field_validator("study")
     @classmethod
     def _check_study(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", value):
+        if not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", part) for part in value.split("/", 1)):
             allowed = "1 to 100 letters, digits, '-', '_' and '.' are allowed, the first a letter, digit or '_'"
+            allowed += ", or two such names with '/' between for a study of an experiment"
             raise ValueError(f"study = {_show(value)} is no name of a folder: {allowed}")
         return value
 

@@ -43,10 +43,12 @@ from esnac_lib.samplers import (
     Told,
     TpeSampler,
 )
+from esnac_lib.shared_evaluations import SharedEvaluations
 from esnac_lib.space import Decisions, SearchSpace
 from esnac_lib.study_data import StudyData, pick_device
 from esnac_lib.trained_teacher import Role, TrainedTeacher, traced_teacher, train_teacher
-from esnac_lib.trainer import EpochResult, Recipe, TrainingStopped
+from esnac_lib.trainer import Recipe
+from esnac_lib.watch import TrainingStopped, Watch
 
 SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
     "random": lambda space, config: RandomSampler(space, config.seed),
@@ -139,9 +141,7 @@ class Study:
             self.config,
             self.data,
             outputs_root() / "teachers",
-            on_epoch=self._curve(ledger, f"{role}-teacher"),
-            on_batch=self.progress.batch,
-            should_stop=partial(self._should_stop, ledger),
+            self._watch(ledger, f"{role}-teacher"),
         )
         self.progress.end()
         architecture = teacher.architecture
@@ -159,9 +159,13 @@ class Study:
         )
         return teacher
 
-    @staticmethod
-    def _curve(ledger: Ledger, phase: str) -> Callable[[str, EpochResult], None]:
-        return lambda key, r: ledger.epoch(phase, key, r.epoch, r.loss, r.accuracy, r.seconds)
+    def _watch(self, ledger: Ledger, phase: str) -> Watch:
+        """Curves go to the ledger, batches to the progress; time and the ledger may ask to stop."""
+        return Watch(
+            on_epoch=lambda key, r: ledger.epoch(phase, key, r.epoch, r.loss, r.accuracy, r.seconds),
+            on_batch=self.progress.batch,
+            should_stop=partial(self._should_stop, ledger),
+        )
 
     # -- the search (ESNAC Algorithm 1) ------------------------------------------------------------------------------
 
@@ -169,6 +173,7 @@ class Study:
         sampler = SAMPLERS[self.config.sampler](self.space, self.config)
         sampler.tell(_told(ledger, range(self.config.steps)))
         evaluator = self._evaluator(ledger, teacher, "search")
+        shared = SharedEvaluations(self.folder, self.config, describe_environment(self.device))
         began, already = time.monotonic(), _count_told(ledger)
         for step in range(self.config.steps):
             if step not in set(ledger.trials()["step"]):
@@ -178,7 +183,9 @@ class Study:
                     return
             if not ledger.pending(step):
                 continue
-            self._evaluate(ledger, evaluator, teacher, step)
+            self._look_up(ledger, shared, teacher, step)
+            if ledger.pending(step):
+                self._evaluate(ledger, evaluator, teacher, step)
             sampler.tell(_told(ledger, [step]))
             self._report_step(ledger, step, began, already)
 
@@ -200,10 +207,25 @@ class Study:
             Recipe.search(self.config),
             self.config.seed,
             self.folder / "students",
-            on_epoch=self._curve(ledger, phase),
-            on_batch=self.progress.batch,
-            should_stop=partial(self._should_stop, ledger),
+            self._watch(ledger, phase),
         )
+
+    def _look_up(self, ledger: Ledger, shared: SharedEvaluations, teacher: TrainedTeacher, step: int) -> None:
+        """Tell the trials that another study of the experiment has evaluated; `seconds` are that training's."""
+        shared.refresh()
+        for trial, row in ledger.pending(step).items():
+            found = shared.find(row.architecture)
+            if found is None:
+                continue
+            key = student_key(trial)
+            for epoch in found.curve:
+                ledger.epoch("search", key, epoch.epoch, epoch.loss, epoch.accuracy, epoch.seconds)
+            ledger.result("shared", key, {"study": found.study, "trial": found.trial})
+            if found.accuracy is None:
+                ledger.fail(trial, found.error or "failed", found.seconds)
+            else:
+                f = objective(row.params, self.space.teacher.num_params, found.accuracy, teacher.accuracy)
+                ledger.complete(trial, found.accuracy, f, found.best_epoch, found.seconds)
 
     def _evaluate(self, ledger: Ledger, evaluator: LocalEvaluator, teacher: TrainedTeacher, step: int) -> None:
         pending = ledger.pending(step)
@@ -213,7 +235,8 @@ class Study:
             student_key(trial): Task(student_key(trial), Architecture.from_json(row.architecture))
             for trial, row in pending.items()
         }
-        results = {result.key: result for result in evaluator.evaluate(list(tasks.values()), "search", step)}
+        # Not the step: what becomes of an architecture depends on the seed alone, so that it can be looked up.
+        results = {result.key: result for result in evaluator.evaluate(list(tasks.values()), "search", 0)}
         self.progress.end()
         for trial, row in pending.items():
             result = results[student_key(trial)]
@@ -265,9 +288,7 @@ class Study:
             self.folder / "students",
             store=lambda phase, key: ledger.results(phase).get(key),
             keep=lambda phase, key, result: ledger.result(phase, key, asdict(result)),
-            on_epoch=lambda phase, key, r: ledger.epoch(phase, key, r.epoch, r.loss, r.accuracy, r.seconds),
-            on_batch=self.progress.batch,
-            should_stop=partial(self._should_stop, ledger),
+            watch=partial(self._watch, ledger),
         )
 
     def _solution(self, ledger: Ledger, teacher: TrainedTeacher, reference: TrainedTeacher) -> FinalResult:
@@ -281,6 +302,7 @@ class Study:
         ]
         if not finalists:
             raise ConfigError("no student of the search could be trained: see the errors in the ledger's trials")
+        self._restore_weights(ledger, teacher, finalists)
         training = self._final_training(ledger)
         params = self.space.teacher.num_params
         self.progress.begin(f"final training of {len(finalists)}")
@@ -291,6 +313,15 @@ class Study:
         chosen = max(judged, key=lambda r: r.f(params, teacher.accuracy))
         self.progress.begin("final training of the solution on all images")
         return training.on_all_images([f for f in finalists if f.key == chosen.key])[0]
+
+    def _restore_weights(self, ledger: Ledger, teacher: TrainedTeacher, finalists: Sequence[Finalist]) -> None:
+        """Train the students again whose evaluation was looked up: a ledger holds results, not weights."""
+        done = {**ledger.results("final"), **ledger.results("full")}
+        lost = [item for item in finalists if not item.weights.exists() and item.key not in done]
+        if lost:
+            self.progress.begin(f"search training of {len(lost)} looked up")
+            tasks = [Task(item.key, item.architecture) for item in lost]
+            self._evaluator(ledger, teacher, "search").evaluate(tasks, "search", 0)
 
     def _narrowed(self, ledger: Ledger, teacher: TrainedTeacher, solution: FinalResult) -> FinalResult:
         """The teacher with all widths scaled by one factor to the solution's size, trained like a student (SPEC §1)."""

@@ -133,7 +133,7 @@ def test_long_values_are_cut() -> None:
     assert len(refusal(K="a\nb" * 10_000)) < 300
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "a b", "-a", ".a", "ä", "a\n", "x" * 101])
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b/c", "/a", "a/", "../a", "a b", "-a", ".a", "ä", "a\n", "x" * 101])
 def test_study_names_that_are_no_folder(name: str) -> None:
     assert "is no name of a folder" in refusal(study=name)
 

@@ -1,0 +1,86 @@
+"""An experiment: variants of one study, each repeated with several seeds, run one after the other.
+
+    >>> experiment = Experiment(config)      # an ExperimentConfig; checks everything, writes nothing
+    >>> experiment.run()                     # killed? the same call goes on; what is finished is not done again
+
+Its result is the ledgers of its studies. They share the trained teachers (<outputs>/teachers) and, within the
+experiment, the evaluations of equal architectures (see `shared_evaluations`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import yaml
+
+from esnac_lib.config import StudyConfig, check_resume, outputs_root, study_dir
+from esnac_lib.experiment_config import ExperimentConfig
+from esnac_lib.ledger import Ledger
+from esnac_lib.progress import Progress, duration
+from esnac_lib.study import Study
+
+
+class Experiment:
+    """The studies of an `ExperimentConfig`.
+
+    Making the object raises, in one line, what is wrong with the parameters, the data, the device or a study that
+    was begun with other parameters; it writes nothing.
+    """
+
+    def __init__(self, config: ExperimentConfig, progress: Progress | None = None) -> None:
+        self.config = config
+        self.folder = outputs_root() / config.study
+        self.studies = config.studies()
+        self.progress = progress or Progress()
+        for study in self.studies:
+            path = study_dir(study) / "ledger.sqlite"
+            if path.exists():
+                check_resume(Ledger(path, read_only=True).config, study)
+        if self.left:
+            Study(self.left[0])
+
+    def __repr__(self) -> str:
+        done = len(self.studies) - len(self.left)
+        return f"Experiment({self.config.study!r}: {len(self.studies)} studies, {done} finished)"
+
+    @property
+    def left(self) -> list[StudyConfig]:
+        """The studies that are not finished."""
+        return [study for study in self.studies if not is_finished(study)]
+
+    def run(self) -> bool:
+        """Run what is left; False if it was asked to stop (`Ledger.request_stop` of a study, or `max_minutes` over).
+
+        `max_minutes` counts for all studies together. A finished study is not touched.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
+        began, limit = time.monotonic(), 60 * self.config.max_minutes
+        left = self.left
+        for number, study in enumerate(left, 1):
+            spent = time.monotonic() - began
+            if limit:
+                remaining = max(limit - spent, 1e-3) / 60
+                study = StudyConfig.from_dict(study.to_dict() | {"max_minutes": remaining})
+            self.progress.note(f"-- {study.study} ({number} of {len(left)}, {duration(spent)} so far)")
+            if Study(study, self.progress).run() is None:
+                return False
+        return True
+
+
+def is_finished(study: StudyConfig) -> bool:
+    """Whether a study came to its end with these steps."""
+    try:
+        summary = json.loads((study_dir(study) / "summary.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return int(summary["evaluations"]) >= study.num_evaluations
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text)
+    os.replace(partial, path)
