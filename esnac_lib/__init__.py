@@ -21,6 +21,7 @@ _HOME = {
     "Ledger": "ledger",
     "LocalEvaluator": "evaluator",
     "N2nSampler": "samplers",
+    "NarrowSampler": "samplers",
     "RandomSampler": "samplers",
     "SearchSpace": "space",
     "Study": "study",
@@ -33,7 +34,7 @@ _HOME = {
     "teacher": "teachers",
     "trace": "tracing",
 }
-_MODULES = ("export", "report")
+_MODULES = ("export", "offline", "report")
 
 __all__ = [*_HOME, *_MODULES]
 

@@ -37,6 +37,7 @@ from esnac_lib.samplers import (
     EsnacSampler,
     EvolutionSampler,
     N2nSampler,
+    NarrowSampler,
     Proposal,
     RandomSampler,
     Sampler,
@@ -53,12 +54,17 @@ from esnac_lib.watch import TrainingStopped, Watch
 SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
     "random": lambda space, config: RandomSampler(space, config.seed),
     "esnac": lambda space, config: EsnacSampler(
-        space, config.seed, KernelSettings(objective=config.objective), config.acquisition, config.candidates
+        space,
+        config.seed,
+        KernelSettings(objective=config.objective, subset_probability=config.subset),
+        config.acquisition,
+        config.candidates,
     ),
     "tpe": lambda space, config: TpeSampler(space, config.seed),
     "tpe_multivariate": lambda space, config: TpeSampler(space, config.seed, multivariate=True, constant_liar=True),
     "n2n": lambda space, config: N2nSampler(space, config.seed, config.num_evaluations),
     "evolution": lambda space, config: EvolutionSampler(space, config.seed),
+    "narrow": lambda space, config: NarrowSampler(space, config.seed),
 }
 
 

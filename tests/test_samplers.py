@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
+from esnac_lib.errors import SpaceError
 from esnac_lib.kernels import KernelSettings
 from esnac_lib.samplers import (
     EsnacSampler,
     EvolutionSampler,
     N2nSampler,
+    NarrowSampler,
     Proposal,
     RandomSampler,
     Sampler,
@@ -31,6 +33,7 @@ SAMPLERS: dict[str, Callable[[SearchSpace, int], Sampler]] = {
     "tpe-multivariate": lambda space, seed: TpeSampler(space, seed, True, True, startup=3),
     "n2n": lambda space, seed: N2nSampler(space, seed, evaluations=12),
     "n2n-shrinks": lambda space, seed: N2nSampler(space, seed, evaluations=6),
+    "narrow": NarrowSampler,
     "evolution": lambda space, seed: EvolutionSampler(space, seed, population=3, tournament=2),
     "esnac": lambda space, seed: EsnacSampler(space, seed, QUICK, "random", candidates=12),
     "esnac-evolution": lambda space, seed: EsnacSampler(space, seed, QUICK, "evolution", candidates=12),
@@ -133,6 +136,10 @@ def test_an_exhausted_space_ends(make: Callable[..., Sampler]) -> None:
     ]
     small = SearchSpace(Architecture((conv, *rest), (1, 4, 4), slot(3)), operators=("remove",))
     assert len(small.removable) == 1  # so there is one student: without the ReLU
+    if make is NarrowSampler:  # which cannot do without shrinking
+        with pytest.raises(SpaceError, match="add shrink to the operators"):
+            make(small, 0)
+        return
     sampler = make(small, 0)
     proposals = sampler.ask(4)
     assert len(proposals) == 1
