@@ -92,9 +92,10 @@ class StudyConfig(FlatConfig):
     dataset: Annotated[str, Field(description="name of a data set, or a path that ends in .npz")] = "digits"
     data_root: Annotated[str, Field(description="folder of the data sets; empty: data/ in the checkout")] = ""
     sampler: Annotated[
-        Literal["random", "esnac", "tpe", "tpe_multivariate", "n2n", "evolution"],
+        Literal["random", "esnac", "tpe", "tpe_multivariate", "n2n", "evolution", "transfer"],
         Field(description="who proposes architectures"),
     ] = "esnac"
+    source: Annotated[str, Field(description="study whose kernels propose (sampler transfer), else empty")] = ""
     K: Annotated[int, Field(ge=1, description="kernels, and architectures a step")] = 4
     steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 4
     operators: Annotated[str, Field(description="what a search may do, with commas")] = "remove,shrink,skip"
@@ -195,6 +196,9 @@ class StudyConfig(FlatConfig):
             raise ConfigError(
                 "operators = 'skip': sampler = 'n2n' only removes and shrinks; give it one or both of those"
             )
+        if (self.sampler == "transfer") != bool(self.source):
+            allowed = "the study whose kernels propose is allowed with sampler = 'transfer', and nothing otherwise"
+            raise ConfigError(f"source = {self.source!r} with sampler = {self.sampler!r}: {allowed}")
         if self.final != "none" and self.final_epochs < 1:
             allowed = "an integer of at least 1 is allowed, or final = 'none'"
             raise ConfigError(f"final_epochs = 0 is out of range: {allowed}")

@@ -33,9 +33,9 @@ FLOORS = {
     "shared_evaluations experiment_config",
     2: "network traceable tracing operators encoding study_data",
     3: "teachers channels space embedding gp kernels student trainer",
-    4: "trained_teacher final_training acquisition evaluator export",
+    4: "trained_teacher final_training acquisition evaluator export kernel_file",
     5: "samplers",
-    6: "study architecture_compression",
+    6: "trials source_kernels study architecture_compression",
     7: "report monitor experiment",
     8: "__init__",
 }
