@@ -26,7 +26,17 @@ from esnac_lib.errors import ConfigError
 OPERATORS = ("remove", "shrink", "skip")
 DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "svhn")
 _ORIGINAL_SHUFFLENETS = tuple(f"shufflenet_{x}x_g{g}" for x in ("0.5", "1.0", "1.5") for g in (1, 2, 3, 4, 8))
-_NAMED_TEACHERS = ("vgg19", "resnet18", "resnet34", "shufflenet", "conv7", "conv10", "cnn4")
+_NAMED_TEACHERS = (
+    "vgg19",
+    "resnet18",
+    "resnet34",
+    "shufflenet",
+    "conv7",
+    "conv7_half",
+    "conv10",
+    "cnn4",
+    "resnet20_s2",
+)
 TEACHERS = (*_NAMED_TEACHERS, *_ORIGINAL_SHUFFLENETS)
 
 RESULT_FREE = frozenset({"device", "data_root", "max_minutes", "beside"})
@@ -99,6 +109,9 @@ class StudyConfig(FlatConfig):
     K: Annotated[int, Field(ge=1, description="kernels, and architectures a step")] = 4
     steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 4
     operators: Annotated[str, Field(description="what a search may do, with commas")] = "remove,shrink,skip"
+    sampling: Annotated[Literal["paper", "mild"], Field(description="how random students and candidates are drawn")] = (
+        "paper"
+    )
     objective: Annotated[
         Literal["posterior", "marginal", "euclidean"], Field(description="what an embedding is learned by")
     ] = "posterior"

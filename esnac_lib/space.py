@@ -27,6 +27,10 @@ OPERATORS = ("remove", "shrink", "skip")
 REMOVAL_PROBABILITIES = (0.3, 0.4, 0.5, 0.6, 0.7)  # [code], one is drawn a network
 SKIP_PROBABILITIES = (0.003, 0.005, 0.01, 0.03, 0.05)  # [code], likewise
 MAX_RATIO_IN_GROUPS = 0.9  # [code], where channels must divide into groups
+SAMPLINGS = ("paper", "mild")
+MILD_REMOVAL_PROBABILITIES = (0.0, 0.02, 0.05, 0.1, 0.2)
+MILD_SKIP_PROBABILITIES = (0.0, 0.001, 0.003, 0.01)
+MILD_RATIO_SPREADS = (0.0, 0.05, 0.1, 0.2)  # standard deviation of a network's ratios around their common centre
 
 
 @dataclass(frozen=True)
@@ -90,19 +94,27 @@ class SearchSpace:
 
     operators: which of remove, shrink and skip may be used. grouping: "dimension" gives one ratio to all channels of
     one width, where what the data flow ties together, and what lies within one block, counts as the block's width
-    (ESNAC §6.5); "dependency" gives one to each family of tied channels.
+    (ESNAC §6.5); "dependency" gives one to each family of tied channels. sampling: how `sample` draws, "paper" as the
+    authors' program does, or "mild".
     """
 
     def __init__(
-        self, architecture: Architecture, operators: Collection[str] = OPERATORS, grouping: str = "dimension"
+        self,
+        architecture: Architecture,
+        operators: Collection[str] = OPERATORS,
+        grouping: str = "dimension",
+        sampling: str = "paper",
     ) -> None:
         if not operators or set(operators) - set(OPERATORS):
             raise SpaceError(f"operators = {list(operators)}: allowed are one or more of {', '.join(OPERATORS)}")
         if grouping not in ("dimension", "dependency"):
             raise SpaceError(f"grouping = {grouping!r}: allowed are dimension and dependency")
+        if sampling not in SAMPLINGS:
+            raise SpaceError(f"sampling = {sampling!r}: allowed are {' and '.join(SAMPLINGS)}")
         self.teacher = architecture
         self.operators = tuple(name for name in OPERATORS if name in operators)
         self.grouping = grouping
+        self.sampling = sampling
         self.flow = trace_channels(architecture)
         self.groups = self._groups()
 
@@ -298,13 +310,26 @@ class SearchSpace:
     # -- drawing -----------------------------------------------------------------------------------------------------
 
     def sample(self, rng: np.random.Generator) -> Decisions:
-        """Random decisions, drawn as the authors' program does (SPEC §1, random sampling)."""
-        p_remove, p_skip = rng.choice(REMOVAL_PROBABILITIES), rng.choice(SKIP_PROBABILITIES)
+        """Random decisions, as `sampling` says: "paper" is the authors' program's way (SPEC §1, random sampling).
+
+        "mild": most decisions leave the teacher as it is. Few layers go or none, few pairs are joined or none, and the
+        ratios of a network lie around one centre, uniform over all widths, so that networks near a uniformly narrowed
+        teacher are drawn at every size. The paper's way never draws those: it removes 30 to 70 % of the layers.
+        """
+        mild = self.sampling == "mild"
+        p_remove = rng.choice(MILD_REMOVAL_PROBABILITIES if mild else REMOVAL_PROBABILITIES)
+        p_skip = rng.choice(MILD_SKIP_PROBABILITIES if mild else SKIP_PROBABILITIES)
         remove_draws, skip_draws = rng.random(len(self.removable)), rng.random(len(self.connectable))
         removed = {i for i, draw in zip(self.removable, remove_draws, strict=True) if draw < p_remove}
-        ratios = tuple(float(rng.random() * group.max_ratio) for group in self.groups)
+        shares = self._mild_shares(rng) if mild else [rng.random() for _ in self.groups]
+        ratios = tuple(float(share * group.max_ratio) for share, group in zip(shares, self.groups, strict=True))
         skips = {pair for pair, draw in zip(self.connectable, skip_draws, strict=True) if draw < p_skip}
         return self.normalise(Decisions(frozenset(removed), ratios, frozenset(skips)))
+
+    def _mild_shares(self, rng: np.random.Generator) -> np.ndarray:
+        """For each group a share in [0, 1) of its largest ratio, all of them around one centre."""
+        centre, spread = rng.random(), rng.choice(MILD_RATIO_SPREADS)
+        return np.clip(centre + spread * rng.standard_normal(len(self.groups)), 0, 1 - 1e-9)
 
     def mutate(self, decisions: Decisions, rng: np.random.Generator) -> Decisions:
         """Change a few decisions: one, and with probability 1/2 each time one more. A removal can be undone."""

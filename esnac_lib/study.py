@@ -93,7 +93,8 @@ class Study:
             raise ConfigError(f"device = {config.device!r}: this machine has no CUDA device; give 'cpu' or 'auto'")
         dataset = load_dataset(config.dataset, data_root_of(config))
         self.data = StudyData(dataset, config, self.device)
-        self.space = SearchSpace(traced_teacher(config, dataset)[0], config.operator_names)
+        architecture, _ = traced_teacher(config, dataset)
+        self.space = SearchSpace(architecture, config.operator_names, sampling=config.sampling)
         self._deadline = float("inf")
 
     def __repr__(self) -> str:

@@ -5,11 +5,13 @@ report.solution_table(record)
 report.save(report.f_against_index(record), record, "f_against_index")
 """
 
+from esnac_lib.report.beside import as_printed, beside_papers, other_studies, verdicts, write_report
 from esnac_lib.report.claims import claim
 from esnac_lib.report.embedding_map import embedding_map
 from esnac_lib.report.graphs import student_graph
 from esnac_lib.report.published import Published, published
 from esnac_lib.report.read import Measured, StudyRecord, read
+from esnac_lib.report.runs import read_runs
 from esnac_lib.report.saving import save
 from esnac_lib.report.search_figures import (
     accuracy_against_parameters,
@@ -25,14 +27,18 @@ __all__ = [
     "Published",
     "StudyRecord",
     "accuracy_against_parameters",
+    "as_printed",
+    "beside_papers",
     "claim",
     "embedding_map",
     "f_against_index",
     "failures_table",
     "finalists_table",
+    "other_studies",
     "predicted_against_observed",
     "published",
     "read",
+    "read_runs",
     "readable",
     "save",
     "search_f_against_final_f",
@@ -40,4 +46,6 @@ __all__ = [
     "solution_table",
     "student_graph",
     "training_curves",
+    "verdicts",
+    "write_report",
 ]
