@@ -108,9 +108,10 @@ class StudyConfig(FlatConfig):
     dataset: Annotated[str, Field(description="name of a data set, or a path that ends in .npz")] = "digits"
     data_root: Annotated[str, Field(description="folder of the data sets; empty: data/ in the checkout")] = ""
     sampler: Annotated[
-        Literal["random", "esnac", "tpe", "tpe_multivariate", "n2n", "evolution", "narrow"],
+        Literal["random", "esnac", "tpe", "tpe_multivariate", "n2n", "evolution", "transfer", "narrow"],
         Field(description="who proposes architectures"),
     ] = "esnac"
+    source: Annotated[str, Field(description="study whose kernels propose (sampler transfer), else empty")] = ""
     K: Annotated[int, Field(ge=1, description="kernels, and architectures a step")] = 4
     steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 4
     operators: Annotated[str, Field(description="what a search may do, with commas")] = "remove,shrink,skip"
@@ -219,6 +220,9 @@ class StudyConfig(FlatConfig):
             )
         if self.sampler == "narrow" and "shrink" not in self.operator_names:
             raise ConfigError(f"operators = {self.operators!r}: sampler = 'narrow' only shrinks; add shrink")
+        if (self.sampler == "transfer") != bool(self.source):
+            allowed = "the study whose kernels propose is allowed with sampler = 'transfer', and nothing otherwise"
+            raise ConfigError(f"source = {self.source!r} with sampler = {self.sampler!r}: {allowed}")
         if self.final != "none" and self.final_epochs < 1:
             allowed = "an integer of at least 1 is allowed, or final = 'none'"
             raise ConfigError(f"final_epochs = 0 is out of range: {allowed}")

@@ -39,7 +39,10 @@ class ExperimentConfig(StudyConfig):
     runs: Annotated[int, Field(ge=1, description="runs of each variant, with the seeds seed, seed + 1, ...")] = 1
 
     def variants(self) -> dict[str, Changes]:
-        """Each variant's name, which becomes part of a folder's, and the parameters of the base study it changes."""
+        """Each variant's name, which becomes part of a folder's, and the parameters of the base study it changes.
+
+        `source`, of a variant whose kernels come from another, is that variant's name.
+        """
         return {"base": {}}
 
     def study_name(self, variant: str, run: int) -> str:
@@ -48,14 +51,18 @@ class ExperimentConfig(StudyConfig):
 
     def studies(self) -> list[StudyConfig]:
         """Run by run, all variants of the first before those of the second: half-done, every variant has runs."""
-        base = {name: value for name, value in self.to_dict().items() if name in StudyConfig.model_fields}
         return [
-            StudyConfig.from_dict(
-                base | dict(changes) | {"study": self.study_name(variant, run), "seed": self.seed + run}
-            )
+            self._study(variant, changes, run)
             for run in range(self.runs)
             for variant, changes in self.variants().items()
         ]
+
+    def _study(self, variant: str, changes: Changes, run: int) -> StudyConfig:
+        base = {name: value for name, value in self.to_dict().items() if name in StudyConfig.model_fields}
+        own = {"study": self.study_name(variant, run), "seed": self.seed + run}
+        if changes.get("source"):
+            own["source"] = self.study_name(changes["source"], run)
+        return StudyConfig.from_dict(base | dict(changes) | own)
 
     def study_names(self, variant: str) -> list[str]:
         """The names of a variant's studies, one a run, whether they have been run or not."""

@@ -10,7 +10,6 @@ parameters goes on where it was, and on a CPU ends with the same trials.
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from esnac_lib.errors import ConfigError
 from esnac_lib.evaluator import LocalEvaluator, Task
 from esnac_lib.final_training import Finalist, FinalResult, FinalTraining
 from esnac_lib.kernels import KernelSettings
-from esnac_lib.ledger import Ledger, ProposalRow
+from esnac_lib.ledger import Ledger
 from esnac_lib.objective import compression_ratio, objective
 from esnac_lib.progress import Progress, duration
 from esnac_lib.samplers import (
@@ -38,17 +37,18 @@ from esnac_lib.samplers import (
     EvolutionSampler,
     N2nSampler,
     NarrowSampler,
-    Proposal,
     RandomSampler,
     Sampler,
-    Told,
     TpeSampler,
+    TransferSampler,
 )
 from esnac_lib.shared_evaluations import SharedEvaluations
-from esnac_lib.space import Decisions, SearchSpace
+from esnac_lib.source_kernels import source_kernels
+from esnac_lib.space import SearchSpace
 from esnac_lib.study_data import StudyData, pick_device
 from esnac_lib.trained_teacher import Role, TrainedTeacher, traced_teacher, train_teacher
 from esnac_lib.trainer import Recipe
+from esnac_lib.trials import best_trials, count_told, row_of, told_trials
 from esnac_lib.watch import TrainingStopped, Watch
 
 SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
@@ -65,6 +65,13 @@ SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
     "n2n": lambda space, config: N2nSampler(space, config.seed, config.num_evaluations),
     "evolution": lambda space, config: EvolutionSampler(space, config.seed),
     "narrow": lambda space, config: NarrowSampler(space, config.seed),
+    "transfer": lambda space, config: TransferSampler(
+        space,
+        config.seed,
+        source_kernels(config.source, config.K, space.teacher),
+        config.acquisition,
+        config.candidates,
+    ),
 }
 
 
@@ -114,6 +121,7 @@ class Study:
         A study stops early when `max_minutes` are over or somebody asked for it (`Ledger.request_stop`); nothing
         that was told is lost. Raises EsnacError, one line, if it cannot go on.
         """
+        sampler = SAMPLERS[self.config.sampler](self.space, self.config)
         if self.config.max_minutes:
             self._deadline = time.monotonic() + 60 * self.config.max_minutes
         with Ledger.start(self.ledger_path, self.config.to_dict()) as ledger:
@@ -124,7 +132,7 @@ class Study:
             self._describe()
             try:
                 teacher = self._teacher("search", ledger)
-                self._search(ledger, teacher)
+                self._search(ledger, teacher, sampler)
                 return self._finish(ledger, teacher)
             except TrainingStopped:
                 self.progress.note("stopped as asked; the same command goes on from here")
@@ -175,24 +183,23 @@ class Study:
 
     # -- the search (ESNAC Algorithm 1) ------------------------------------------------------------------------------
 
-    def _search(self, ledger: Ledger, teacher: TrainedTeacher) -> None:
-        sampler = SAMPLERS[self.config.sampler](self.space, self.config)
-        sampler.tell(_told(ledger, range(self.config.steps)))
+    def _search(self, ledger: Ledger, teacher: TrainedTeacher, sampler: Sampler) -> None:
+        sampler.tell(told_trials(ledger, range(self.config.steps)))
         evaluator = self._evaluator(ledger, teacher, "search")
         shared = SharedEvaluations(self.folder, self.config, describe_environment(self.device))
-        began, already = time.monotonic(), _count_told(ledger)
+        began, already = time.monotonic(), count_told(ledger)
         for step in range(self.config.steps):
             if step not in set(ledger.trials()["step"]):
                 self._stop_if_asked(ledger)
                 if not self._propose(ledger, sampler, step):
-                    self.progress.note(f"the search space is exhausted after {_count_told(ledger)} architectures")
+                    self.progress.note(f"the search space is exhausted after {count_told(ledger)} architectures")
                     return
             if not ledger.pending(step):
                 continue
             self._look_up(ledger, shared, teacher, step)
             if ledger.pending(step):
                 self._evaluate(ledger, evaluator, teacher, step)
-            sampler.tell(_told(ledger, [step]))
+            sampler.tell(told_trials(ledger, [step]))
             self._report_step(ledger, step, began, already)
 
     def _stop_if_asked(self, ledger: Ledger) -> None:
@@ -203,7 +210,7 @@ class Study:
         began = time.perf_counter()
         proposals = sampler.ask(self.config.K)
         seconds = (time.perf_counter() - began) / max(1, len(proposals))
-        ledger.record(step, [_row(proposal, seconds) for proposal in proposals])
+        ledger.record(step, [row_of(proposal, seconds) for proposal in proposals])
         return bool(proposals)
 
     def _evaluator(self, ledger: Ledger, teacher: TrainedTeacher, phase: str) -> LocalEvaluator:
@@ -256,14 +263,14 @@ class Study:
 
     def _drop_weights(self, ledger: Ledger) -> None:
         """Only the weights of the best so far can still be needed."""
-        kept = {student_key(row["trial"]) for row in _best(ledger, self.config.top)}
+        kept = {student_key(row["trial"]) for row in best_trials(ledger, self.config.top)}
         for path in (self.folder / "students").glob("trial????.safetensors"):
             if path.stem not in kept:
                 path.unlink()
 
     def _report_step(self, ledger: Ledger, step: int, began: float, already: int) -> None:
         trials = ledger.trials()
-        told = _count_told(ledger)
+        told = count_told(ledger)
         left = (time.monotonic() - began) / (told - already) * (self.config.num_evaluations - told)
         self.progress.note(
             f"step {step + 1}/{self.config.steps}: {told} evaluated, best f {trials['f'].max():.4f}, "
@@ -304,7 +311,7 @@ class Study:
                 Architecture.from_json(row["architecture"]),
                 self.folder / "students" / f"{student_key(row['trial'])}.safetensors",
             )
-            for row in _best(ledger, self.config.top)
+            for row in best_trials(ledger, self.config.top)
         ]
         if not finalists:
             raise ConfigError("no student of the search could be trained: see the errors in the ledger's trials")
@@ -374,7 +381,7 @@ class Study:
             "solution": ledger.results("solution").get("student"),
             "narrowed": ledger.results("baseline").get("narrowed"),
             "final": config.final,
-            "evaluations": _count_told(ledger),
+            "evaluations": count_told(ledger),
             "failed": int((trials["state"] == "failed").sum()),
             "seconds": {
                 "proposing": float(trials["propose_seconds"].sum()),
@@ -383,47 +390,6 @@ class Study:
             },
             "environment": describe_environment(self.device),
         }
-
-
-def _row(proposal: Proposal, seconds: float) -> ProposalRow:
-    architecture = proposal.architecture
-    return ProposalRow(
-        proposal.kernel,
-        architecture.arch_id,
-        architecture.num_params,
-        architecture.macs,
-        proposal.decisions.to_json(),
-        architecture.to_json(),
-        proposal.mean,
-        proposal.variance,
-        proposal.ei,
-        seconds,
-    )
-
-
-def _told(ledger: Ledger, steps: Sequence[int]) -> list[Told]:
-    """The finished trials of some steps, in their order."""
-    trials = ledger.trials()
-    rows = trials[trials["step"].isin(steps) & trials["told_at"].notna()]
-    return [
-        Told(
-            Decisions.from_json(row["decisions"]),
-            Architecture.from_json(row["architecture"]),
-            None if math.isnan(row["f"]) else row["f"],
-        )
-        for row in rows.to_dict("records")
-    ]
-
-
-def _count_told(ledger: Ledger) -> int:
-    return int(ledger.trials()["told_at"].notna().sum())
-
-
-def _best(ledger: Ledger, count: int) -> list[dict[Any, Any]]:
-    """The trials of highest search f, as rows of the ledger, best first; of equals the earlier."""
-    trials = ledger.trials()
-    complete = trials[trials["state"] == "complete"].sort_values(["f", "trial"], ascending=[False, True])
-    return complete.head(count).to_dict("records")
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ from esnac_lib.samplers.n2n import N2nSampler
 from esnac_lib.samplers.narrow import NarrowSampler
 from esnac_lib.samplers.random import RandomSampler
 from esnac_lib.samplers.tpe import TpeSampler
+from esnac_lib.samplers.transfer import TransferSampler
 
 __all__ = [
     "EsnacSampler",
@@ -18,4 +19,5 @@ __all__ = [
     "Sampler",
     "Told",
     "TpeSampler",
+    "TransferSampler",
 ]
