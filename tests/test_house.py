@@ -30,7 +30,7 @@ LOCK = ROOT / "requirements.lock"
 FLOORS = {
     0: "errors randomness layer_types canonical architecture objective",
     1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch "
-    "shared_evaluations experiment_config report_config",
+    "shared_evaluations experiment_config paper_experiments report_config",
     2: "network traceable tracing operators encoding study_data",
     3: "teachers channels space embedding gp kernels student trainer",
     4: "trained_teacher final_training acquisition evaluator export kernel_file",
@@ -260,7 +260,7 @@ def test_a_notebook_keeps_the_rules(path: Path) -> None:
     assert len(sources) == 1, "one cell is tagged `parameters`"
     assert plain_values(sources[0])
     for text, cell in code_cells(notebook):
-        assert len(text.splitlines()) <= 30, text
+        assert len(text.splitlines()) <= 30 or text in sources, text  # of parameters there are as many as there are
         assert not re.search(r"^\s*class\s", text, re.MULTILINE), text
         assert "sys.path" not in text, text
         if "# NBVAL_CHECK_OUTPUT" not in text:

@@ -104,6 +104,7 @@ def as_printed(table: pd.DataFrame) -> pd.DataFrame:
     shown: dict[str, list[str]] = {}
     forms = {label: DIGITS[name] for name, label in NUMBERS.items()}
     forms |= {"best search f": DIGITS["f"], "f of narrowed teacher": DIGITS["f"]}
+    forms |= {"proposing [s]": "{:,.1f}", "evaluating [s]": "{:,.1f}"}
     for column in table.columns:
         if column.endswith(" ±"):
             continue
