@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -37,8 +37,10 @@ PROXY = "proxy"
 class ComparisonConfig(ExperimentConfig):
     """All samplers on one problem, each with `K` * `steps` evaluations and `runs` seeds."""
 
+    varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "sampling", "acquisition", "subset")
+
     study: Annotated[str, Field(description="name of the comparison, and of its folder in outputs")] = "comparison"
-    compared: Annotated[str, Field(description="who is compared, with commas")] = ",".join(COMPARED)
+    compared: Annotated[str, Field(description="who is compared, with commas; all: everybody known")] = "all"
     K: Annotated[int, Field(ge=1, description="students a step, for those who are not asked one by one")] = 4
     steps: Annotated[int, Field(ge=1, description="steps; K * steps students for each sampler and seed")] = 2
     candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 20
@@ -54,13 +56,8 @@ class ComparisonConfig(ExperimentConfig):
     @property
     def compared_names(self) -> tuple[str, ...]:
         """Who is compared, in the order of `COMPARED`."""
-        asked = {name.strip() for name in self.compared.split(",")}
-        return tuple(name for name in COMPARED if name in asked)
-
-    @property
-    def searches(self) -> tuple[str, ...]:
-        """Those of them that search."""
-        return tuple(name for name in self.compared_names if name != WITHOUT_A_SEARCH)
+        asked = self.compared.split(",")
+        return tuple(name for name in COMPARED if name in asked or asked == ["all"])
 
     def variants(self) -> dict[str, Changes]:
         """Who is compared, and what each changes of the base study."""
@@ -92,9 +89,11 @@ class ComparisonConfig(ExperimentConfig):
     @classmethod
     def _check_compared(cls, value: str) -> str:
         names = [name.strip() for name in value.split(",") if name.strip()]
+        if names == ["all"]:
+            return "all"
         for name in names:
             if name not in COMPARED:
-                allowed = f"allowed are {', '.join(COMPARED)}; did you mean {nearest(name, COMPARED)!r}?"
+                allowed = f"allowed are all or some of {', '.join(COMPARED)}; did you mean {nearest(name, COMPARED)!r}?"
                 raise ValueError(f"compared = {value!r}: {name!r} is unknown: {allowed}")
         if "random" not in names:
             raise ValueError(f"compared = {value!r}: 'random' must be among them, whose best the others are held to")

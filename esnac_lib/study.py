@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -75,6 +75,9 @@ SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
 }
 
 
+Result = TypeVar("Result")
+
+
 def student_key(trial: int) -> str:
     """The name of a trial's student in files and curves."""
     return f"trial{trial:04d}"
@@ -122,6 +125,20 @@ class Study:
         that was told is lost. Raises EsnacError, one line, if it cannot go on.
         """
         sampler = SAMPLERS[self.config.sampler](self.space, self.config)
+
+        def work(ledger: Ledger) -> dict[str, Any]:
+            teacher = self._teacher("search", ledger)
+            self._search(ledger, teacher, sampler)
+            return self._finish(ledger, teacher)
+
+        return self._with_ledger(work)
+
+    def train_reference(self) -> TrainedTeacher | None:
+        """No search: train the reference teacher alone, into the ledger; None if the study was asked to stop."""
+        return self._with_ledger(partial(self._teacher, "reference"))
+
+    def _with_ledger(self, work: Callable[[Ledger], Result]) -> Result | None:
+        """Do `work` as the one writer of the ledger; None if it was asked to stop."""
         if self.config.max_minutes:
             self._deadline = time.monotonic() + 60 * self.config.max_minutes
         with Ledger.start(self.ledger_path, self.config.to_dict()) as ledger:
@@ -131,9 +148,7 @@ class Study:
             ledger.clear_stop()
             self._describe()
             try:
-                teacher = self._teacher("search", ledger)
-                self._search(ledger, teacher, sampler)
-                return self._finish(ledger, teacher)
+                return work(ledger)
             except TrainingStopped:
                 self.progress.note("stopped as asked; the same command goes on from here")
                 return None

@@ -15,6 +15,7 @@ from esnac_lib.errors import ConfigError
 
 def test_every_search_has_the_same_number_of_evaluations_and_the_same_training() -> None:
     config = ComparisonConfig(K=4, steps=3, runs=2, sizes=5)
+    assert config.compared_names == tuple(COMPARED)
     studies = [study for study in config.studies() if "/proxy" not in study.study]
     assert len(studies) == 2 * len(COMPARED)
     by_sampler = {study.study: study for study in studies}
@@ -49,6 +50,7 @@ def test_esnac_as_published_is_what_a_study_is_by_default() -> None:
     ("values", "said"),
     [
         ({"compared": "random,esnak_k8"}, "'esnak_k8' is unknown"),
+        ({"sampling": "mild"}, "varies 'sampling' by itself"),
         ({"compared": "tpe"}, "'random' must be among them"),
         ({"proxy_students": 2, "final_epochs": 0}, "or proxy_students = 0"),
         ({"operators": "remove"}, "sampler = 'narrow' only shrinks"),

@@ -30,7 +30,7 @@ LOCK = ROOT / "requirements.lock"
 FLOORS = {
     0: "errors randomness layer_types canonical architecture objective",
     1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch "
-    "shared_evaluations experiment_config report_config comparison_config",
+    "shared_evaluations experiment_config paper_experiments report_config comparison_config",
     2: "network traceable tracing operators encoding study_data",
     3: "teachers channels space embedding gp kernels student trainer",
     4: "trained_teacher final_training acquisition evaluator export kernel_file",
