@@ -18,15 +18,18 @@ _HOME = {
     "EsnacError": "errors",
     "EsnacSampler": "samplers",
     "EvolutionSampler": "samplers",
+    "Experiment": "experiment",
     "Ledger": "ledger",
     "Limits": "decisions",
     "LocalEvaluator": "evaluator",
     "N2nSampler": "samplers",
+    "NarrowSampler": "samplers",
     "RandomSampler": "samplers",
     "SearchSpace": "space",
     "Study": "study",
     "StudyConfig": "config",
     "TpeSampler": "samplers",
+    "TransferSampler": "samplers",
     "build": "network",
     "encode": "encoding",
     "inherit": "network",
@@ -35,7 +38,7 @@ _HOME = {
     "teacher": "teachers",
     "trace": "tracing",
 }
-_MODULES = ("export", "report")
+_MODULES = ("export", "offline", "report")
 
 __all__ = [*_HOME, *_MODULES]
 

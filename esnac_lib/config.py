@@ -27,8 +27,24 @@ from esnac_lib.errors import ConfigError
 OPERATORS = ("remove", "shrink", "skip")
 DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "svhn")
 _ORIGINAL_SHUFFLENETS = tuple(f"shufflenet_{x}x_g{g}" for x in ("0.5", "1.0", "1.5") for g in (1, 2, 3, 4, 8))
-_NAMED_TEACHERS = ("vgg19", "resnet18", "resnet34", "shufflenet", "conv7", "conv10", "cnn4")
+_NAMED_TEACHERS = (
+    "vgg19",
+    "resnet18",
+    "resnet34",
+    "shufflenet",
+    "conv7",
+    "conv7_half",
+    "conv10",
+    "cnn4",
+    "resnet20_s2",
+)
 TEACHERS = (*_NAMED_TEACHERS, *_ORIGINAL_SHUFFLENETS)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"sampling": "paper", "acquisition": "random", "subset": 0.5},
+    "ours": {"sampling": "mild", "acquisition": "evolution", "subset": 1.0},
+}
+"""How ESNAC searches, as published and as it did better (sampler_comparison.ipynb has the evidence)."""
 
 RESULT_FREE = frozenset({"device", "data_root", "max_minutes", "beside"})
 """Parameters that no result depends on: they may change when a study is resumed. (`steps` may grow.)"""
@@ -97,9 +113,10 @@ class StudyConfig(FlatConfig):
     normalise: Annotated[str, Field(description="mean/std a channel, as 0.5/0.2; empty: the images' own")] = ""
     image_channels: Annotated[int, Field(ge=0, le=3, description="3: repeat grey images; 0: as they are")] = 0
     sampler: Annotated[
-        Literal["random", "esnac", "tpe", "tpe_multivariate", "n2n", "evolution"],
+        Literal["random", "esnac", "tpe", "tpe_multivariate", "n2n", "evolution", "transfer", "narrow"],
         Field(description="who proposes architectures"),
     ] = "esnac"
+    source: Annotated[str, Field(description="study whose kernels propose (sampler transfer), else empty")] = ""
     K: Annotated[int, Field(ge=1, description="kernels, and architectures a step")] = 4
     steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 4
     operators: Annotated[str, Field(description="what a search may do, with commas")] = "remove,shrink,skip"
@@ -111,6 +128,9 @@ class StudyConfig(FlatConfig):
     min_accuracy: Annotated[
         float, Field(ge=0, le=1, description="accuracy that the solution shall keep, a fraction; 0: no demand")
     ] = 0.0
+    sampling: Annotated[Literal["paper", "mild"], Field(description="how random students and candidates are drawn")] = (
+        "paper"
+    )
     objective: Annotated[
         Literal["posterior", "marginal", "euclidean"], Field(description="what an embedding is learned by")
     ] = "posterior"
@@ -118,6 +138,9 @@ class StudyConfig(FlatConfig):
         Literal["random", "evolution"], Field(description="how the expected improvement is maximised")
     ] = "random"
     candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 200
+    subset: Annotated[
+        float, Field(gt=0, le=1, description="share of the observations that each kernel learns from")
+    ] = 0.5
     epochs: Annotated[int, Field(ge=1, description="epochs of search training")] = 8
     search_images: Annotated[int, Field(ge=0, description="images for search training; 0: the training split")] = 0
     batch_size: Annotated[int, Field(ge=2, description="images a batch")] = 32
@@ -264,6 +287,11 @@ class StudyConfig(FlatConfig):
             raise ConfigError(
                 "operators = 'skip': sampler = 'n2n' only removes and shrinks; give it one or both of those"
             )
+        if self.sampler == "narrow" and "shrink" not in self.operator_names:
+            raise ConfigError(f"operators = {self.operators!r}: sampler = 'narrow' only shrinks; add shrink")
+        if (self.sampler == "transfer") != bool(self.source):
+            allowed = "the study whose kernels propose is allowed with sampler = 'transfer', and nothing otherwise"
+            raise ConfigError(f"source = {self.source!r} with sampler = {self.sampler!r}: {allowed}")
         if self.final != "none" and self.final_epochs < 1:
             allowed = "an integer of at least 1 is allowed, or final = 'none'"
             raise ConfigError(f"final_epochs = 0 is out of range: {allowed}")

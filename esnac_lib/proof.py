@@ -24,6 +24,8 @@ from esnac_lib.network import Network, Weights, build, inherit
 from esnac_lib.space import SearchSpace
 
 BATCH = 2
+ATTEMPTS = ((torch.float32, 1.0), (torch.float64, 1.0), (torch.float64, 0.01))
+"""Types and scales of the weights with which a student is run until all its numbers are finite."""
 TOLERANCE = 1e-4
 """How far two ways to compute the same outputs may be apart, relative to the largest output."""
 
@@ -45,20 +47,21 @@ def prove(architecture: Architecture, teacher_weights: Mapping[str, Tensor], *, 
 
     shapes: every layer puts out the predicted shape. parameters, macs: the counts are those of the module and of
     PyTorch's FlopCounterMode. training: outputs are finite in train and eval mode, and every parameter gets a finite
-    gradient. json: the architecture comes back from its JSON the same. python: the exported program gives the student's
-    outputs (left out where a layer is opaque).
+    gradient (where float32 overflows, in float64, and where that does too, with a hundredth of the weights: a student
+    of an untrained teacher may have lost every norm). json: the architecture comes back from its JSON the same. python:
+    the exported program gives the student's outputs (left out where a layer is opaque).
 
     seed: of the noise. Raises ProofError, one line, for the first claim that does not hold.
     """
-    weights = inherit(teacher_weights, architecture)
-    network = build(architecture, weights)
-    noise = _noise(architecture, seed)
-    outputs = _counted(network, noise)
-    if not torch.isfinite(outputs).all() or not _learns(network, noise):
-        network, noise = network.double(), noise.double()
+    inherited = inherit(teacher_weights, architecture)
+    for dtype, scale in ATTEMPTS:
+        weights = _scaled(inherited, dtype, scale)
+        network, noise = build(architecture, weights), _noise(architecture, seed).to(dtype)
         outputs = _counted(network, noise)
-        if not torch.isfinite(outputs).all() or not _learns(network, noise):
-            raise ProofError(f"{_name(architecture)} has outputs or gradients that are not finite")
+        if torch.isfinite(outputs).all() and _learns(network, noise):
+            break
+    else:
+        raise ProofError(f"{_name(architecture)} has outputs or gradients that are not finite")
     _saved(architecture)
     checks = ("shapes", "parameters", "macs", "training", "json")
     if opaque := [layer.name for layer in architecture.layers if layer.kind == "opaque"]:
@@ -90,6 +93,12 @@ def prove_teacher(module: nn.Module, space: SearchSpace, weights: Mapping[str, T
 
 def _noise(architecture: Architecture, seed: int) -> Tensor:
     return torch.randn(BATCH, *architecture.input_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _scaled(weights: Weights, dtype: torch.dtype, scale: float) -> Weights:
+    if dtype == torch.float32 and scale == 1:
+        return weights
+    return {name: w.to(dtype) * scale if w.is_floating_point() else w for name, w in weights.items()}
 
 
 def _counted(network: Network, noise: Tensor) -> Tensor:

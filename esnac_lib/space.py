@@ -26,6 +26,10 @@ OPERATORS = ("remove", "shrink", "skip")
 REMOVAL_PROBABILITIES = (0.3, 0.4, 0.5, 0.6, 0.7)  # [code], one is drawn a network
 SKIP_PROBABILITIES = (0.003, 0.005, 0.01, 0.03, 0.05)  # [code], likewise
 FITTING_STEPS = 12  # of the bisection that makes a student fit into limits
+SAMPLINGS = ("paper", "mild")
+MILD_REMOVAL_PROBABILITIES = (0.0, 0.02, 0.05, 0.1, 0.2)
+MILD_SKIP_PROBABILITIES = (0.0, 0.001, 0.003, 0.01)
+MILD_RATIO_SPREADS = (0.0, 0.05, 0.1, 0.2)  # standard deviation of a network's ratios around their common centre
 
 
 class SearchSpace:
@@ -33,6 +37,7 @@ class SearchSpace:
 
     operators: which of remove, shrink and skip may be used. grouping: "dimension", the paper's, or "dependency"
     (`grouping` says what they are). limits: how large a student may be; whatever is drawn stays within them.
+    sampling: how `sample` draws, "paper" as the authors' program does, or "mild".
 
     Raises SpaceError for unknown operators or groupings, and for limits that no student of the teacher keeps.
     """
@@ -43,13 +48,17 @@ class SearchSpace:
         operators: Collection[str] = OPERATORS,
         grouping: str = "dimension",
         limits: Limits | None = None,
+        sampling: str = "paper",
     ) -> None:
         if not operators or set(operators) - set(OPERATORS):
             raise SpaceError(f"operators = {list(operators)}: allowed are one or more of {', '.join(OPERATORS)}")
+        if sampling not in SAMPLINGS:
+            raise SpaceError(f"sampling = {sampling!r}: allowed are {' and '.join(SAMPLINGS)}")
         self.teacher = architecture
         self.operators = tuple(name for name in OPERATORS if name in operators)
         self.grouping = Grouping(architecture, grouping)
         self.limits = limits or Limits()
+        self.sampling = sampling
         self._check_limits()
 
     def _check_limits(self) -> None:
@@ -244,11 +253,19 @@ class SearchSpace:
     # -- drawing -----------------------------------------------------------------------------------------------------
 
     def sample(self, rng: np.random.Generator) -> Decisions:
-        """Random decisions, drawn as the authors' program does (SPEC §1, random sampling)."""
-        p_remove, p_skip = rng.choice(REMOVAL_PROBABILITIES), rng.choice(SKIP_PROBABILITIES)
+        """Random decisions, as `sampling` says: "paper" is the authors' program's way (SPEC §1, random sampling).
+
+        "mild": most decisions leave the teacher as it is. Few layers go or none, few pairs are joined or none, and the
+        ratios of a network lie around one centre, uniform over all widths, so that networks near a uniformly narrowed
+        teacher are drawn at every size. The paper's way never draws those: it removes 30 to 70 % of the layers.
+        """
+        mild = self.sampling == "mild"
+        p_remove = rng.choice(MILD_REMOVAL_PROBABILITIES if mild else REMOVAL_PROBABILITIES)
+        p_skip = rng.choice(MILD_SKIP_PROBABILITIES if mild else SKIP_PROBABILITIES)
         remove_draws, skip_draws = rng.random(len(self.removable)), rng.random(len(self.connectable))
         removed = {i for i, draw in zip(self.removable, remove_draws, strict=True) if draw < p_remove}
-        ratios = tuple(float(rng.random() * group.max_ratio) for group in self.groups)
+        shares = self._mild_shares(rng) if mild else [rng.random() for _ in self.groups]
+        ratios = tuple(float(share * group.max_ratio) for share, group in zip(shares, self.groups, strict=True))
         skips = {pair for pair, draw in zip(self.connectable, skip_draws, strict=True) if draw < p_skip}
         return self.within(Decisions(frozenset(removed), ratios, frozenset(skips)))
 
@@ -273,6 +290,11 @@ class SearchSpace:
             max(ratio, ratio + (end - ratio) * part) for ratio, end in zip(decisions.ratios, ends, strict=True)
         )
         return self.normalise(replace(decisions, ratios=ratios))
+
+    def _mild_shares(self, rng: np.random.Generator) -> np.ndarray:
+        """For each group a share in [0, 1) of its largest ratio, all of them around one centre."""
+        centre, spread = rng.random(), rng.choice(MILD_RATIO_SPREADS)
+        return np.clip(centre + spread * rng.standard_normal(len(self.groups)), 0, 1 - 1e-9)
 
     def mutate(self, decisions: Decisions, rng: np.random.Generator) -> Decisions:
         """Change a few decisions: one, and with probability 1/2 each time one more. A removal can be undone."""

@@ -10,14 +10,13 @@ parameters goes on where it was, and on a CPU ends with the same trials.
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -25,13 +24,13 @@ import yaml
 from esnac_lib.architecture import Architecture
 from esnac_lib.config import StudyConfig, check_resume, data_root_of, outputs_root, study_dir
 from esnac_lib.data import load_dataset
-from esnac_lib.decisions import Decisions, Limits
+from esnac_lib.decisions import Limits
 from esnac_lib.environment import describe_environment
 from esnac_lib.errors import ConfigError
 from esnac_lib.evaluator import LocalEvaluator, Task
 from esnac_lib.final_training import Finalist, FinalResult, FinalTraining
 from esnac_lib.kernels import KernelSettings
-from esnac_lib.ledger import Ledger, ProposalRow
+from esnac_lib.ledger import Ledger
 from esnac_lib.network import Weights
 from esnac_lib.objective import compression_ratio, objective
 from esnac_lib.progress import Progress, duration
@@ -39,30 +38,47 @@ from esnac_lib.samplers import (
     EsnacSampler,
     EvolutionSampler,
     N2nSampler,
-    Proposal,
+    NarrowSampler,
     RandomSampler,
     Sampler,
-    Told,
     TpeSampler,
+    TransferSampler,
 )
 from esnac_lib.shared_evaluations import SharedEvaluations
+from esnac_lib.source_kernels import source_kernels
 from esnac_lib.space import SearchSpace
 from esnac_lib.study_data import StudyData, pick_device
 from esnac_lib.trained_teacher import Role, TrainedTeacher, traced_teacher, train_teacher
 from esnac_lib.trainer import Recipe
+from esnac_lib.trials import count_told, row_of, told_trials
 from esnac_lib.watch import TrainingStopped, Watch
 from esnac_lib.weights import load_weights
 
 SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
     "random": lambda space, config: RandomSampler(space, config.seed),
     "esnac": lambda space, config: EsnacSampler(
-        space, config.seed, KernelSettings(objective=config.objective), config.acquisition, config.candidates
+        space,
+        config.seed,
+        KernelSettings(objective=config.objective, subset_probability=config.subset),
+        config.acquisition,
+        config.candidates,
     ),
     "tpe": lambda space, config: TpeSampler(space, config.seed),
     "tpe_multivariate": lambda space, config: TpeSampler(space, config.seed, multivariate=True, constant_liar=True),
     "n2n": lambda space, config: N2nSampler(space, config.seed, config.num_evaluations),
     "evolution": lambda space, config: EvolutionSampler(space, config.seed),
+    "narrow": lambda space, config: NarrowSampler(space, config.seed),
+    "transfer": lambda space, config: TransferSampler(
+        space,
+        config.seed,
+        source_kernels(config.source, config.K, space.teacher),
+        config.acquisition,
+        config.candidates,
+    ),
 }
+
+
+Result = TypeVar("Result")
 
 
 def student_key(trial: int) -> str:
@@ -91,7 +107,7 @@ class Study:
         self.data = StudyData(dataset, config, self.device)
         limits = Limits(config.max_params or None, config.max_macs or None)
         teacher = traced_teacher(config, self.data.dataset)[0]
-        self.space = SearchSpace(teacher, config.operator_names, config.grouping, limits)
+        self.space = SearchSpace(teacher, config.operator_names, config.grouping, limits, config.sampling)
         self._deadline = float("inf")
 
     def __repr__(self) -> str:
@@ -112,6 +128,21 @@ class Study:
         A study stops early when `max_minutes` are over or somebody asked for it (`Ledger.request_stop`); nothing
         that was told is lost. Raises EsnacError, one line, if it cannot go on.
         """
+        sampler = SAMPLERS[self.config.sampler](self.space, self.config)
+
+        def work(ledger: Ledger) -> dict[str, Any]:
+            teacher = self._teacher("search", ledger)
+            self._search(ledger, teacher, sampler)
+            return self._finish(ledger, teacher)
+
+        return self._with_ledger(work)
+
+    def train_reference(self) -> TrainedTeacher | None:
+        """No search: train the reference teacher alone, into the ledger; None if the study was asked to stop."""
+        return self._with_ledger(partial(self._teacher, "reference"))
+
+    def _with_ledger(self, work: Callable[[Ledger], Result]) -> Result | None:
+        """Do `work` as the one writer of the ledger; None if it was asked to stop."""
         if self.config.max_minutes:
             self._deadline = time.monotonic() + 60 * self.config.max_minutes
         with Ledger.start(self.ledger_path, self.config.to_dict()) as ledger:
@@ -121,9 +152,7 @@ class Study:
             ledger.clear_stop()
             self._describe()
             try:
-                teacher = self._teacher("search", ledger)
-                self._search(ledger, teacher)
-                return self._finish(ledger, teacher)
+                return work(ledger)
             except TrainingStopped:
                 self.progress.note("stopped as asked; the same command goes on from here")
                 return None
@@ -173,24 +202,23 @@ class Study:
 
     # -- the search (ESNAC Algorithm 1) ------------------------------------------------------------------------------
 
-    def _search(self, ledger: Ledger, teacher: TrainedTeacher) -> None:
-        sampler = SAMPLERS[self.config.sampler](self.space, self.config)
-        sampler.tell(_told(ledger, range(self.config.steps)))
+    def _search(self, ledger: Ledger, teacher: TrainedTeacher, sampler: Sampler) -> None:
+        sampler.tell(told_trials(ledger, range(self.config.steps)))
         evaluator = self._evaluator(ledger, teacher, "search")
         shared = SharedEvaluations(self.folder, self.config, describe_environment(self.device))
-        began, already = time.monotonic(), _count_told(ledger)
+        began, already = time.monotonic(), count_told(ledger)
         for step in range(self.config.steps):
             if step not in set(ledger.trials()["step"]):
                 self._stop_if_asked(ledger)
                 if not self._propose(ledger, sampler, step):
-                    self.progress.note(f"the search space is exhausted after {_count_told(ledger)} architectures")
+                    self.progress.note(f"the search space is exhausted after {count_told(ledger)} architectures")
                     return
             if not ledger.pending(step):
                 continue
             self._look_up(ledger, shared, teacher, step)
             if ledger.pending(step):
                 self._evaluate(ledger, evaluator, teacher, step)
-            sampler.tell(_told(ledger, [step]))
+            sampler.tell(told_trials(ledger, [step]))
             self._report_step(ledger, step, began, already)
 
     def _stop_if_asked(self, ledger: Ledger) -> None:
@@ -201,7 +229,7 @@ class Study:
         began = time.perf_counter()
         proposals = sampler.ask(self.config.K)
         seconds = (time.perf_counter() - began) / max(1, len(proposals))
-        ledger.record(step, [_row(proposal, seconds) for proposal in proposals])
+        ledger.record(step, [row_of(proposal, seconds) for proposal in proposals])
         return bool(proposals)
 
     def _evaluator(self, ledger: Ledger, teacher: TrainedTeacher, phase: str) -> LocalEvaluator:
@@ -265,7 +293,7 @@ class Study:
 
     def _report_step(self, ledger: Ledger, step: int, began: float, already: int) -> None:
         trials = ledger.trials()
-        told = _count_told(ledger)
+        told = count_told(ledger)
         left = (time.monotonic() - began) / (told - already) * (self.config.num_evaluations - told)
         self.progress.note(
             f"step {step + 1}/{self.config.steps}: {told} evaluated, best f {trials['f'].max():.4f}, "
@@ -409,7 +437,7 @@ class Study:
             "narrowed": ledger.results("baseline").get("narrowed"),
             "limits": {name: getattr(config, name) for name in ("max_params", "max_macs", "min_accuracy")},
             "final": config.final,
-            "evaluations": _count_told(ledger),
+            "evaluations": count_told(ledger),
             "failed": int((trials["state"] == "failed").sum()),
             "seconds": {
                 "proposing": float(trials["propose_seconds"].sum()),
@@ -418,40 +446,6 @@ class Study:
             },
             "environment": describe_environment(self.device),
         }
-
-
-def _row(proposal: Proposal, seconds: float) -> ProposalRow:
-    architecture = proposal.architecture
-    return ProposalRow(
-        proposal.kernel,
-        architecture.arch_id,
-        architecture.num_params,
-        architecture.macs,
-        proposal.decisions.to_json(),
-        architecture.to_json(),
-        proposal.mean,
-        proposal.variance,
-        proposal.ei,
-        seconds,
-    )
-
-
-def _told(ledger: Ledger, steps: Sequence[int]) -> list[Told]:
-    """The finished trials of some steps, in their order."""
-    trials = ledger.trials()
-    rows = trials[trials["step"].isin(steps) & trials["told_at"].notna()]
-    return [
-        Told(
-            Decisions.from_json(row["decisions"]),
-            Architecture.from_json(row["architecture"]),
-            None if math.isnan(row["f"]) else row["f"],
-        )
-        for row in rows.to_dict("records")
-    ]
-
-
-def _count_told(ledger: Ledger) -> int:
-    return int(ledger.trials()["told_at"].notna().sum())
 
 
 def _write(path: Path, text: str) -> None:
