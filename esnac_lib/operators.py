@@ -18,17 +18,10 @@ from esnac_lib.layer_types import LAYER_TYPES
 
 
 def is_removable(architecture: Architecture, index: int) -> bool:
-    """ESNAC §6.5: only a layer whose input shape equals its output shape can be removed.
-
-    Two kinds stay all the same, which the paper's teachers do not have: zeros, whose input only tells them a size, and
-    the activation of a gate, which bounds one side of a product (without it, values are squared from block to block).
-    """
+    """ESNAC §6.5: only a layer whose input shape equals its output shape can be removed."""
     layer = architecture.layers[index]
-    passes = len(layer.inputs) == 1 and layer.kind != "zeros"
-    if not passes or architecture.in_shapes[index][0] != architecture.shapes[index]:
-        return False
-    readers = (architecture.layers[j].kind for j, _, _ in architecture.consumers[index] if j >= 0)
-    return layer.kind not in ("sigmoid", "activation") or "multiply" not in readers
+    passes = len(layer.inputs) == 1 and layer.kind != "zeros"  # whose input only tells it a size
+    return passes and architecture.in_shapes[index][0] == architecture.shapes[index]
 
 
 def remove(architecture: Architecture, indices: Collection[int]) -> Architecture:
