@@ -220,6 +220,24 @@ def test_functions_without_a_path_stay_in_their_block() -> None:
     ]
 
 
+def test_what_is_nested_deeply_stays_together() -> None:
+    names = [
+        "features.1.0.block.0.conv",
+        "features.1.0.block.1.fc1",
+        "features.1.0.block.1.fc2",
+        "features.1.1.block.0.conv",
+    ]
+    layers = tuple(Layer(name, "conv", (slot(n - 1),), 2, SAME) for n, name in enumerate(names))
+    body = to_python(Architecture(layers, (2, 8, 8), slot(3))).partition("forward")[2].splitlines()[1:]
+    assert [line.strip() for line in body] == [
+        "x = self.features_1_0_block_0_conv(x)",
+        "x = self.features_1_0_block_1_fc1(x)",
+        "x = self.features_1_0_block_1_fc2(x)",
+        "",
+        "return self.features_1_1_block_0_conv(x)",
+    ]
+
+
 @settings(max_examples=40)
 @given(architecture=architectures())
 def test_any_graph_computes_the_same(architecture: Architecture) -> None:
@@ -356,6 +374,10 @@ WRITTEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("select", {"runs": [(n, n + 1) for n in (0, 3)]}, "", "x[:, :4:3]"),
     ("select", {"runs": [(6, 8), (0, 3)]}, "", "torch.cat([x[:, 6:], x[:, :3]], dim=1)"),
     ("select", {"runs": [(n, n + 1) for n in (0, 4, 1, 5, 2, 6, 3, 7)]}, "", "F.channel_shuffle(x, 2)"),
+    ("select", {"runs": [(n, n + 1) for n in (0, 4, 1, 5)]}, "", "F.channel_shuffle(x, 2)[:, :4]"),
+    ("select", {"runs": [(n, n + 1) for n in (5, 7, 0)]}, "", "torch.cat([x[:, 5:6], x[:, 7:], x[:, :1]], dim=1)"),
+    ("select", {"runs": [(n, n + 1) for n in (3, 5, 7)]}, "", "x[:, 3::2]"),
+    ("select", {"runs": [(n, n + 1) for n in (6, 1, 3, 5, 7)]}, "", "F.channel_shuffle(x, 4)[:, 3:]"),
     ("select", {"runs": [(n, n + 1) for n in (7, 6, 5, 4, 3)]}, "Select(7, 6, 5, 4, 3)", "self.it(x)"),
     ("upsample", {"size": 12}, "", "F.interpolate(x, size=(12, 12))"),
     ("upsample", {"size": 12, "mode": "bilinear", "align_corners": True}, "",

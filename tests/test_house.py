@@ -32,8 +32,7 @@ FLOORS = {
     1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch "
     "shared_evaluations experiment_config paper_experiments report_config comparison_config coverage_config "
     "compress_config",
-    2: "modules network traceable calls recording movement readers arithmetic draft opaque translation tracing "
-    "operators encoding study_data",
+    2: "modules network tracing operators encoding study_data",
     3: "teachers user_model channels decisions grouping space embedding gp kernels student trainer",
     4: "trained_teacher final_training acquisition evaluator export kernel_file",
     5: "samplers proof",

@@ -11,7 +11,7 @@ from torch import Tensor
 from esnac_lib.architecture import Architecture, Layer, slot
 from esnac_lib.layer_types import LAYER_TYPES, Shape
 from esnac_lib.modules import module_of
-from esnac_lib.movement import (
+from esnac_lib.tracing.movement import (
     CHANNELS,
     SPACE,
     Reading,

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
-from esnac_lib.calls import Value
 from esnac_lib.errors import TraceError
 from esnac_lib.network import Weights, build
-from esnac_lib.opaque import trial
 from esnac_lib.tracing import trace
+from esnac_lib.tracing.calls import Value
+from esnac_lib.tracing.opaque import trial
 
 X = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.overrides import _len_torch_function_stack
 
-from esnac_lib.calls import Constant, Recording, Value, Visit, leaves, replaced
 from esnac_lib.errors import TraceError
-from esnac_lib.recording import record
+from esnac_lib.tracing.calls import Constant, Recording, Value, Visit, leaves, replaced
+from esnac_lib.tracing.recording import record
 
 X = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import StochasticDepth
 
-from esnac_lib import draft, tracing
 from esnac_lib.architecture import INPUT, Architecture, slot
 from esnac_lib.errors import TraceError
 from esnac_lib.network import Weights, build
 from esnac_lib.teachers import teacher
-from esnac_lib.tracing import trace
+from esnac_lib.tracing import draft, trace, tracing
 
 Pair = tuple[int, int]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from esnac_lib.architecture import Layer
 from esnac_lib.export.python_modules import MODULES
 from esnac_lib.export.python_text import ATOM, PRODUCT, SUM, Call, Text
 from esnac_lib.layer_types import Shape
-from esnac_lib.operators import selected, shuffled
+from esnac_lib.operators import shuffled
 
 MOST_SLICES = 4  # that are joined; of more runs, the constructor lists the channels
 MOST_DIGITS = 24  # of two numbers on one line with what they change
@@ -43,17 +44,17 @@ def is_known(layer: Layer) -> bool:
 
 def has_module(layer: Layer, shapes: Sequence[Shape]) -> bool:
     """Whether the constructor makes a module for a layer whose inputs have these shapes."""
-    return layer.kind in MODULES and (layer.kind != "select" or _how_selected(layer, shapes[0][0]) == "module")
+    return layer.kind in MODULES and not (layer.kind == "select" and _picks(layer, shapes))
 
 
 def is_operator(layer: Layer, shapes: Sequence[Shape]) -> bool:
     """Whether the expression cannot be broken into several lines: its operands should be short."""
-    return layer.kind in OPERATORS or (layer.kind == "select" and _how_selected(layer, shapes[0][0]) == "slice")
+    return layer.kind in OPERATORS or (layer.kind == "select" and len(_picks(layer, shapes)) == 1)
 
 
 def needs_name(layer: Layer, shapes: Sequence[Shape]) -> bool:
     """Whether the expression has its input more than once, which should be a name then."""
-    return layer.kind == "zeros" or (layer.kind == "select" and _how_selected(layer, shapes[0][0]) == "slices")
+    return layer.kind == "zeros" or (layer.kind == "select" and len(_picks(layer, shapes)) > 1)
 
 
 def expression(layer: Layer, shapes: Sequence[Shape], module: str, inputs: Sequence[Text]) -> Text | Call:
@@ -88,8 +89,9 @@ def expression(layer: Layer, shapes: Sequence[Shape], module: str, inputs: Seque
         case "zeros":
             sizes = (layer.channels, *shapes[0][1:])
             return Call(f"{x.text}.new_zeros", [f"{x.text}.shape[0]", *map(str, sizes)])
-        case "select" if not has_module(layer, shapes):
-            return _select(layer, shapes[0][0], x)
+        case "select" if picks := _picks(layer, shapes):
+            parts = [pick.format(x.within(ATOM)) for pick in picks]
+            return Text(parts[0]) if len(parts) == 1 else Call("torch.cat", [parts, "dim=1"])
     return Call(module, [x.text])
 
 
@@ -113,35 +115,26 @@ def _affine(layer: Layer, x: Text) -> Text | Call:
     return Text(f"{x.text} {'-' if offset < 0 else '+'} {abs(offset)}", SUM)
 
 
-def _how_selected(layer: Layer, channels: int) -> str:
-    """The shortest way to write a selection: "slice", "shuffle", "slices", or else "module"."""
-    picked = selected(layer)
-    steps = set(np.diff(picked).tolist())
-    if len(steps) <= 1 and min(steps, default=1) > 0:
-        return "slice"
-    if _shuffle_groups(picked, channels):
-        return "shuffle"
-    return "slices" if len(layer["runs"]) <= MOST_SLICES else "module"
+def _picks(layer: Layer, shapes: Sequence[Shape]) -> list[str]:
+    """What a selection joins, with {} for its input: slices of it, or a slice of its shuffle; nothing if too many."""
+    return _pieces(layer["runs"], shapes[0][0])
 
 
-def _shuffle_groups(picked: np.ndarray, channels: int) -> int | None:
-    """The groups of the channel shuffle that picks the same; None if none does."""
-    groups = channels // int(picked[1]) if len(picked) == channels and picked[1] else 0
-    if groups and channels % groups == 0 and np.array_equal(shuffled(channels, groups), picked):
-        return groups
-    return None
-
-
-def _select(layer: Layer, channels: int, x: Text) -> Text | Call:
-    how, picked = _how_selected(layer, channels), selected(layer)
-    if how == "shuffle":
-        return Call("F.channel_shuffle", [x.text, str(_shuffle_groups(picked, channels))])
-    if how == "slices":
-        return Call(
-            "torch.cat", [[f"{x.text}{_slice(start, stop, 1, channels)}" for start, stop in layer["runs"]], "dim=1"]
-        )
-    step = int(picked[1] - picked[0]) if len(picked) > 1 else 1
-    return Text(f"{x.within(ATOM)}{_slice(int(picked[0]), int(picked[-1]) + 1, step, channels)}")
+@lru_cache(maxsize=1024)
+def _pieces(runs: tuple[tuple[int, int], ...], channels: int) -> list[str]:
+    picked = np.concatenate([np.arange(*run) for run in runs])
+    steps = set(np.diff(picked).tolist()) or {1}
+    if len(steps) == 1 and min(steps) > 0:
+        return ["{}" + _slice(int(picked[0]), int(picked[-1]) + 1, min(steps), channels)]
+    for groups in range(2, channels // 2 + 1):
+        if channels % groups == 0:
+            order = shuffled(channels, groups)
+            start = int(np.flatnonzero(order == picked[0])[0])
+            stop = start + len(picked)
+            if np.array_equal(order[start:stop], picked):
+                part = "" if len(picked) == channels else _slice(start, stop, 1, channels)
+                return [f"F.channel_shuffle({{}}, {groups}){part}"]
+    return ["{}" + _slice(start, stop, 1, channels) for start, stop in runs] if len(runs) <= MOST_SLICES else []
 
 
 def _slice(start: int, stop: int, step: int, channels: int) -> str:

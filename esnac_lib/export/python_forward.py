@@ -21,6 +21,7 @@ MOST_CALLS = 4  # in one statement
 MOST_TERMS = 4  # of a sum within a call
 MOST_SUM = 56  # characters of a sum within a call
 MOST_OPERAND = 22  # characters of an operand of what is no call
+DEEPEST = 3  # of what is nested deeper, as in "features.1.0.block.2.fc1", a part would be a line or two
 FAR = 8  # statements between a tensor and its last reader that make it worth a name of its own
 
 ACTIVATIONS = ("relu", "sigmoid", "activation", "prelu")  # a statement ends with one
@@ -43,7 +44,7 @@ def layer_blocks(architecture: Architecture) -> list[Block]:
     The path in its name says so, which a function has not: an activation, a concat or a product is then part of what
     stands before it, and so is any other layer without weights if that goes on after it.
     """
-    paths = [tuple(layer.name.split(".")[:-1]) for layer in architecture.layers]
+    paths = [tuple(layer.name.split(".")[:-1][:DEEPEST]) for layer in architecture.layers]
     known = [bool(path or params) for path, params in zip(paths, architecture.layer_params, strict=True)]
     blocks: list[Block] = []
     for index, layer in enumerate(architecture.layers):

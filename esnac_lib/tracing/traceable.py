@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esnac_lib import readers as read
-from esnac_lib.readers import REQUIRED, Attrs, Reader
+from esnac_lib.tracing import readers as read
+from esnac_lib.tracing.readers import REQUIRED, Attrs, Reader
 
 
 class Function(NamedTuple):

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from esnac_lib import traceable as known
 from esnac_lib.architecture import Slot, sum_slots
-from esnac_lib.calls import Call, Constant, Value
-from esnac_lib.draft import Draft, Part
-from esnac_lib.movement import CHANNELS, SPACE
-from esnac_lib.readers import Options, Refused, Step, bind, constant, pad_sizes
+from esnac_lib.tracing import traceable as known
+from esnac_lib.tracing.calls import Call, Constant, Value
+from esnac_lib.tracing.draft import Draft, Part
+from esnac_lib.tracing.movement import CHANNELS, SPACE
+from esnac_lib.tracing.readers import Options, Refused, Step, bind, constant, pad_sizes
 
 
 def add(draft: Draft, call: Call, signs: tuple[int, int] = (1, 1)) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from esnac_lib.calls import Constant, Value, leaves, one_line, replaced
 from esnac_lib.layer_types import Shape
-from esnac_lib.movement import present, restore
+from esnac_lib.tracing.calls import Constant, Value, leaves, one_line, replaced
+from esnac_lib.tracing.movement import present, restore
 
 
 class Hole(NamedTuple):

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from esnac_lib.calls import Constant, Value
 from esnac_lib.layer_types import Shape
-from esnac_lib.movement import CHANNELS, SPACE
+from esnac_lib.tracing.calls import Constant, Value
+from esnac_lib.tracing.movement import CHANNELS, SPACE
 
 Attrs = dict[str, Any]
 Options = SimpleNamespace  # the arguments of a call by name

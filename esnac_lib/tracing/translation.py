@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esnac_lib import traceable as known
 from esnac_lib.architecture import Architecture, Layer
-from esnac_lib.arithmetic import HANDLERS
-from esnac_lib.calls import Call, Constant, Recording, Value, Visit, leaves, one_line, replaced
-from esnac_lib.draft import Draft, Part
 from esnac_lib.errors import ArchitectureError, TraceError
-from esnac_lib.movement import SPACE
 from esnac_lib.network import Weights
-from esnac_lib.opaque import code_of, tensors_of, trial
-from esnac_lib.readers import Options, Refused, Seen, Step, bind
+from esnac_lib.tracing import traceable as known
+from esnac_lib.tracing.arithmetic import HANDLERS
+from esnac_lib.tracing.calls import Call, Constant, Recording, Value, Visit, leaves, one_line, replaced
+from esnac_lib.tracing.draft import Draft, Part
+from esnac_lib.tracing.movement import SPACE
+from esnac_lib.tracing.opaque import code_of, tensors_of, trial
+from esnac_lib.tracing.readers import Options, Refused, Seen, Step, bind
 
 _ODD_ARGUMENTS = (
     TypeError,

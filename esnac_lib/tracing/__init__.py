@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from esnac_lib.architecture import Architecture, Layer
-from esnac_lib.calls import one_line
 from esnac_lib.errors import ArchitectureError, TraceError
 from esnac_lib.network import Network, Weights, build, module_name
-from esnac_lib.recording import record
-from esnac_lib.traceable import is_stochastic_depth
-from esnac_lib.translation import Translation
+from esnac_lib.tracing.calls import one_line
+from esnac_lib.tracing.recording import record
+from esnac_lib.tracing.traceable import is_stochastic_depth
+from esnac_lib.tracing.translation import Translation
 
 
 def trace(module: nn.Module, example_input: Tensor) -> tuple[Architecture, Weights]:

@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, Slot, slot
-from esnac_lib.calls import Call, Constant, Value
 from esnac_lib.errors import ArchitectureError
 from esnac_lib.layer_types import LAYER_TYPES, Shape
-from esnac_lib.movement import Reading, classify, is_one_to_one, numbered, present, presented
-from esnac_lib.readers import Refused, Step
+from esnac_lib.tracing.calls import Call, Constant, Value
+from esnac_lib.tracing.movement import Reading, classify, is_one_to_one, numbered, present, presented
+from esnac_lib.tracing.readers import Refused, Step
 
 _SUFFIXES = ("weight", "bias", "running_mean", "running_var")
 

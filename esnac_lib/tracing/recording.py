@@ -22,8 +22,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from esnac_lib.calls import Call, Constant, Place, Recording, Value, Visit, leaves, name_of, one_line, replaced
 from esnac_lib.errors import TraceError
+from esnac_lib.tracing.calls import Call, Constant, Place, Recording, Value, Visit, leaves, name_of, one_line, replaced
 
 
 def record(module: nn.Module, images: Tensor, whole: Callable[[nn.Module], bool] = lambda module: False) -> Recording:
