@@ -74,13 +74,13 @@ def test_defaults_are_valid_and_smoke_sized() -> None:
         ({"dataset": "cifar-10"}, "dataset = 'cifar-10' is unknown: allowed are digits, fashion_mnist, "),
         (
             {"sampler": "Esnak"},
-            "sampler = 'Esnak' is unknown: allowed are random, esnac, tpe, tpe_multivariate, n2n, evolution; "
+            "sampler = 'Esnak' is unknown: allowed are random, esnac, tpe, tpe_multivariate, n2n, evolution, transfer; "
             "did you mean 'esnac'?",
         ),
         (
             {"sampler": 3},
-            "sampler = 3 is of the wrong type (int): one of random, esnac, tpe, tpe_multivariate, n2n, evolution is "
-            "allowed",
+            "sampler = 3 is of the wrong type (int): one of random, esnac, tpe, tpe_multivariate, n2n, evolution, "
+            "transfer is allowed",
         ),
         ({"device": "cuda:x"}, "device = 'cuda:x' is unknown: allowed are auto, cpu, cuda, cuda:N; did you mean"),
         ({"device": "cuda:0\n"}, "device = 'cuda:0\\n' is unknown"),
@@ -147,7 +147,7 @@ def test_known_names() -> None:
         assert "is unknown" in refusal(dataset=dataset)
     for device in ("auto", "cpu", "cuda", "cuda:3"):
         assert StudyConfig(device=device).device == device
-    assert len(TEACHERS) == len(set(TEACHERS)) == 7 + 15
+    assert len(TEACHERS) == len(set(TEACHERS)) == 9 + 15
 
 
 def test_numbers() -> None:
@@ -260,14 +260,18 @@ class TestResume:
         other: dict[str, Any] = {
             **{"teacher": "conv7", "dataset": "svhn", "sampler": "random", "objective": "marginal"},
             **{"acquisition": "evolution", "final": "paper", "schedule": "step", "operators": "remove"},
+            "sampling": "mild",
         }
-        free = {*RESULT_FREE, "study", "steps"}
+        free = {*RESULT_FREE, "study", "steps", "source"}
         for name, value in StudyConfig().to_dict().items():
             changed = other.get(name, not value if isinstance(value, bool) else None)
             changed = value + 1 if changed is None and not isinstance(value, str) else changed
             if name not in free:
                 with pytest.raises(ConfigError, match=f"parameters: {name}: stored"):
                     check_resume(StudyConfig().to_dict(), StudyConfig.from_dict({name: changed}))
+        old, new = (StudyConfig(sampler="transfer", source=source) for source in "ab")
+        with pytest.raises(ConfigError, match="parameters: source: stored 'a', given 'b'"):
+            check_resume(old.to_dict(), new)
 
     def test_unknown_to_this_version(self) -> None:
         with pytest.raises(ConfigError, match="novelty: stored 3, given nothing"):
