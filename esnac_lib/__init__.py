@@ -22,6 +22,7 @@ _HOME = {
     "Ledger": "ledger",
     "LocalEvaluator": "evaluator",
     "N2nSampler": "samplers",
+    "NarrowSampler": "samplers",
     "RandomSampler": "samplers",
     "SearchSpace": "space",
     "Study": "study",
@@ -35,7 +36,7 @@ _HOME = {
     "teacher": "teachers",
     "trace": "tracing",
 }
-_MODULES = ("export", "report")
+_MODULES = ("export", "offline", "report")
 
 __all__ = [*_HOME, *_MODULES]
 

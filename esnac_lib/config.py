@@ -39,6 +39,12 @@ _NAMED_TEACHERS = (
 )
 TEACHERS = (*_NAMED_TEACHERS, *_ORIGINAL_SHUFFLENETS)
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"sampling": "paper", "acquisition": "random", "subset": 0.5},
+    "ours": {"sampling": "mild", "acquisition": "evolution", "subset": 1.0},
+}
+"""How ESNAC searches, as published and as it did better (sampler_comparison.ipynb has the evidence)."""
+
 RESULT_FREE = frozenset({"device", "data_root", "max_minutes", "beside"})
 """Parameters that no result depends on: they may change when a study is resumed. (`steps` may grow.)"""
 
@@ -102,7 +108,7 @@ class StudyConfig(FlatConfig):
     dataset: Annotated[str, Field(description="name of a data set, or a path that ends in .npz")] = "digits"
     data_root: Annotated[str, Field(description="folder of the data sets; empty: data/ in the checkout")] = ""
     sampler: Annotated[
-        Literal["random", "esnac", "tpe", "tpe_multivariate", "n2n", "evolution", "transfer"],
+        Literal["random", "esnac", "tpe", "tpe_multivariate", "n2n", "evolution", "transfer", "narrow"],
         Field(description="who proposes architectures"),
     ] = "esnac"
     source: Annotated[str, Field(description="study whose kernels propose (sampler transfer), else empty")] = ""
@@ -119,6 +125,9 @@ class StudyConfig(FlatConfig):
         Literal["random", "evolution"], Field(description="how the expected improvement is maximised")
     ] = "random"
     candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 200
+    subset: Annotated[
+        float, Field(gt=0, le=1, description="share of the observations that each kernel learns from")
+    ] = 0.5
     epochs: Annotated[int, Field(ge=1, description="epochs of search training")] = 8
     search_images: Annotated[int, Field(ge=0, description="images for search training; 0: the training split")] = 0
     batch_size: Annotated[int, Field(ge=2, description="images a batch")] = 32
@@ -209,6 +218,8 @@ class StudyConfig(FlatConfig):
             raise ConfigError(
                 "operators = 'skip': sampler = 'n2n' only removes and shrinks; give it one or both of those"
             )
+        if self.sampler == "narrow" and "shrink" not in self.operator_names:
+            raise ConfigError(f"operators = {self.operators!r}: sampler = 'narrow' only shrinks; add shrink")
         if (self.sampler == "transfer") != bool(self.source):
             allowed = "the study whose kernels propose is allowed with sampler = 'transfer', and nothing otherwise"
             raise ConfigError(f"source = {self.source!r} with sampler = {self.sampler!r}: {allowed}")

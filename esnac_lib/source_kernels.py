@@ -45,7 +45,7 @@ def learn_source_kernels(study: str, count: int) -> None:
             f"source = {study!r} has evaluated {len(told)} of its {config.num_evaluations} architectures: finish it"
         )
     teacher = Architecture.from_json(ledger.results("teacher")["search"]["architecture"])
-    settings = KernelSettings(objective=config.objective)
+    settings = KernelSettings(objective=config.objective, subset_probability=config.subset)
     sampler = EsnacSampler(SearchSpace(teacher, config.operator_names), config.seed, settings)
     sampler.tell(told)
     learned_on = {

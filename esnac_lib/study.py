@@ -30,12 +30,14 @@ from esnac_lib.evaluator import LocalEvaluator, Task
 from esnac_lib.final_training import Finalist, FinalResult, FinalTraining
 from esnac_lib.kernels import KernelSettings
 from esnac_lib.ledger import Ledger
+from esnac_lib.ledger_file import has_ledger
 from esnac_lib.objective import compression_ratio, objective
 from esnac_lib.progress import Progress, duration
 from esnac_lib.samplers import (
     EsnacSampler,
     EvolutionSampler,
     N2nSampler,
+    NarrowSampler,
     RandomSampler,
     Sampler,
     TpeSampler,
@@ -53,12 +55,17 @@ from esnac_lib.watch import TrainingStopped, Watch
 SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
     "random": lambda space, config: RandomSampler(space, config.seed),
     "esnac": lambda space, config: EsnacSampler(
-        space, config.seed, KernelSettings(objective=config.objective), config.acquisition, config.candidates
+        space,
+        config.seed,
+        KernelSettings(objective=config.objective, subset_probability=config.subset),
+        config.acquisition,
+        config.candidates,
     ),
     "tpe": lambda space, config: TpeSampler(space, config.seed),
     "tpe_multivariate": lambda space, config: TpeSampler(space, config.seed, multivariate=True, constant_liar=True),
     "n2n": lambda space, config: N2nSampler(space, config.seed, config.num_evaluations),
     "evolution": lambda space, config: EvolutionSampler(space, config.seed),
+    "narrow": lambda space, config: NarrowSampler(space, config.seed),
     "transfer": lambda space, config: TransferSampler(
         space,
         config.seed,
@@ -89,7 +96,7 @@ class Study:
         self.folder = study_dir(config)
         self.ledger_path = self.folder / "ledger.sqlite"
         self.progress = progress or Progress()
-        if self.ledger_path.exists():
+        if has_ledger(self.ledger_path):
             check_resume(Ledger(self.ledger_path, read_only=True).config, config)
         self.device = pick_device(config.device)
         if self.device.startswith("cuda") and not torch.cuda.is_available():
@@ -102,7 +109,7 @@ class Study:
 
     def __repr__(self) -> str:
         told = 0
-        if self.ledger_path.exists():
+        if has_ledger(self.ledger_path):
             told = int(Ledger(self.ledger_path, read_only=True).trials()["told_at"].notna().sum())
         config = self.config
         return (

@@ -30,13 +30,13 @@ LOCK = ROOT / "requirements.lock"
 FLOORS = {
     0: "errors randomness layer_types canonical architecture objective",
     1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch "
-    "shared_evaluations experiment_config paper_experiments report_config",
+    "shared_evaluations experiment_config paper_experiments report_config comparison_config",
     2: "network traceable tracing operators encoding study_data",
     3: "teachers channels space embedding gp kernels student trainer",
     4: "trained_teacher final_training acquisition evaluator export kernel_file",
     5: "samplers",
-    6: "trials source_kernels study architecture_compression",
-    7: "report monitor experiment",
+    6: "trials source_kernels study architecture_compression offline",
+    7: "report monitor experiment pruning",
     8: "__init__",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}

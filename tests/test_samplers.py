@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
+from esnac_lib.errors import SpaceError
 from esnac_lib.kernels import Kernel, KernelSettings
 from esnac_lib.samplers import (
     EsnacSampler,
     EvolutionSampler,
     N2nSampler,
+    NarrowSampler,
     Proposal,
     RandomSampler,
     Sampler,
@@ -44,6 +46,7 @@ SAMPLERS: dict[str, Callable[[SearchSpace, int], Sampler]] = {
     "tpe-multivariate": lambda space, seed: TpeSampler(space, seed, True, True, startup=3),
     "n2n": lambda space, seed: N2nSampler(space, seed, evaluations=12),
     "n2n-shrinks": lambda space, seed: N2nSampler(space, seed, evaluations=6),
+    "narrow": NarrowSampler,
     "transfer": lambda space, seed: TransferSampler(space, seed, learned_elsewhere(), "random", candidates=12),
     "transfer-evolution": lambda space, seed: TransferSampler(
         space, seed, learned_elsewhere(), "evolution", candidates=12
@@ -150,6 +153,10 @@ def test_an_exhausted_space_ends(make: Callable[..., Sampler]) -> None:
     ]
     small = SearchSpace(Architecture((conv, *rest), (1, 4, 4), slot(3)), operators=("remove",))
     assert len(small.removable) == 1  # so there is one student: without the ReLU
+    if make is NarrowSampler:  # which cannot do without shrinking
+        with pytest.raises(SpaceError, match="add shrink to the operators"):
+            make(small, 0)
+        return
     sampler = make(small, 0)
     proposals = sampler.ask(4)
     assert len(proposals) == 1

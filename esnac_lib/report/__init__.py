@@ -7,6 +7,17 @@ report.save(report.f_against_index(record), record, "f_against_index")
 
 from esnac_lib.report.beside import as_printed, beside_papers, other_studies, verdicts, write_report
 from esnac_lib.report.claims import claim
+from esnac_lib.report.comparison import (
+    LABELS,
+    comparison_table,
+    draws_table,
+    margins_table,
+    proxy_table,
+    read_proxy,
+    without_a_search_table,
+    write_summary,
+)
+from esnac_lib.report.comparison_figures import proxy_figure, samplers_figure, sizes_figure
 from esnac_lib.report.embedding_map import embedding_map
 from esnac_lib.report.graphs import student_graph
 from esnac_lib.report.marginal import marginal_table
@@ -31,6 +42,7 @@ from esnac_lib.report.variant_figures import best_f, decisions_made
 from esnac_lib.report.variants import ExperimentRecord, decisions_table, read_experiment, read_studies, variants_table
 
 __all__ = [
+    "LABELS",
     "ExperimentRecord",
     "Measured",
     "Published",
@@ -41,29 +53,37 @@ __all__ = [
     "beside_papers",
     "best_f",
     "claim",
+    "comparison_table",
     "decisions_made",
     "decisions_table",
+    "draws_table",
     "embedding_map",
     "f_against_index",
     "failures_table",
     "finalists_table",
     "kernels_table",
     "marginal_table",
+    "margins_table",
     "maximisers_figure",
     "maximisers_table",
     "other_studies",
     "predicted_against_observed",
+    "proxy_figure",
+    "proxy_table",
     "published",
     "ranking",
     "read",
     "read_experiment",
+    "read_proxy",
     "read_runs",
     "read_studies",
     "readable",
+    "samplers_figure",
     "save",
     "search_f_against_final_f",
     "seconds_table",
     "sizes_claim",
+    "sizes_figure",
     "sizes_table",
     "solution_table",
     "stages_figure",
@@ -72,5 +92,7 @@ __all__ = [
     "transfer_figure",
     "variants_table",
     "verdicts",
+    "without_a_search_table",
     "write_report",
+    "write_summary",
 ]

@@ -104,7 +104,10 @@ def as_printed(table: pd.DataFrame) -> pd.DataFrame:
     shown: dict[str, list[str]] = {}
     forms = {label: DIGITS[name] for name, label in NUMBERS.items()}
     forms |= {"best search f": DIGITS["f"], "f of narrowed teacher": DIGITS["f"]}
-    forms |= {"proposing [s]": "{:,.1f}", "evaluating [s]": "{:,.1f}"}
+    forms |= dict.fromkeys(("proposing [s]", "evaluating [s]", "seconds", "evaluations to random's best"), "{:,.1f}")
+    forms |= dict.fromkeys(("best f", "95 % half-width", "mean f", "lower quartile", "median f"), "{:.4f}")
+    forms |= dict.fromkeys(("upper quartile", "difference in best f"), "{:.4f}")
+    forms |= dict.fromkeys(("rank correlation", "standard deviation", "median accuracy [%]"), "{:.2f}")
     for column in table.columns:
         if column.endswith(" ±"):
             continue

@@ -15,6 +15,7 @@ import pandas as pd
 
 from esnac_lib.config import StudyConfig, outputs_root, study_dir
 from esnac_lib.experiment_config import ExperimentConfig
+from esnac_lib.ledger_file import has_ledger
 from esnac_lib.objective import compression_ratio
 from esnac_lib.report.read import StudyRecord, read
 from esnac_lib.report.runs import stat
@@ -46,7 +47,7 @@ class ExperimentRecord:
     def status(self) -> str:
         """How far the experiment is, in words."""
         done = sum(len(self.finished(variant)) for variant in self.studies)
-        planned = len(self.config.variants()) * self.config.runs
+        planned = len(self.config.studies())
         shared = sum(len(record.results["shared"]) for records in self.studies.values() for record in records)
         told = sum(len(record.told) for records in self.studies.values() for record in records)
         text = f"{done} of {planned} studies finished; {told} architectures evaluated"
@@ -57,14 +58,14 @@ def read_experiment(config: ExperimentConfig) -> ExperimentRecord:
     """Read all ledgers of an experiment that there are. Raises LedgerError for a damaged one."""
     by_variant: dict[str, list[StudyConfig]] = {variant: [] for variant in config.variants()}
     for study in config.studies():
-        by_variant[variant_of(study)].append(study)
+        by_variant.setdefault(variant_of(study), []).append(study)
     studies = {variant: read_studies(configs) for variant, configs in by_variant.items()}
     return ExperimentRecord(outputs_root() / config.study, config, studies)
 
 
 def read_studies(configs: Sequence[StudyConfig]) -> tuple[StudyRecord, ...]:
     """Those of some studies that have a ledger."""
-    return tuple(read(study_dir(config)) for config in configs if (study_dir(config) / "ledger.sqlite").exists())
+    return tuple(read(study_dir(config)) for config in configs if has_ledger(study_dir(config) / "ledger.sqlite"))
 
 
 def variant_of(study: StudyConfig) -> str:
