@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import StochasticDepth
 
+from esnac_lib import tracing
 from esnac_lib.architecture import INPUT, Architecture, slot
 from esnac_lib.errors import TraceError
 from esnac_lib.network import Weights, build
 from esnac_lib.teachers import teacher
-from esnac_lib.tracing import draft, trace, tracing
+from esnac_lib.tracing import draft, trace
 
 Pair = tuple[int, int]
 
