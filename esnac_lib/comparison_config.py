@@ -41,15 +41,15 @@ class ComparisonConfig(ExperimentConfig):
 
     study: Annotated[str, Field(description="name of the comparison, and of its folder in outputs")] = "comparison"
     compared: Annotated[str, Field(description="who is compared, with commas; all: everybody known")] = "all"
-    K: Annotated[int, Field(ge=1, description="students a step, for those who are not asked one by one")] = 4
+    K: Annotated[int, Field(ge=1, description="students a step, for those who are not asked one by one")] = 3
     steps: Annotated[int, Field(ge=1, description="steps; K * steps students for each sampler and seed")] = 2
     candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 20
     search_images: Annotated[int, Field(ge=0, description="images for search training; 0: the training split")] = 200
     sizes: Annotated[int, Field(ge=1, description="sizes without a search: width scaling and magnitude pruning")] = 3
     proxy_students: Annotated[
         int, Field(ge=0, description="students trained to the end, to see what search f is worth; 0: none")
-    ] = 6
-    proxy_epochs: Annotated[int, Field(ge=1, description="epochs of their search training")] = 4
+    ] = 5
+    proxy_epochs: Annotated[int, Field(ge=1, description="epochs of their search training")] = 3
     splits: Annotated[int, Field(ge=1, description="divisions into seen and unseen for comparing surrogates")] = 1
     runs: Annotated[int, Field(ge=1, description="runs of each sampler, with the seeds seed, seed + 1, ...")] = 2
 

@@ -20,6 +20,7 @@ import yaml
 from esnac_lib.config import StudyConfig, check_resume, outputs_root, study_dir
 from esnac_lib.experiment_config import ExperimentConfig
 from esnac_lib.ledger import Ledger
+from esnac_lib.ledger_file import has_ledger, pack
 from esnac_lib.progress import Progress, duration
 from esnac_lib.study import Study
 
@@ -39,7 +40,7 @@ class Experiment:
         self._began = time.monotonic()
         for study in self.studies:
             path = study_dir(study) / "ledger.sqlite"
-            if path.exists():
+            if has_ledger(path):
                 check_resume(Ledger(path, read_only=True).config, study)
         if self.left:
             Study(self.left[0])
@@ -67,6 +68,13 @@ class Experiment:
         left = [study for study in studies if not _has_reference(study)]
         return self._each(left, lambda study: study.train_reference() is not None)
 
+    def pack(self) -> None:
+        """Pack the ledgers of the finished studies, some 20 times smaller. Readers see no difference."""
+        for study in self.studies:
+            path = study_dir(study) / "ledger.sqlite"
+            if is_finished(study) and path.exists():
+                pack(path)
+
     def _each(self, left: Sequence[StudyConfig], work: Callable[[Study], bool]) -> bool:
         """Do some work for each study; at the first that was asked to stop all stop."""
         for number, config in enumerate(left, 1):
@@ -91,7 +99,7 @@ def is_finished(study: StudyConfig) -> bool:
 
 def _has_reference(study: StudyConfig) -> bool:
     path = study_dir(study) / "ledger.sqlite"
-    if not path.exists():
+    if not has_ledger(path):
         return False
     ledger = Ledger(path, read_only=True)
     check_resume(ledger.config, study)

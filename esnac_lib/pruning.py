@@ -7,7 +7,7 @@ first filters of each layer and the same share of all, it shows what choosing fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from esnac_lib.architecture import Architecture
 from esnac_lib.config import StudyConfig, outputs_root
 from esnac_lib.errors import ConfigError, EsnacError, TrainingError
 from esnac_lib.ledger import Ledger
+from esnac_lib.ledger_file import has_ledger
 from esnac_lib.network import build
 from esnac_lib.objective import objective
 from esnac_lib.progress import Progress
@@ -57,22 +58,22 @@ def train_pruned(studies: Iterable[StudyConfig], progress: Progress | None = Non
     progress = progress or Progress()
     for config in studies:
         study = Study(config, progress)
-        if not study.ledger_path.exists():
+        if not has_ledger(study.ledger_path):
             raise ConfigError(f"study {config.study!r} has not been run: run it before its teacher is pruned")
-        with Ledger.start(study.ledger_path, config.to_dict()) as ledger:
-            _train_beside(study, ledger, progress)
+        if left := _left(Ledger(study.ledger_path, read_only=True)):
+            with Ledger.start(study.ledger_path, config.to_dict()) as ledger:
+                _train_beside(study, ledger, left, progress)
 
 
-def _train_beside(study: Study, ledger: Ledger, progress: Progress) -> None:
-    trials = ledger.trials()
-    done = ledger.results(KIND)
-    left = {
-        f"{KIND}{row['trial']:04d}": row["params"]
-        for row in trials[trials["state"] == "complete"].to_dict("records")
-        if f"{KIND}{row['trial']:04d}" not in done
-    }
-    if not left:
-        return
+def _left(ledger: Ledger) -> dict[str, int]:
+    """The sizes that nothing was pruned to yet, by the key of the result."""
+    trials, done = ledger.trials(), ledger.results(KIND)
+    complete = trials[trials["state"] == "complete"]
+    sizes = {f"{KIND}{row['trial']:04d}": int(row["params"]) for row in complete.to_dict("records")}
+    return {key: params for key, params in sizes.items() if key not in done}
+
+
+def _train_beside(study: Study, ledger: Ledger, left: Mapping[str, int], progress: Progress) -> None:
     config = study.config
     teacher = train_teacher("search", config, study.data, outputs_root() / "teachers")
     pruned = {key: magnitude_pruned(teacher, params) for key, params in left.items()}

@@ -31,6 +31,7 @@ from esnac_lib.evaluator import LocalEvaluator, Task
 from esnac_lib.final_training import Finalist, FinalResult, FinalTraining
 from esnac_lib.kernels import KernelSettings
 from esnac_lib.ledger import Ledger
+from esnac_lib.ledger_file import has_ledger
 from esnac_lib.network import Weights
 from esnac_lib.objective import compression_ratio, objective
 from esnac_lib.progress import Progress, duration
@@ -98,7 +99,7 @@ class Study:
         self.folder = study_dir(config)
         self.ledger_path = self.folder / "ledger.sqlite"
         self.progress = progress or Progress()
-        if self.ledger_path.exists():
+        if has_ledger(self.ledger_path):
             check_resume(Ledger(self.ledger_path, read_only=True).config, config)
         self.device = pick_device(config.device)
         if self.device.startswith("cuda") and not torch.cuda.is_available():
@@ -112,7 +113,7 @@ class Study:
 
     def __repr__(self) -> str:
         told = 0
-        if self.ledger_path.exists():
+        if has_ledger(self.ledger_path):
             told = int(Ledger(self.ledger_path, read_only=True).trials()["told_at"].notna().sum())
         config = self.config
         return (

@@ -69,4 +69,4 @@ def test_it_is_trained_and_kept_beside_the_students_once() -> None:
     assert list(ledger.epochs("pruned")["name"]) == sorted(results)
     before = study.ledger_path.read_bytes()
     train_pruned([CONFIG])
-    assert Ledger(study.ledger_path, read_only=True).results("pruned") == results and len(before) > 0
+    assert study.ledger_path.read_bytes() == before

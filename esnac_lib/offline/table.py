@@ -23,6 +23,7 @@ from esnac_lib.architecture import Architecture
 from esnac_lib.config import StudyConfig
 from esnac_lib.errors import DataError
 from esnac_lib.ledger import Ledger
+from esnac_lib.ledger_file import find_ledgers
 from esnac_lib.shared_evaluations import training_of
 from esnac_lib.space import Decisions, SearchSpace
 
@@ -112,7 +113,7 @@ def collect(root: Path) -> OfflineTable:
     """
     problems: dict[str, Problem] = {}
     lines: dict[tuple[str, str], dict[str, Any]] = {}
-    for path in sorted(root.rglob("ledger.sqlite")):
+    for path in find_ledgers(root):
         ledger = Ledger(path, read_only=True)
         teacher = ledger.results("teacher").get("search")
         if teacher is None or not set(ledger.config) <= set(StudyConfig.model_fields):

@@ -18,6 +18,7 @@ from typing import Any
 from esnac_lib.config import RESULT_FREE, StudyConfig
 from esnac_lib.errors import LedgerError
 from esnac_lib.ledger import Ledger
+from esnac_lib.ledger_file import find_ledgers
 from esnac_lib.objective import compression_ratio, objective
 from esnac_lib.report.paper_tables import Stat
 
@@ -86,7 +87,7 @@ class RunGroup:
 
 def read_runs(root: Path) -> tuple[Run, ...]:
     """Every ledger under `root`, in the order of their names. Raises LedgerError for one that cannot be read."""
-    return tuple(_read(path, root) for path in sorted(root.rglob("ledger.sqlite")))
+    return tuple(_read(path, root) for path in find_ledgers(root))
 
 
 def grouped(runs: Iterable[Run]) -> tuple[RunGroup, ...]:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from esnac_lib.config import StudyConfig, outputs_root, study_dir
 from esnac_lib.experiment_config import ExperimentConfig
+from esnac_lib.ledger_file import has_ledger
 from esnac_lib.objective import compression_ratio
 from esnac_lib.report.read import StudyRecord, read
 from esnac_lib.report.runs import stat
@@ -64,7 +65,7 @@ def read_experiment(config: ExperimentConfig) -> ExperimentRecord:
 
 def read_studies(configs: Sequence[StudyConfig]) -> tuple[StudyRecord, ...]:
     """Those of some studies that have a ledger."""
-    return tuple(read(study_dir(config)) for config in configs if (study_dir(config) / "ledger.sqlite").exists())
+    return tuple(read(study_dir(config)) for config in configs if has_ledger(study_dir(config) / "ledger.sqlite"))
 
 
 def variant_of(study: StudyConfig) -> str:
