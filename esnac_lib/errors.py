@@ -45,5 +45,9 @@ class StorageError(EsnacError):
     """A file of a study cannot be written or read: the disk is full, or a folder is gone."""
 
 
+class ProofError(EsnacError):
+    """A student is not what its architecture says."""
+
+
 class TrainingError(EsnacError):
     """A training cannot be run as asked."""

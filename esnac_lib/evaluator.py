@@ -7,7 +7,7 @@ side by side. It knows nothing of the search.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from esnac_lib.errors import EsnacError
 from esnac_lib.network import Network, build, inherit
 from esnac_lib.study_data import StudyData
 from esnac_lib.trained_teacher import TrainedTeacher
-from esnac_lib.trainer import EpochResult, Outcome, Recipe, Trainee, clear_checkpoint, train
+from esnac_lib.trainer import Outcome, Recipe, Trainee, clear_checkpoint, train
+from esnac_lib.watch import NOBODY, Watch
 from esnac_lib.weights import save_weights
 
 RETRIES = 2  # of a student that met a fault of the machine
@@ -57,19 +58,17 @@ class LocalEvaluator:
         recipe: Recipe,
         seed: int,
         students: Path,
+        watch: Watch = NOBODY,
         *,
         time_limit: float = math.inf,
-        on_epoch: Callable[[str, EpochResult], None] | None = None,
-        on_batch: Callable[[int, int], None] | None = None,
-        should_stop: Callable[[], bool] | None = None,
     ) -> None:
         self.teacher = teacher
         self.data = data
         self.recipe = recipe
         self.seed = seed
         self.students = students
+        self.watch = watch
         self.time_limit = time_limit  # seconds that one student may take, each time it is tried
-        self._on_epoch, self._on_batch, self._should_stop = on_epoch, on_batch, should_stop
         self._teacher_network = teacher.network()
 
     def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> list[Evaluation]:
@@ -114,9 +113,7 @@ class LocalEvaluator:
             teacher=self._teacher_network,
             checkpoint=self.students / "checkpoint",
             time_limit=self.time_limit,
-            on_epoch=self._on_epoch,
-            on_batch=self._on_batch,
-            should_stop=self._should_stop,
+            watch=self.watch,
         )
 
     def _record(self, outcome: Outcome, network: Network) -> Evaluation:

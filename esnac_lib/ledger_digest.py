@@ -1,7 +1,8 @@
 """A digest of each row of a ledger, so that a byte that changed on the disk is seen and not believed.
 
 SQLite checks that its pages hang together, not what is written in them: another digit in an accuracy is sound to it.
-So each row carries a digest of its values, made in the transaction that writes it, and opening a ledger compares.
+So each row carries a digest of its values, made in the transaction that writes it, and opening a ledger compares. A
+packed ledger has none: the checksum of xz guards all of it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,19 @@ def seal(connection: sqlite3.Connection, table: str, columns: Collection[str], w
     select = f"SELECT rowid, {', '.join(columns)} FROM {table} WHERE {clause}"
     for rowid, *values in connection.execute(select, list(where.values())).fetchall():
         connection.execute(f"UPDATE {table} SET {COLUMN} = ? WHERE rowid = ?", [digest(values), rowid])
+
+
+def is_sealed(connection: sqlite3.Connection, tables: Collection[str]) -> bool:
+    """Whether any of these tables has digests."""
+    return any(COLUMN in (row[1] for row in connection.execute(f"PRAGMA table_info({name})")) for name in tables)
+
+
+def unseal(connection: sqlite3.Connection, tables: Collection[str]) -> None:
+    """Take the digests out, and their room."""
+    if is_sealed(connection, tables):
+        for name in tables:
+            connection.execute(f"ALTER TABLE {name} DROP COLUMN {COLUMN}")
+        connection.execute("VACUUM")
 
 
 def check_seals(path: Path, connection: sqlite3.Connection, tables: Mapping[str, Collection[str]]) -> None:

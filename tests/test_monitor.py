@@ -20,6 +20,7 @@ from test_report import STUDIES, Books, finished, one_trial, running, searched, 
 from esnac_lib import monitor
 from esnac_lib.errors import LedgerError
 from esnac_lib.ledger import Ledger
+from esnac_lib.ledger_digest import seal
 from esnac_lib.monitor.panels import draw, to_png, to_svg
 from esnac_lib.monitor.snapshot import Reader, Snapshot
 from esnac_lib.space import SearchSpace
@@ -116,6 +117,7 @@ def told_at(books: Books, times: dict[int, str]) -> None:
     with closing(sqlite3.connect(books.ledger.path)) as connection, connection:
         for trial, at in times.items():
             connection.execute("UPDATE trials SET told_at = ? WHERE trial = ?", [f"2026-01-01T{at}+00:00", trial])
+        seal(connection, "trials", list(books.ledger.trials().columns), {})
 
 
 def test_time_left(tmp_path: Path, space: SearchSpace) -> None:

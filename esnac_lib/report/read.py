@@ -23,7 +23,7 @@ from esnac_lib.ledger import Ledger
 from esnac_lib.objective import objective
 from esnac_lib.space import Decisions
 
-KINDS = ("teacher", "final", "full", "narrowed", "solution", "baseline")
+KINDS = ("teacher", "final", "full", "narrowed", "solution", "baseline", "shared", "pruned")
 """The kinds of results that a study leaves in its ledger."""
 
 SAMPLER_NAMES = {"esnac": "ESNAC", "random": "random search"}
@@ -68,7 +68,7 @@ class StudyRecord:
     @property
     def place(self) -> PurePath:
         """The study's folder, from the folder that holds the outputs: it names no place on a machine."""
-        return PurePath(self.folder.parent.name, self.folder.name)
+        return PurePath(*self.folder.parts[-1 - len(PurePath(self.config.study).parts) :])
 
     @property
     def has_summary(self) -> bool:
@@ -216,8 +216,8 @@ def read(study: str | Path) -> StudyRecord:
 def ledger_path(study: str | Path) -> Path:
     """Where the ledger of a study lies that is given by its name, its folder, or its ledger's path."""
     path = Path(study)
-    if isinstance(study, str) and path.name == study and path.suffix != ".sqlite":
-        path = outputs_root() / study
+    if isinstance(study, str) and path.suffix != ".sqlite" and (path.name == study or (outputs_root() / path).is_dir()):
+        path = outputs_root() / path
     return path if path.suffix == ".sqlite" else path / "ledger.sqlite"
 
 
