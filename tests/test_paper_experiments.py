@@ -91,7 +91,7 @@ def test_what_is_varied_cannot_be_given() -> None:
         (TransferConfig, {"targets": "resnet99@digits"}, "did you mean 'resnet"),
         (TransferConfig, {"kernels": "0"}, "'0' is not allowed"),
         (ShufflenetConfig, {"originals": "cnn4"}, "'cnn4' is among the teachers"),
-        (ShufflenetConfig, {"originals": "shufflenet_2x"}, "originals = 'shufflenet_2x': 'shufflenet_2x' is unknown; did you mean"),
+        (ShufflenetConfig, {"originals": "shufflenet_2x"}, "originals = 'shufflenet_2x': 'shufflenet_2x' is unknown"),
         (ShufflenetConfig, {"final": "none"}, "allowed are validated, paper"),
         (N2nConfig, {"runs": 0}, "runs = 0 is out of range"),
     ],
