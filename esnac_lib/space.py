@@ -301,9 +301,9 @@ class SearchSpace:
         """Random decisions, drawn as the authors' program does (SPEC §1, random sampling)."""
         p_remove, p_skip = rng.choice(REMOVAL_PROBABILITIES), rng.choice(SKIP_PROBABILITIES)
         remove_draws, skip_draws = rng.random(len(self.removable)), rng.random(len(self.connectable))
-        removed = {i for i, draw in zip(self.removable, remove_draws, strict=True) if draw < p_remove}
+        removed = {self.removable[i] for i in np.flatnonzero(remove_draws < p_remove)}
         ratios = tuple(float(rng.random() * group.max_ratio) for group in self.groups)
-        skips = {pair for pair, draw in zip(self.connectable, skip_draws, strict=True) if draw < p_skip}
+        skips = {self.connectable[i] for i in np.flatnonzero(skip_draws < p_skip)}
         return self.normalise(Decisions(frozenset(removed), ratios, frozenset(skips)))
 
     def mutate(self, decisions: Decisions, rng: np.random.Generator) -> Decisions:
