@@ -163,8 +163,10 @@ class _Layer:
             after = self._states[:, counts[0] + starts[t] : counts[0] + starts[t + 1]]
         gates, h = self._gates[:, kept], self.h[:, here]
         read = self._last[:, starts[t + 1] : starts[t + 1] + counts[t + 1]]
-        parts = (*gates.split(self.hidden, dim=2), self._cell[:, kept], before, after, self._tanh[:, kept])
-        return _Step(self._last[:, here], gates, *parts, h, h[:, : counts[t + 1]], read)
+        i, f, s, o = gates.split(self.hidden, dim=2)
+        cell, tanh = self._cell[:, kept], self._tanh[:, kept]
+        lasting = h[:, : counts[t + 1]]
+        return _Step(self._last[:, here], gates, i, f, s, o, cell, before, after, tanh, h, lasting, read)
 
     def _back_views(self, t: int, buffers: _Gradients) -> _Back:
         starts, counts = self.packing.starts, [*self.packing.counts, 0]

@@ -20,11 +20,8 @@ from esnac_lib.layer_types import Shape, Slot
 from esnac_lib.operators import is_depthwise
 from esnac_lib.space import ChannelGroup, Decisions, SearchSpace
 
-PLAIN = frozenset(
-    ("conv", "linear", "batch_norm", "relu", "sigmoid", "dropout", "max_pool", "avg_pool", "adaptive_avg_pool",
-     "flatten", "concat", "channel_shuffle")
-)  # fmt: skip
-"""Kinds of layers of which a ratio changes nothing but the channels."""
+BUILT = frozenset({"select"})
+"""Kinds of layers of which a ratio changes other attributes than the numbers of channels and groups."""
 
 _GROUPS = len(KINDS) + ATTRIBUTES.index("groups")
 
@@ -81,19 +78,19 @@ class Outline:
 class Outliner:
     """Makes the outlines of a space's students.
 
-    Teachers with layers of other kinds than `PLAIN` are built, not outlined: slower, and the same.
+    Students of teachers with layers of the kinds `BUILT` are built, not outlined: slower, and the same.
     """
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
-        self._plain = all(layer.kind in PLAIN for layer in space.teacher.layers)
+        self._built = any(layer.kind in BUILT for layer in space.teacher.layers)
         self._widths = _Widths(space)
         self._rows = _rows(space.teacher)
         self._natures = space.teacher.graph.natures
 
     def outline(self, decisions: Decisions) -> Outline:
         """The student of decisions in the one form that `sample`, `mutate`, `cross` and `normalise` give them."""
-        if not self._plain:
+        if self._built:
             return Outline.of(self.space.apply(decisions))
         inputs, output = self._edges(decisions)
         left = [i for i in range(len(self._rows)) if i not in decisions.removed]

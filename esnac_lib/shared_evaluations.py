@@ -22,6 +22,7 @@ from typing import Any
 from esnac_lib.config import StudyConfig
 from esnac_lib.errors import EsnacError
 from esnac_lib.ledger import Ledger
+from esnac_lib.ledger_file import PACKED, find_ledgers
 from esnac_lib.recipes import Recipe
 from esnac_lib.watch import EpochResult
 
@@ -67,7 +68,7 @@ class SharedEvaluations:
         """Read what the other studies have told since the last time."""
         if self._alone:
             return
-        for path in sorted(self._folder.parent.glob("*/ledger.sqlite")):
+        for path in find_ledgers(self._folder.parent, "*/ledger.sqlite"):
             stamp = _stamp(path)
             if path.parent != self._folder and stamp and stamp != self._stamps.get(path):
                 self._stamps[path] = stamp
@@ -106,7 +107,8 @@ class SharedEvaluations:
 def training_of(config: StudyConfig) -> dict[str, Any]:
     """All parameters that the evaluation of an architecture depends on, the teacher's training included."""
     return {
-        "teacher": config.teacher,
+        "teacher": [config.teacher, config.teacher_options, config.teacher_weights],
+        "images": [config.image_channels, config.normalise],
         "dataset": config.dataset,
         "validation": config.validation,
         "search_images": config.search_images,
@@ -134,7 +136,7 @@ def _digest(text: str) -> str:
 def _stamp(path: Path) -> tuple[int, ...]:
     """Changes when a ledger, or the log beside it, was written to; empty if it is gone."""
     stamp: list[int] = []
-    for file in (path, path.with_name(path.name + "-wal")):
+    for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + PACKED)):
         try:
             status = file.stat()
             stamp += [status.st_mtime_ns, status.st_size]

@@ -15,7 +15,7 @@ from torch import nn
 
 from esnac_lib import gp, kernels
 from esnac_lib.embedding import Embedding
-from esnac_lib.encoding import encoding_size
+from esnac_lib.encoding import KINDS, encoding_size
 from esnac_lib.errors import ConfigError, DataError, TrainingError
 from esnac_lib.kernels import Kernel, KernelSettings, choose_subset, learn_kernel, learn_kernels
 from esnac_lib.learning import Learner
@@ -34,8 +34,8 @@ def observations(n: int, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
         rows = np.zeros((length, width), np.float32)
         kinds = rng.integers(0, 2, length)
         rows[np.arange(length), kinds] = 1
-        rows[:, 12] = 3 * (kinds == 0)
-        rows[1:, 18] = rows[:-1, 21] = 1
+        rows[:, len(KINDS)] = kinds == 0
+        rows[1:, -2 * EDGE] = rows[:-1, -EDGE] = 1
         encodings.append(rows)
         f.append(1 / (1 + kinds.sum()))
     return encodings, np.array(f)
@@ -228,6 +228,7 @@ SEEDS = [11, 12, 2**62, 13]
 
 @pytest.mark.parametrize("rows", [1, 40, 10_000])  # each kernel in a pass of its own, two together, all together
 def test_k_kernels_are_k_separate_calls(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To float32's rounding, which Adam makes larger where a gradient is hardly more than that."""
     encodings, f = observations(10)
     monkeypatch.setattr(kernels, "ROWS", {"cpu": rows})
     settings = replace(SHORT, lr=3e-3, tolerance=0.03, max_steps=12)  # kernels stop after different numbers of steps
@@ -236,8 +237,8 @@ def test_k_kernels_are_k_separate_calls(rows: int, monkeypatch: pytest.MonkeyPat
         alone = learn_kernel([encodings[i] for i in subset], f[subset], settings, generator(seed))
         np.testing.assert_array_equal(kernel.f, f[subset])
         assert kernel.steps == alone.steps
-        assert kernel.loss == pytest.approx(alone.loss, abs=1e-6, nan_ok=True)
-        torch.testing.assert_close(kernel.embed(encodings), alone.embed(encodings), atol=1e-5, rtol=0)
+        assert kernel.loss == pytest.approx(alone.loss, abs=5e-5, nan_ok=True)
+        torch.testing.assert_close(kernel.embed(encodings), alone.embed(encodings), atol=1e-4, rtol=0)
     assert not same_weights(together[0].embedding, together[1].embedding)
     assert len({kernel.steps for kernel in together}) == 4
 
@@ -322,6 +323,6 @@ def test_observations_that_are_refused() -> None:
 @pytest.mark.parametrize("objective", ["posterior", "euclidean"])
 def test_divergence_is_told(objective: str) -> None:
     encodings, f = observations(4)
-    settings = replace(SHORT, objective=objective, lr=1e38)
+    settings = replace(SHORT, objective=objective, lr=3e37)
     with pytest.raises(TrainingError, match="diverged after 1 steps"):
         learn_kernel(encodings, f, settings, generator())

@@ -7,12 +7,17 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from graphs import architectures
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
+from esnac_lib.decisions import Decisions
 from esnac_lib.encoding import encode
-from esnac_lib.outline import Outline, Outliner
+from esnac_lib.grouping import GROUPINGS
+from esnac_lib.outline import BUILT, Outline, Outliner
 from esnac_lib.randomness import make_rng
-from esnac_lib.space import OPERATORS, Decisions, SearchSpace
+from esnac_lib.space import OPERATORS, SAMPLINGS, SearchSpace
 from esnac_lib.teachers import teacher
 from esnac_lib.tracing import trace
 
@@ -81,9 +86,37 @@ def test_depthwise_groups_follow_the_channels() -> None:
     assert all(channels == groups for channels, groups in depthwise)
 
 
-def test_a_teacher_with_other_kinds_of_layers_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esnac_lib.outline.PLAIN", frozenset({"conv"}))
-    space = space_of("cnn4")
+@settings(max_examples=100, deadline=None)
+@given(architectures(), st.sampled_from(GROUPINGS), st.integers(0, 2**32))
+def test_every_kind_of_layer(network: Architecture, grouping: str, seed: int) -> None:
+    space, rng = SearchSpace(network, grouping=grouping), make_rng(seed, "test")
+    outliner = Outliner(space)
+    for sampling in SAMPLINGS:
+        space.sampling = sampling
+        check(space, outliner, space.mutate(space.sample(rng), rng))
+
+
+def test_an_opaque_layer_stays_as_it_is() -> None:
+    attrs = {"what": "cumsum", "inputs": [(4, 8, 8)], "output": (4, 8, 8), "tensors": []}
+    conv = {"kernel_size": 3, "padding": 1}
+    layers = (
+        Layer("a", "conv", (slot(INPUT),), 6, conv),
+        Layer("b", "conv", (slot(0),), 4, conv),
+        Layer("opaque", "opaque", (slot(1),), attrs=attrs),
+        Layer("c", "conv", (slot(2),), 3, conv),
+    )
+    space = SearchSpace(Architecture(layers, (3, 8, 8), slot(3)))
+    check(space, Outliner(space), space.normalise(Decisions(frozenset(), (0.5,), frozenset())))
+
+
+@pytest.mark.parametrize("built", BUILT)
+def test_what_a_ratio_changes_otherwise_is_built(built: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = (
+        Layer("conv", "conv", (slot(INPUT),), 6, {"kernel_size": 1}),
+        Layer("built", built, (slot(0),), attrs={"runs": [(2, 5), (0, 1)]}),
+        Layer("last", "conv", (slot(1),), 4, {"kernel_size": 1}),
+    )
+    space = SearchSpace(Architecture(layers, (3, 8, 8), slot(2)))
     applied: list[Decisions] = []
     apply = space.apply
     monkeypatch.setattr(space, "apply", lambda decisions: applied.append(decisions) or apply(decisions))

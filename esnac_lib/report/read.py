@@ -23,7 +23,7 @@ from esnac_lib.ledger import Ledger
 from esnac_lib.objective import objective
 from esnac_lib.space import Decisions
 
-KINDS = ("teacher", "final", "full", "narrowed", "solution", "baseline", "shared")
+KINDS = ("teacher", "final", "full", "narrowed", "solution", "baseline", "shared", "pruned")
 """The kinds of results that a study leaves in its ledger."""
 
 SAMPLER_NAMES = {"esnac": "ESNAC", "random": "random search"}

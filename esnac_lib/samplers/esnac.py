@@ -55,7 +55,10 @@ class EsnacSampler:
         self._outlines.extend(Outline.of(trial.architecture) for trial in trials)
 
     def kernels(self, n: int) -> list[Kernel]:
-        """n kernels, each fresh and on its own random subset of the observations and the teacher (f = 0) [code]."""
+        """n kernels learned on all that was told, as the next `ask` would learn them.
+
+        Each is fresh and on its own random subset of the observations and the teacher (f = 0) [code].
+        """
         step, settings = len(self._told), self.settings
         known = [(self._teacher, 0.0)]
         known += [(o, trial.f) for o, trial in zip(self._outlines, self._told, strict=True) if trial.f is not None]
