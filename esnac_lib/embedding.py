@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from esnac_lib.errors import ArchitectureError
-from esnac_lib.lstm import BiLstm, Packing, Weights
+from esnac_lib.lstm import Weights
 
 Encodings = Sequence[np.ndarray]  # each (L, d) float32
 
-CHUNK = 16_000  # rows (layers) embedded at once: bounds the memory, some 70 MB
+CHUNK = 16_000  # rows (layers) embedded at once: bounds the memory, some 30 MB
 
 
 class Embedding(nn.Module):
@@ -24,7 +25,7 @@ class Embedding(nn.Module):
     The weights are drawn from `generator` (on the CPU) as PyTorch draws an LSTM's, uniform in ±1/√hidden; no global
     state is read or moved.
 
-    `self.lstm` holds the weights, but is not called: `esnac_lib.lstm` computes what it would.
+    `self.lstm` holds the weights. Learning goes through `esnac_lib.lstm`, which computes the same.
     """
 
     def __init__(self, input_size: int, hidden: int = 64, layers: int = 4, *, generator: torch.Generator) -> None:
@@ -65,21 +66,32 @@ class Embedding(nn.Module):
     def embed(self, encodings: Encodings, device: str | torch.device = "cpu") -> Tensor:
         """Encodings (L_b, d) -> unit vectors (n, 2·hidden) on `device`; memory does not grow with their number.
 
+        Sequences of one length are embedded together: no padding, and PyTorch's fused LSTMs, which want just that.
         Raises ArchitectureError if one is empty or of another width.
         """
         check(encodings, self.lstm.input_size)
-        weights = [Weights(*(part.to(device) for part in layer)) for layer in self.weights()]
-        result = weights[0].hh.new_empty(len(encodings), self.size)
+        result = torch.empty(len(encodings), self.size, device=device)
+        if not encodings:
+            return result
+        used = used_columns(encodings)
+        lstm = self._narrowed(used).to(device)
         for chunk in _chunks([len(encoding) for encoding in encodings]):
-            part = [encodings[index] for index in chunk]
-            used = used_columns(part)
-            packing = Packing([[len(encoding) for encoding in part]], device)
-            rows = torch.from_numpy(packing.arrange(0, [encoding[:, used] for encoding in part])).to(result)
-            lstm = BiLstm(packing, rows.unsqueeze(0), self.lstm.hidden_size, self.lstm.num_layers, keep=False)
-            first = weights[0]._replace(ih=weights[0].ih[..., torch.from_numpy(used).to(device)])
-            means = lstm.forward([first, *weights[1:]])[0]
-            result[[chunk[index] for index in packing.orders[0]]] = nn.functional.normalize(means, dim=1)
+            items = torch.from_numpy(np.stack([encodings[index][:, used] for index in chunk])).to(device)
+            result[chunk] = nn.functional.normalize(lstm(items)[0].mean(1), dim=1)
         return result
+
+    def _narrowed(self, used: np.ndarray) -> nn.LSTM:
+        """The LSTM for inputs of which only these columns are given, the others being zero."""
+        own = self.lstm
+        with torch.device("meta"):
+            lstm = nn.LSTM(len(used), own.hidden_size, own.num_layers, batch_first=True, bidirectional=True)
+        columns = torch.from_numpy(used)
+        weights = {
+            name: weight[:, columns] if name.startswith("weight_ih_l0") else weight
+            for name, weight in own.state_dict().items()
+        }
+        lstm.load_state_dict(weights, assign=True)
+        return lstm.requires_grad_(False)
 
 
 def used_columns(encodings: Encodings) -> np.ndarray:
@@ -98,14 +110,8 @@ def check(encodings: Encodings, width: int) -> None:
 
 
 def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """All indices, the longest sequence first, in parts of at most CHUNK rows."""
-    part: list[int] = []
-    rows = 0
-    for index in np.argsort([-n for n in lengths], kind="stable").tolist():
-        if part and rows + lengths[index] > CHUNK:
-            yield part
-            part, rows = [], 0
-        part.append(index)
-        rows += lengths[index]
-    if part:
-        yield part
+    """All indices, in parts of one length and of at most CHUNK rows, or one sequence."""
+    for length, same in groupby(np.argsort(lengths, kind="stable").tolist(), key=lambda index: lengths[index]):
+        indices, most = list(same), max(1, CHUNK // length)
+        for start in range(0, len(indices), most):
+            yield indices[start : start + most]

@@ -163,7 +163,7 @@ class Objectives:
         rows = [packing.arrange(k, [e[:, used] for e in learner.encodings]) for k, learner in enumerate(learners)]
         lstm = learners[0].embedding.lstm
         inputs = torch.from_numpy(np.stack(rows)).to(device)  # (G, T, columns in use)
-        self._lstm = BiLstm(packing, inputs, lstm.hidden_size, lstm.num_layers, keep=True)
+        self._lstm = BiLstm(packing, inputs, lstm.hidden_size, lstm.num_layers)
         self._depth = lstm.num_layers
         self._places = [
             torch.from_numpy(packing.ranks(k)[learner.places]).to(device) for k, learner in enumerate(learners)

@@ -134,37 +134,33 @@ class _Gradients:
 class _Layer:
     """One layer, both directions of all networks.
 
-    x (N, T, d): its inputs, to be filled in; h (N, T, H): its hidden states. gradients: None where `backward` will not
-    be called; then one step's gates lie where the last one's did.
+    x (N, T, d): its inputs, to be filled in; h (N, T, H): its hidden states.
     """
 
-    def __init__(self, packing: Packing, inputs: int, hidden: int, like: Tensor, gradients: _Gradients | None) -> None:
+    def __init__(self, packing: Packing, inputs: int, hidden: int, like: Tensor, gradients: _Gradients) -> None:
         self.packing, self.hidden, self.gradients = packing, hidden, gradients
         count, total, first = 2 * packing.networks, packing.total, packing.counts[0]
         self.x = like.new_empty(count, total, inputs)
         self.h = like.new_empty(count, total, hidden)
         self._last = like.new_zeros(count, total, hidden)
-        rows = total if gradients else first
-        self._gates = like.new_empty(count, rows, 4 * hidden)
-        self._cell, self._tanh = (like.new_empty(count, rows, hidden) for _ in range(2))
-        self._states = like.new_empty(count, first + total if gradients else first, hidden)
+        self._gates = like.new_empty(count, total, 4 * hidden)
+        self._cell, self._tanh = (like.new_empty(count, total, hidden) for _ in range(2))
+        self._states = like.new_empty(count, first + total, hidden)
         self._less = like.new_tensor(-2.0), like.new_tensor(-1.0)
         self._steps = [self._views(t) for t in range(len(packing.counts))]
-        self._backs = [self._back_views(t, gradients) for t in reversed(range(len(self._steps)))] if gradients else []
+        self._backs = [self._back_views(t, gradients) for t in reversed(range(len(self._steps)))]
 
     def _views(self, t: int) -> _Step:
         starts, counts = self.packing.starts, [*self.packing.counts, 0]
         here = slice(starts[t], starts[t + 1])
-        kept = here if self.gradients else slice(0, counts[t])
-        before = after = self._states[:, : counts[t]]
-        if self.gradients:  # the states after step t - 1 lie before those after step t; zeros before the first
-            shift = counts[0] - counts[t - 1] if t else 0
-            before = self._states[:, starts[t] + shift : starts[t] + shift + counts[t]]
-            after = self._states[:, counts[0] + starts[t] : counts[0] + starts[t + 1]]
-        gates, h = self._gates[:, kept], self.h[:, here]
+        # The states after step t - 1 lie before those after step t; zeros before the first.
+        shift = counts[0] - counts[t - 1] if t else 0
+        before = self._states[:, starts[t] + shift : starts[t] + shift + counts[t]]
+        after = self._states[:, counts[0] + starts[t] : counts[0] + starts[t + 1]]
+        gates, h = self._gates[:, here], self.h[:, here]
         read = self._last[:, starts[t + 1] : starts[t + 1] + counts[t + 1]]
         i, f, s, o = gates.split(self.hidden, dim=2)
-        cell, tanh = self._cell[:, kept], self._tanh[:, kept]
+        cell, tanh = self._cell[:, here], self._tanh[:, here]
         lasting = h[:, : counts[t + 1]]
         return _Step(self._last[:, here], gates, i, f, s, o, cell, before, after, tanh, h, lasting, read)
 
@@ -200,7 +196,6 @@ class _Layer:
         hh (N, 4H, H): the weights with the cell gate's rows times 8, for in all that comes back, as in the buffers'
         gradient of the gates, the cell gate's rows are an eighth of what they should be: 2·4, from 2σ(2x) doubled.
         """
-        assert self.gradients
         self.gradients.c.zero_()
         for step, dh, lasting, read, dc, room, dgates, di, df, ds, do, dlast in self._backs:
             lasting.add_(read)
@@ -223,17 +218,17 @@ class _Layer:
 class BiLstm:
     """G networks of some layers, with buffers for their sequences, which stay the same from pass to pass.
 
-    inputs: (G, T, d) as `packing.arrange` gives them. keep: whether `backward` will be called; it takes 23 KB a row and
-    network with 4 layers of 64 units in float32, against 4 KB without.
+    inputs: (G, T, d) as `packing.arrange` gives them. With 4 layers of 64 units, in float32, the buffers take 23 KB a
+    row and network.
     """
 
-    def __init__(self, packing: Packing, inputs: Tensor, hidden: int, depth: int, keep: bool) -> None:
+    def __init__(self, packing: Packing, inputs: Tensor, hidden: int, depth: int) -> None:
         self.packing, self.hidden = packing, hidden
-        self._gradients = _Gradients(packing, hidden, inputs) if keep else None
+        self._gradients = _Gradients(packing, hidden, inputs)
         first = _Layer(packing, inputs.shape[2], hidden, inputs, self._gradients)
         first.x.copy_(torch.stack([inputs, self._mirrored(inputs)], 1).flatten(0, 1))
-        others = [_Layer(packing, 2 * hidden, hidden, inputs, self._gradients) for _ in range(depth - 1 if keep else 1)]
-        self._layers = [first, *(others if keep else others * (depth - 1))]
+        others = [_Layer(packing, 2 * hidden, hidden, inputs, self._gradients) for _ in range(depth - 1)]
+        self._layers = [first, *others]
         rows = packing.real.to(inputs.dtype).repeat_interleave(2, 0).unsqueeze(2)  # (N, T, 1)
         self._real = rows.split(packing.counts, dim=1)
         self._weights: Sequence[Weights] = ()
@@ -263,7 +258,6 @@ class BiLstm:
 
     def backward(self, gradient: Tensor) -> list[Weights]:
         """The gradients of the weights of the last `forward`, from that of its result, (G, n, 2H)."""
-        assert self._gradients
         networks, hidden = self.packing.networks, self.hidden
         sums = (gradient / self._lengths).unflatten(2, (2, hidden)).transpose(1, 2).flatten(0, 1)  # (N, n, H)
         for dh, real in zip(self._gradients.h.split(self.packing.counts, dim=1), self._real, strict=True):
@@ -297,7 +291,6 @@ class BiLstm:
 
     def _hand_back(self, ih: Tensor) -> None:
         """From the gates' gradient that of the hidden states of the layer below, into the buffers."""
-        assert self._gradients
         dgates, dh, size = self._gradients.gates, self._gradients.h, self.hidden
         for network, mirror in enumerate(self.packing.mirror):
             ahead, back = (linear(dgates[2 * network + way], ih[network, way].mT) for way in (0, 1))  # (T, 2H)

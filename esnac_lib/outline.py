@@ -87,6 +87,7 @@ class Outliner:
         self._widths = _Widths(space)
         self._rows = _rows(space.teacher)
         self._natures = space.teacher.graph.natures
+        self._only = [_only_source(layer.inputs) for layer in space.teacher.layers]
 
     def outline(self, decisions: Decisions) -> Outline:
         """The student of decisions in the one form that `sample`, `mutate`, `cross` and `normalise` give them."""
@@ -115,8 +116,8 @@ class Outliner:
             added.setdefault(j, []).append(i)
         stands_for: dict[int, Slot] = {INPUT: slot(INPUT)}
         inputs: list[tuple[Slot, ...]] = []
-        for index, layer in enumerate(self.space.teacher.layers):
-            parts = tuple(_through(part, stands_for) for part in layer.inputs)
+        for index, (layer, only) in enumerate(zip(self.space.teacher.layers, self._only, strict=True)):
+            parts = (stands_for[only],) if only is not None else tuple(_through(p, stands_for) for p in layer.inputs)
             if index in decisions.removed:
                 stands_for[index] = parts[0]
                 continue
@@ -173,6 +174,11 @@ def _kept(group: ChannelGroup, ratio: float) -> list[int]:
         low, high = (kept_count(end, ratio, group.multiple) if end else 0 for end in (segment.lower, segment.upper))
         kept.append(min(segment.width, max(group.multiple, high - low)))
     return kept
+
+
+def _only_source(inputs: tuple[Slot, ...]) -> int | None:
+    """The one layer that a layer reads once, as most do; None for the others."""
+    return inputs[0][0][0] if len(inputs) == len(inputs[0]) == 1 and inputs[0][0][1] == 1 else None
 
 
 def _through(part: Slot, stands_for: dict[int, Slot]) -> Slot:

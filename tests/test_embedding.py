@@ -56,19 +56,21 @@ def test_chunks_and_company_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[int] = []
-    packing = module.Packing
+    """However many there are, no more than CHUNK rows, or one sequence, go through the LSTM at once."""
+    rows: list[tuple[int, int]] = []
+    forward = nn.LSTM.forward
 
-    def counting(lengths: list[list[int]], device: str) -> object:
-        rows.append(sum(map(sum, lengths)))
-        return packing(lengths, device)
+    def counting(self: nn.LSTM, items: Tensor) -> object:
+        rows.append((items.shape[0], items.shape[1]))
+        return forward(self, items)
 
-    monkeypatch.setattr(module, "Packing", counting)
-    monkeypatch.setattr(module, "CHUNK", 30)
-    encodings = sequences(40, seed=3)
+    monkeypatch.setattr(nn.LSTM, "forward", counting)
+    monkeypatch.setattr(module, "CHUNK", 12)
+    encodings = sequences(60, seed=3)
     new().embed(encodings)
-    assert max(rows) <= 30
-    assert sum(rows) == sum(map(len, encodings))
+    assert all(count * length <= 12 or count == 1 for count, length in rows)
+    assert any(count > 1 for count, _ in rows)
+    assert sum(count * length for count, length in rows) == sum(map(len, encodings))
 
 
 @pytest.mark.parametrize("bad", [np.zeros((0, WIDTH), np.float32), np.ones((2, WIDTH - 1)), np.ones(WIDTH)])
