@@ -272,10 +272,10 @@ class SearchSpace:
         p_remove = rng.choice(MILD_REMOVAL_PROBABILITIES if mild else REMOVAL_PROBABILITIES)
         p_skip = rng.choice(MILD_SKIP_PROBABILITIES if mild else SKIP_PROBABILITIES)
         remove_draws, skip_draws = rng.random(len(self.removable)), rng.random(len(self.connectable))
-        removed = {i for i, draw in zip(self.removable, remove_draws, strict=True) if draw < p_remove}
+        removed = {self.removable[i] for i in np.flatnonzero(remove_draws < p_remove)}
         shares = self._mild_shares(rng) if mild else [rng.random() for _ in self.groups]
         ratios = tuple(float(share * group.max_ratio) for share, group in zip(shares, self.groups, strict=True))
-        skips = {pair for pair, draw in zip(self.connectable, skip_draws, strict=True) if draw < p_skip}
+        skips = {self.connectable[i] for i in np.flatnonzero(skip_draws < p_skip)}
         return self.within(Decisions(frozenset(removed), ratios, frozenset(skips)))
 
     def within(self, decisions: Decisions) -> Decisions:
