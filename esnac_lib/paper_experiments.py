@@ -144,9 +144,8 @@ class ShufflenetConfig(ExperimentConfig):
         for name in ("teachers", "originals"):
             for network in names_in(value := getattr(self, name)):
                 if network not in TEACHERS:
-                    raise ConfigError(
-                        f"{name} = {value!r}: {network!r} is no network: {nearest(network, TEACHERS)!r} is"
-                    )
+                    known = f"did you mean {nearest(network, TEACHERS)!r}?"
+                    raise ConfigError(f"{name} = {value!r:.200}: {network!r:.60} is unknown; {known}")
         super()._check_together()
         if both := set(names_in(self.teachers)) & set(names_in(self.originals)):
             raise ConfigError(f"originals = {self.originals!r}: {min(both)!r} is among the teachers, too")

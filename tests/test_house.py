@@ -28,16 +28,16 @@ PARAMS = sorted((ROOT / "params").glob("*.yaml"))
 LOCK = ROOT / "requirements.lock"
 
 FLOORS = {
-    0: "errors time_limit randomness layer_attrs layer_types canonical architecture objective",
+    0: "errors time_limit randomness layer_attrs layer_types canonical architecture objective lstm",
     1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch "
     "ledger_digest shared_evaluations experiment_config paper_experiments report_config comparison_config "
     "coverage_config compress_config",
     2: "modules network tracing operators encoding study_data",
-    3: "teachers user_model channels decisions grouping space embedding gp kernels student trainer",
-    4: "trained_teacher final_training acquisition evaluator export kernel_file",
+    3: "teachers user_model channels decisions grouping space embedding gp learning kernels student trainer",
+    4: "outline trained_teacher final_training acquisition evaluator export kernel_file",
     5: "samplers proof",
     6: "trials source_kernels study plan coverage architecture_compression offline",
-    7: "report monitor experiment pruning",
+    7: "report monitor experiment pruning benchmarks",
     8: "__init__",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
