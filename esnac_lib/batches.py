@@ -95,6 +95,10 @@ class DeviceData:
         self._scale = (1 / (255 * std32)).to(torch.float32).view(-1, 1, 1).to(device)  # (C, 1, 1)
         self._shift = (-mean32 / std32).to(torch.float32).view(-1, 1, 1).to(device)
 
+    def __repr__(self) -> str:
+        size = f"{self.image_size}×{self.image_size}×{self.in_channels}"
+        return f"DeviceData({len(self.labels):,} images, {size}, on {self.labels.device})"
+
     def __len__(self) -> int:
         """The number of images."""
         return len(self.labels)

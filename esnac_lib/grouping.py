@@ -105,6 +105,9 @@ class Grouping:
         self.flow: Flow = trace_channels(architecture)
         self.groups = self._groups()
 
+    def __repr__(self) -> str:
+        return f"Grouping({self.kind!r}: {', '.join(group.name for group in self.groups)})"
+
     def _groups(self) -> tuple[ChannelGroup, ...]:
         members: dict[int, list[Segment]] = {}
         for segment in self.flow.segments:

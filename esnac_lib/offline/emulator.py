@@ -50,6 +50,9 @@ class Emulator:
         self._trees = _trees().fit(self._features, self._accuracy)
         self.noise = float(np.std(self._unseen - self._accuracy)) if noise is None else noise
 
+    def __repr__(self) -> str:
+        return f"Emulator({self.problem!r}, from {len(self._f)} evaluations, noise {self.noise:.4f})"
+
     @cached_property
     def _unseen(self) -> np.ndarray:
         """(n,): the accuracies in the table, each foreseen by trees that did not see it."""
