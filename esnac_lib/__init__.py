@@ -22,6 +22,7 @@ _HOME = {
     "LocalEvaluator": "evaluator",
     "N2nSampler": "samplers",
     "RandomSampler": "samplers",
+    "RayEvaluator": "ray_evaluator",
     "SearchSpace": "space",
     "Study": "study",
     "StudyConfig": "config",

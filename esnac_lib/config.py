@@ -29,10 +29,12 @@ _ORIGINAL_SHUFFLENETS = tuple(f"shufflenet_{x}x_g{g}" for x in ("0.5", "1.0", "1
 _NAMED_TEACHERS = ("vgg19", "resnet18", "resnet34", "shufflenet", "conv7", "conv10", "cnn4")
 TEACHERS = (*_NAMED_TEACHERS, *_ORIGINAL_SHUFFLENETS)
 
-RESULT_FREE = frozenset({"device", "data_root", "max_minutes", "beside"})
+RESULT_FREE = frozenset(
+    {"device", "evaluator", "ray_address", "students_per_gpu", "data_root", "max_minutes", "beside"}
+)
 """Parameters that no result depends on: they may change when a study is resumed. (`steps` may grow.)"""
 
-_ONLY_FOR_FINAL_TRAINING = frozenset({"final_epochs", "final_lr", "top"})
+_ONLY_FOR_FINAL_TRAINING = frozenset({"final_epochs", "final_lr", "top", "label_smoothing"})
 _IPYTHON_NAMES = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open", "display"})
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -81,9 +83,19 @@ class StudyConfig(BaseModel):
     schedule: Annotated[
         Literal["step", "one_cycle"], Field(description="learning rate schedule of teachers and final training")
     ] = "one_cycle"
+    label_smoothing: Annotated[
+        float, Field(ge=0, lt=1, description="label smoothing of the reference teacher and of final training")
+    ] = 0.0
     baseline: Annotated[bool, Field(description="also train the uniformly narrowed teacher")] = True
     seed: Annotated[int, Field(ge=0, description="seed of every random draw")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
+    evaluator: Annotated[
+        Literal["local", "ray"], Field(description="where students are trained: in this process, or by Ray")
+    ] = "local"
+    ray_address: Annotated[
+        str, Field(description="cluster to use (auto: the one of this machine); empty: start one")
+    ] = ""
+    students_per_gpu: Annotated[int, Field(ge=1, description="students that share a GPU of a Ray cluster")] = 4
     max_minutes: Annotated[float, Field(ge=0, description="stop after so many minutes; 0: no limit")] = 0.0
     beside: Annotated[str, Field(description="other studies to show in the same figures, with commas")] = ""
 
@@ -277,7 +289,7 @@ def _explain(fault: ErrorDetails) -> str:
     if fault["type"] == "literal_error" and isinstance(value, str):
         return _unknown_choice(f"{name} = {_show(value)}", value, get_args(StudyConfig.model_fields[name].annotation))
     allowed, hint = _allowed(name), _hint(name, value)
-    if fault["type"] in ("greater_than", "greater_than_equal", "finite_number"):
+    if fault["type"] in ("greater_than", "greater_than_equal", "less_than", "finite_number"):
         return f"{name} = {_show(value)} is out of range: {allowed} is allowed"
     return f"{name} = {_show(value)} is of the wrong type ({type(value).__name__}): {allowed} is allowed{hint}"
 
@@ -297,6 +309,8 @@ def _allowed(name: str) -> str:
         text += f" of at least {schema['minimum']:g}"
     if "exclusiveMinimum" in schema:
         text += f" above {schema['exclusiveMinimum']:g}"
+    if "exclusiveMaximum" in schema:
+        text += f" and below {schema['exclusiveMaximum']:g}"
     return text
 
 

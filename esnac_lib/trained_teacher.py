@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,10 +26,11 @@ from esnac_lib.data import Dataset
 from esnac_lib.errors import TrainingError
 from esnac_lib.network import Network, build
 from esnac_lib.randomness import derive_seed
+from esnac_lib.splitting import train_splitting
 from esnac_lib.study_data import StudyData
 from esnac_lib.teachers import teacher
 from esnac_lib.tracing import trace
-from esnac_lib.trainer import Recipe, Trainee, clear_checkpoint, train
+from esnac_lib.trainer import Recipe, clear_checkpoint, train
 from esnac_lib.watch import NOBODY, EpochResult, Watch
 from esnac_lib.weights import load_weights, save_weights
 
@@ -75,7 +77,7 @@ def train_teacher(
     watch hears each epoch of a training that happens now, and those of one that is taken. Raises TrainingError if the
     training fails.
     """
-    recipe = Recipe.teacher(config)
+    recipe = Recipe.teacher(config, role)
     key = f"{role}-teacher"
     path = (
         folder
@@ -90,18 +92,18 @@ def train_teacher(
                 watch.on_epoch(key, result)
             return found
         architecture, weights = traced_teacher(config, data.dataset, role)
-        network = build(architecture, weights)
-        outcome = train(
-            [Trainee(key, network)],
-            data.training if role == "search" else data.everything,
-            data.validation if role == "search" else data.test,
-            recipe,
+        train_group = partial(
+            train,
+            train_data=data.training if role == "search" else data.everything,
+            evaluation_data=data.validation if role == "search" else data.test,
+            recipe=recipe,
             seed=config.seed,
             purpose=key,
             device=data.device,
             checkpoint=path / "checkpoint",
             watch=watch,
-        )[key]
+        )
+        [(outcome, network)] = train_splitting({key: partial(build, architecture, weights)}, train_group)
         if outcome.state != "complete" or outcome.last_accuracy is None:
             clear_checkpoint(path / "checkpoint")
             raise TrainingError(f"the {role} teacher could not be trained: {outcome.error}")

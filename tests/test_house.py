@@ -27,14 +27,14 @@ PARAMS = sorted((ROOT / "params").glob("*.yaml"))
 LOCK = ROOT / "requirements.lock"
 
 FLOORS = {
-    0: "errors randomness layer_types canonical architecture objective",
+    0: "errors randomness devices faults layer_types canonical architecture objective",
     1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch",
     2: "network traceable tracing operators encoding study_data",
-    3: "teachers channels space embedding gp kernels student trainer",
-    4: "trained_teacher final_training acquisition evaluator export",
+    3: "teachers channels space embedding gp kernels stepping student trainer splitting",
+    4: "trained_teacher final_training acquisition evaluator ray_evaluator export",
     5: "samplers",
     6: "study architecture_compression",
-    7: "report monitor",
+    7: "report monitor benchmarks",
     8: "__init__",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -113,7 +113,16 @@ def test_nobody_imports_the_report_or_the_monitor() -> None:
 def test_reports_and_monitor_see_a_study_through_its_ledger_only() -> None:
     """They read ledgers and structures; nothing that trains, searches or holds live results."""
     found = imports_by_room()
-    live = {"trainer", "student", "evaluator", "final_training", "trained_teacher", "samplers", "study"}
+    live = {
+        "trainer",
+        "student",
+        "evaluator",
+        "ray_evaluator",
+        "final_training",
+        "trained_teacher",
+        "samplers",
+        "study",
+    }
     assert not {room: found[room] & live for room in NOBODY_IMPORTS & set(found) if found[room] & live}
 
 
@@ -243,7 +252,7 @@ def test_a_notebook_keeps_the_rules(path: Path) -> None:
     assert len(sources) == 1, "one cell is tagged `parameters`"
     assert plain_values(sources[0])
     for text, cell in code_cells(notebook):
-        assert len(text.splitlines()) <= 30, text
+        assert len(text.splitlines()) <= 30 or text in sources, text  # a parameter a line
         assert not re.search(r"^\s*class\s", text, re.MULTILINE), text
         assert "sys.path" not in text, text
         if "# NBVAL_CHECK_OUTPUT" not in text:
