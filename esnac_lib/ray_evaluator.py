@@ -43,6 +43,15 @@ def check_ray() -> None:
         raise ConfigError("evaluator = 'ray': Ray is not installed; pip install 'esnac_lib[ray]', or give 'local'")
 
 
+def check_portable(teacher: Architecture) -> None:
+    """Raises ConfigError, one line, if other machines could not run this teacher or its students."""
+    if opaque := [layer.name for layer in teacher.layers if layer.kind == "opaque"]:
+        raise ConfigError(
+            f"evaluator = 'ray': the teacher's layer {opaque[0]!r} is run by your own code (opaque), which the workers "
+            "of a cluster do not have; give 'local'"
+        )
+
+
 @dataclass(frozen=True)
 class Cluster:
     """Where a Ray cluster is, and what of it a study takes.

@@ -14,6 +14,7 @@ import torch
 from esnac_lib.batches import DeviceData, normalisation
 from esnac_lib.config import StudyConfig
 from esnac_lib.data import Dataset, split
+from esnac_lib.errors import DataError
 
 
 def pick_device(name: str) -> str:
@@ -24,14 +25,24 @@ def pick_device(name: str) -> str:
 
 
 class StudyData:
-    """Search, training, validation and test images of one study, normalised by the training split's statistics."""
+    """Search, training, validation and test images of one study.
+
+    They are normalised by the training split's statistics, or by those that the config gives.
+
+    Raises `DataError` where image_channels or normalise do not fit the images.
+    """
 
     def __init__(self, dataset: Dataset, config: StudyConfig, device: str) -> None:
-        self.dataset = dataset
+        self.dataset = dataset = dataset.with_channels(config.image_channels)
         self.device = device
         self.augment = config.augment
         self.splits = split(dataset, config.validation, config.seed, config.search_images)
-        self._mean, self._std = normalisation(dataset.train_images[self.splits.train])
+        self.normalisation = config.own_normalisation or normalisation(dataset.train_images[self.splits.train])
+        if len(self.normalisation[0]) != dataset.in_channels:
+            raise DataError(
+                f"normalise = {config.normalise!r} is for {len(self.normalisation[0])} channels, the images have "
+                f"{dataset.in_channels}"
+            )
 
     @cached_property
     def search(self) -> DeviceData:
@@ -70,6 +81,6 @@ class StudyData:
         return DeviceData(**self._plain(images, labels), device=self.device)
 
     def _plain(self, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-        statistics = {"mean": self._mean, "std": self._std}
+        mean, std = self.normalisation
         settings = {"flip": self.dataset.flip, "augment": self.augment, "channels_last": True}
-        return {"images": images, "labels": labels, **statistics, **settings}
+        return {"images": images, "labels": labels, "mean": mean, "std": std, **settings}

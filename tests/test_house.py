@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from esnac_lib.config import StudyConfig
+from esnac_lib.config import FlatConfig, StudyConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "esnac_lib"
@@ -27,14 +28,16 @@ PARAMS = sorted((ROOT / "params").glob("*.yaml"))
 LOCK = ROOT / "requirements.lock"
 
 FLOORS = {
-    0: "errors randomness devices faults layer_types canonical architecture objective",
-    1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch",
-    2: "network traceable tracing operators encoding study_data",
-    3: "teachers channels space embedding gp kernels stepping student trainer splitting",
-    4: "trained_teacher final_training acquisition evaluator ray_evaluator export",
-    5: "samplers",
-    6: "study architecture_compression",
-    7: "report monitor benchmarks",
+    0: "errors randomness devices faults layer_attrs layer_types canonical architecture objective",
+    1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch "
+    "shared_evaluations experiment_config paper_experiments report_config comparison_config coverage_config "
+    "compress_config",
+    2: "modules network tracing operators encoding study_data",
+    3: "teachers user_model channels decisions grouping space embedding gp kernels stepping student trainer splitting",
+    4: "trained_teacher final_training acquisition evaluator ray_evaluator export kernel_file",
+    5: "samplers proof",
+    6: "trials source_kernels study plan coverage architecture_compression offline",
+    7: "report monitor experiment pruning benchmarks",
     8: "__init__",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -206,12 +209,26 @@ def test_conda_users_get_the_same_environment() -> None:
 # -- parameters --------------------------------------------------------------------------------------------------------
 
 
+def config_of(notebook: Path) -> type[FlatConfig]:
+    """The class of a notebook's parameters: what its second code cell imports to validate them."""
+    (_, second, *_) = code_cells(json.loads(notebook.read_text()))
+    found = re.search(r"^from (esnac_lib[\w.]*) import .*?\b(\w+Config)\b", second[0], re.MULTILINE)
+    assert found, f"the cell after the parameters of {notebook.name} imports no config class"
+    return getattr(import_module(found[1]), found[2])
+
+
+def notebook_of(params: str) -> Path:
+    """The notebook that a file of parameters is for: the one that its comments name, or else search.ipynb."""
+    found = re.search(r"^#.*\bnotebooks/(\w+\.ipynb)", params, re.MULTILINE)
+    return ROOT / "notebooks" / (found[1] if found else "search.ipynb")
+
+
 @pytest.mark.parametrize("path", PARAMS, ids=lambda path: path.stem)
 def test_a_file_of_parameters_is_a_study_of_its_own_name(path: Path) -> None:
     text = path.read_text()
     assert text.startswith("# "), "the first line says what the study reproduces"
     values = yaml.safe_load(text)
-    assert StudyConfig.from_dict(values).study == values["study"] == path.stem
+    assert config_of(notebook_of(text)).from_dict(values).to_dict()["study"] == values["study"] == path.stem
 
 
 def test_the_digits_file_spells_out_the_defaults() -> None:
@@ -239,9 +256,10 @@ def plain_values(source: str) -> dict[str, Any]:
     return values
 
 
-def test_the_search_notebook_has_the_defaults() -> None:
-    (source,) = tagged_parameters(json.loads((ROOT / "notebooks" / "search.ipynb").read_text()))
-    assert StudyConfig.from_dict(plain_values(source)) == StudyConfig()
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_spells_out_the_defaults_of_its_config(path: Path) -> None:
+    (source,) = tagged_parameters(json.loads(path.read_text()))
+    assert plain_values(source) == config_of(path)().to_dict()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -252,7 +270,7 @@ def test_a_notebook_keeps_the_rules(path: Path) -> None:
     assert len(sources) == 1, "one cell is tagged `parameters`"
     assert plain_values(sources[0])
     for text, cell in code_cells(notebook):
-        assert len(text.splitlines()) <= 30 or text in sources, text  # a parameter a line
+        assert len(text.splitlines()) <= 30 or text in sources, text  # of parameters there are as many as there are
         assert not re.search(r"^\s*class\s", text, re.MULTILINE), text
         assert "sys.path" not in text, text
         if "# NBVAL_CHECK_OUTPUT" not in text:

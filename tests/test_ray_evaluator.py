@@ -297,3 +297,15 @@ def test_one_line_where_there_is_no_ray_or_no_cluster(tmp_path: Path, monkeypatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"^evaluator = 'ray': Ray is not installed; pip install 'esnac_lib\[ray\]'"):
         study("none", evaluator="ray")
+
+
+def test_layers_that_only_their_own_code_can_run_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is an optional extra: pip install 'esnac_lib[ray]'")
+    layers = "nn.Conv2d(1, 4, 3), nn.Softmax(1), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), "
+    source = f"from torch import nn\n\n\ndef net():\n    return nn.Sequential({layers}nn.Linear(4, 10))\n"
+    (tmp_path / "net.py").write_text(source)
+    own = {"teacher": f"{tmp_path / 'net.py'}:net"}
+    study("opaque", evaluator="local", **own)
+    with pytest.raises(ConfigError, match=r"^evaluator = 'ray': the teacher's layer '1' is run by your own code"):
+        study("opaque", evaluator="ray", **own)
+    assert not study_dir(StudyConfig(study="opaque")).exists()

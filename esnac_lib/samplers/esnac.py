@@ -58,6 +58,10 @@ class EsnacSampler:
         """Add finished trials to the observations."""
         self._told.extend(trials)
 
+    def kernels(self, n: int) -> list[Kernel]:
+        """n kernels learned on all that was told, as the next `ask` would learn them."""
+        return self._learn([trial for trial in self._told if trial.f is not None], n)
+
     def _learn(self, observed: Sequence[Told], n: int) -> list[Kernel]:
         """n kernels, each fresh and on its own random subset of the observations and the teacher (f = 0) [code]."""
         step = len(self._told)
