@@ -248,19 +248,20 @@ class Architecture:
         raise ArchitectureError(f"no layer is called {name!r}")
 
     @property
-    def _graph(self) -> Graph:
+    def graph(self) -> Graph:
+        """The network as its canonical order sees it."""
         natures = [(layer.kind, layer.channels, layer.attrs) for layer in self.layers]
         return Graph(natures, [layer.inputs for layer in self.layers], self.consumers)
 
     @cached_property
     def canonical_order(self) -> tuple[int, ...]:
         """The layers in a topological order that depends only on the network: equal ones have equal encodings."""
-        return canonical_order(self._graph)
+        return canonical_order(self.graph)
 
     @cached_property
     def arch_id(self) -> str:
         """32 hexadecimal digits, the same for the same network: no names, no order of layers, no process enters."""
-        return canonical_id(self._graph, self.canonical_order, self.input_shape, self.output)
+        return canonical_id(self.graph, self.canonical_order, self.input_shape, self.output)
 
     # -- text --------------------------------------------------------------------------------------------------------
 

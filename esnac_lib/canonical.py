@@ -11,7 +11,6 @@ Forward colours alone could not tell one convolution that feeds two places from 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,22 +42,29 @@ def canonical_order(graph: Graph) -> tuple[int, ...]:
     height = [0] * len(graph.natures)
     for i in reversed(range(len(height))):
         height[i] = 1 + max((height[j] for j, _, _ in graph.consumers[i] if j >= 0), default=0)
-    colours = _refined(graph, [_digest(nature) for nature in graph.natures])
-    alike = Counter(colours)
     missing = [len({i for part in parts for i, _ in part if i >= 0}) for parts in graph.inputs]
     ready = {i: 0 for i, count in enumerate(missing) if count == 0}  # layer -> when it became ready
+    colours: list[bytes] = []  # most networks never need them
     order: list[int] = []
     done: set[int] = set()
     while ready:
-        i = min(ready, key=lambda i: (-ready[i], -height[i], colours[i]))
-        if alike[colours[i]] > 1:
+        equal = list(ready)
+        if len(equal) > 1:
+            best = max((ready[i], height[i]) for i in equal)
+            equal = [i for i in equal if (ready[i], height[i]) == best]
+        if len(equal) > 1 and not colours:
+            colours = _refined(graph, [_digest(nature) for nature in graph.natures])
+            for i in order:  # layers that look alike are ready together: none of these had to be chosen
+                if colours.count(colours[i]) > 1:
+                    colours = _chosen(graph, colours, i)
+        i = min(equal, key=lambda i: colours[i]) if colours else equal[0]
+        if colours and colours.count(colours[i]) > 1:
             same = [j for j in ready if colours[j] == colours[i]]
             if all(_exchangeable(graph, same[0], j, done) for j in same[1:]):
                 same = same[:1]  # the others give the same network
             chosen = {j: _chosen(graph, colours, j) for j in same}
             i = min(chosen, key=lambda j: sorted(chosen[j]))
             colours = chosen[i]
-            alike = Counter(colours)
         del ready[i]
         order.append(i)
         done.add(i)

@@ -40,7 +40,7 @@ def encode(architecture: Architecture, max_edge: int = MAX_EDGE) -> np.ndarray:
     first = len(KINDS) + len(ATTRIBUTES)
     for position, index in enumerate(order):
         layer = architecture.layers[index]
-        result[position, : first - 2] = _kind_and_attributes(layer.kind, layer.attrs)
+        result[position, : first - 2] = kind_and_attributes(layer.kind, layer.attrs)
         if layer.has_filters:
             result[position, first - 2 : first] = architecture.in_shapes[index][0][0], layer.channels
     for source, target in architecture.edges():
@@ -53,7 +53,7 @@ def encode(architecture: Architecture, max_edge: int = MAX_EDGE) -> np.ndarray:
 
 
 @lru_cache(maxsize=4096)
-def _kind_and_attributes(kind: str, attrs: tuple[tuple[str, Any], ...]) -> tuple[float, ...]:
+def kind_and_attributes(kind: str, attrs: tuple[tuple[str, Any], ...]) -> tuple[float, ...]:
     """One-hot kind, kernel size, stride, padding, groups."""
     known = dict(attrs)
     none = (0, 0)

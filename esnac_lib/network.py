@@ -79,6 +79,10 @@ class Network(nn.Module):
             for name, tensor in self._tensors().items():
                 tensor.copy_(weights[name])
 
+    def is_as_described(self) -> bool:
+        """Whether its modules still hold the tensors of its architecture; pruning in place takes some of their rows."""
+        return {name: tuple(t.shape) for name, t in self._tensors().items()} == weight_shapes(self.architecture)
+
     def layer_modules(self) -> dict[str, nn.Module]:
         """The module of each layer by the layer's name, in execution order."""
         return {self.architecture.layers[step.position].name: step.module for step in self._plan}

@@ -8,6 +8,7 @@ first filters of each layer and the same share of all, it shows what choosing fi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from esnac_lib.config import StudyConfig, outputs_root
 from esnac_lib.errors import ConfigError, EsnacError, TrainingError
 from esnac_lib.ledger import Ledger
 from esnac_lib.ledger_file import has_ledger
-from esnac_lib.network import build
+from esnac_lib.network import Weights, build, layer_name, weight_shapes
 from esnac_lib.objective import objective
 from esnac_lib.progress import Progress
 from esnac_lib.study import Study
@@ -126,7 +127,19 @@ def _pruned(teacher: TrainedTeacher, ratio: float) -> tuple[Architecture, dict[s
             ignored_layers=[module for module in network.modules() if isinstance(module, nn.Linear)],
         )
         pruner.step()
-        return trace(network, example)
+        return _under_layer_names(*trace(network, example))
     except (EsnacError, RuntimeError, ValueError, AttributeError) as error:
         text = " ".join(str(error).split())
         raise TrainingError(f"Torch-Pruning cannot prune this teacher at ratio {ratio:g}: {text:.200}") from None
+
+
+def _under_layer_names(architecture: Architecture, weights: Mapping[str, Tensor]) -> tuple[Architecture, Weights]:
+    """A trace of a `Network` that was changed calls layers by their modules' paths: their own names instead."""
+
+    def own(name: str) -> str:
+        return layer_name(name.removeprefix("layers."))
+
+    layers = tuple(replace(layer, name=own(layer.name)) for layer in architecture.layers)
+    renamed = replace(architecture, layers=layers)
+    pairs = zip(weight_shapes(renamed), weight_shapes(architecture), strict=True)
+    return renamed, {new: weights[old] for new, old in pairs}

@@ -229,22 +229,31 @@ class SearchSpace:
 
     @staticmethod
     def _ratio_of(group: ChannelGroup, architecture: Architecture, here: dict[int, int]) -> float | None:
-        """A ratio that leaves every layer of the group the filters that it has, or None."""
-        whole: Counter[int] = Counter()
-        parts: Counter[int] = Counter()  # segments, of which each may have rounded its own count
-        for segment in group.segments:
-            for index, positions in segment.positions.items():
-                whole[index] += len(positions)
-                parts[index] += 1
-        seen = {index: architecture.layers[here[index]].channels for index in whole if index in here}
+        """A ratio that leaves every layer of the group the filters that it has, or None.
+
+        Where a layer says which filters it kept, these; else a ratio that keeps as many.
+        """
+        whole: dict[int, np.ndarray] = group.keep(0.0)
+        parts = Counter(index for segment in group.segments for index in segment.positions)
+        named, seen = {}, {}
+        for index in whole.keys() & here.keys():
+            layer = architecture.layers[here[index]]
+            seen[index] = layer.channels
+            if layer.kept_out is not None and len(layer.kept_out) == layer.channels:
+                named[index] = np.intersect1d(layer.kept_out, whole[index])
+                seen[index] = len(named[index])
+        # Each segment may have rounded its own count.
         slack = {index: group.multiple * (parts[index] + 1) for index in seen}
-        low = max(1 - (count + slack[index]) / whole[index] for index, count in seen.items())
-        high = min(1 - (count - slack[index]) / whole[index] for index, count in seen.items())
+        low = max(1 - (count + slack[index]) / len(whole[index]) for index, count in seen.items())
+        high = min(1 - (count - slack[index]) / len(whole[index]) for index, count in seen.items())
+        as_many = None
         for ratio in [0.0, *group.ratios_between(max(low, 0.0), min(high, 1.0))]:
             kept = group.keep(ratio)
             if all(len(kept[index]) == count for index, count in seen.items()):
-                return ratio
-        return None
+                if all(np.array_equal(kept[index], filters) for index, filters in named.items()):
+                    return ratio
+                as_many = ratio if as_many is None else as_many
+        return as_many
 
     def contains(self, architecture: Architecture) -> bool:
         """Whether some decisions give this architecture."""
@@ -263,10 +272,10 @@ class SearchSpace:
         p_remove = rng.choice(MILD_REMOVAL_PROBABILITIES if mild else REMOVAL_PROBABILITIES)
         p_skip = rng.choice(MILD_SKIP_PROBABILITIES if mild else SKIP_PROBABILITIES)
         remove_draws, skip_draws = rng.random(len(self.removable)), rng.random(len(self.connectable))
-        removed = {i for i, draw in zip(self.removable, remove_draws, strict=True) if draw < p_remove}
+        removed = {self.removable[i] for i in np.flatnonzero(remove_draws < p_remove)}
         shares = self._mild_shares(rng) if mild else [rng.random() for _ in self.groups]
         ratios = tuple(float(share * group.max_ratio) for share, group in zip(shares, self.groups, strict=True))
-        skips = {pair for pair, draw in zip(self.connectable, skip_draws, strict=True) if draw < p_skip}
+        skips = {self.connectable[i] for i in np.flatnonzero(skip_draws < p_skip)}
         return self.within(Decisions(frozenset(removed), ratios, frozenset(skips)))
 
     def within(self, decisions: Decisions) -> Decisions:

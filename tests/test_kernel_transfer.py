@@ -89,9 +89,9 @@ def test_an_old_kernel_reads_what_it_knows_with_new_kinds_beside(
     later = (*KINDS[:3], "new in the middle", *KINDS[3:], "new at the end")
     for module in ("esnac_lib.encoding", "esnac_lib.kernels", "esnac_lib.kernel_file"):
         monkeypatch.setattr(f"{module}.KINDS", later)
-    from esnac_lib.encoding import _kind_and_attributes
+    from esnac_lib.encoding import kind_and_attributes
 
-    _kind_and_attributes.cache_clear()
+    kind_and_attributes.cache_clear()
     try:
         [kernel, *_] = load_kernels(tmp_path, target.teacher)[0]
         encodings = [encode(student) for student in students]
@@ -99,7 +99,7 @@ def test_an_old_kernel_reads_what_it_knows_with_new_kinds_beside(
         for a, b in zip(kernel.predict(encodings), expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
     finally:
-        _kind_and_attributes.cache_clear()
+        kind_and_attributes.cache_clear()
 
 
 def change_index(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:

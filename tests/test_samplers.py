@@ -180,6 +180,6 @@ def test_esnac_predicts_before_it_is_told(space: SearchSpace) -> None:
 def test_every_kernel_has_the_teacher_and_may_have_nothing_else(space: SearchSpace) -> None:
     sampler = EsnacSampler(space, 0, replace(QUICK, subset_probability=0.0), candidates=5)
     sampler.tell(told(RandomSampler(space, 0).ask(4)))
-    [kernel] = sampler._learn(sampler._told, 1)
+    [kernel] = sampler.kernels(1)
     assert kernel.f.tolist() == [0.0]
     assert len(sampler.ask(2)) == 2

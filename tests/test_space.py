@@ -587,6 +587,30 @@ def test_random_teachers(teacher: Architecture, seed: int, grouping: str) -> Non
         assert space.contains(Architecture.from_json(student.to_json()))
 
 
+def test_equal_counts_of_other_filters_are_read_back() -> None:
+    """A group of two segments keeps 1 + 3 filters at one ratio and 2 + 2 at another: which of them, the layer says."""
+    attrs = {"bias": True, "dilation": (1, 1), "groups": 1, "kernel_size": (1, 1), "padding": (0, 0), "stride": (1, 1)}
+    teacher = Architecture(
+        (
+            Layer("conv", "conv", (slot(INPUT),), 12, attrs),
+            Layer("first", "select", (slot(0),), 0, {"runs": ((0, 5),)}),
+            Layer("flat", "flatten", (slot(1),), 0, {}),
+            Layer("last", "linear", (slot(2),), 5, {"bias": True}),
+        ),
+        (1, 2, 2),
+        ((3, 1),),
+    )
+    space = SearchSpace(teacher)
+    assert [len(segment.positions[0]) for segment in space.groups[0].segments] == [5, 7]
+    found = set()
+    for ratio in np.linspace(0, 0.999, 200):
+        decisions = Decisions(frozenset(), (float(ratio),), frozenset())
+        student = space.apply(decisions)
+        found.add((student.layers[0].channels, student.layers[1]["runs"]))
+        assert space.apply(space.decisions_of(student)).arch_id == student.arch_id
+    assert {(4, ((0, 1),)), (4, ((0, 2),))} <= found
+
+
 # -- narrowing without a search ----------------------------------------------------------------------------------------
 
 

@@ -51,7 +51,7 @@ class Problem:
 
     def __repr__(self) -> str:
         told = self.training
-        return f"Problem({self.name}: {told['teacher']} on {told['dataset']}, seed {told['seed']})"
+        return f"Problem({self.name}: {told['teacher'][0]} on {told['dataset']}, seed {told['seed']})"
 
     def space(self, sampling: str = "paper") -> SearchSpace:
         """The search space that its decisions belong to."""

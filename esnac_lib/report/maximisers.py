@@ -44,29 +44,30 @@ def maximisers_table(record: StudyRecord, sizes: Sequence[int], kernels: int) ->
 
 def _lines(space: SearchSpace, record: StudyRecord, observed: pd.DataFrame, kernels: int) -> list[tuple]:
     from esnac_lib.acquisition import maximise_by_evolution, maximise_by_sampling, scorer
-    from esnac_lib.encoding import encode
     from esnac_lib.kernels import KernelSettings, choose_subset, learn_kernels
+    from esnac_lib.outline import Outline, Outliner
 
     config, size = record.config, len(observed)
     settings = KernelSettings(objective=config.objective)
-    architectures = [space.teacher, *map(Architecture.from_json, observed["architecture"])]
+    known = [Outline.of(space.teacher)]
+    known += [Outline.of(Architecture.from_json(text)) for text in observed["architecture"]]
     values = [0.0, *observed["f"]]
     subsets = [
         choose_subset(len(values), make_rng(config.seed, "maximisers-subset", size, k), settings.subset_probability)
         for k in range(kernels)
     ]
     seeds = [derive_seed(config.seed, "maximisers-kernel", size, k) for k in range(kernels)]
-    learned = learn_kernels([encode(a) for a in architectures], values, subsets, settings, seeds)
+    learned = learn_kernels([outline.encode() for outline in known], values, subsets, settings, seeds)
     best = observed.sort_values("f", ascending=False, kind="stable").head(PARENTS)
     start = [Decisions.from_json(text) for text in best["decisions"]]
-    forbidden = {architecture.arch_id for architecture in architectures}
+    outliner = Outliner(space)
     lines = []
     for k, kernel in enumerate(learned):
-        score = scorer(kernel)
+        given = space, outliner, scorer(kernel), known, config.candidates
         rng = [make_rng(config.seed, "maximisers", size, k, which) for which in range(2)]
         found = [
-            maximise_by_sampling(space, score, forbidden, config.candidates, rng[0]),
-            maximise_by_evolution(space, score, forbidden, config.candidates, rng[1], start=start),
+            maximise_by_sampling(*given, rng[0]),
+            maximise_by_evolution(*given, rng[1], start=start),
         ]
         for name, candidate in zip(MAXIMISERS, found, strict=True):
             if candidate is not None:

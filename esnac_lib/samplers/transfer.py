@@ -8,6 +8,7 @@ from esnac_lib.acquisition import maximise_by_evolution, maximise_by_sampling, s
 from esnac_lib.errors import DataError
 from esnac_lib.kernel_file import check_readable
 from esnac_lib.kernels import Kernel
+from esnac_lib.outline import Outline, Outliner
 from esnac_lib.randomness import make_rng
 from esnac_lib.samplers.base import Proposal, Told
 from esnac_lib.space import SearchSpace
@@ -39,13 +40,15 @@ class TransferSampler:
         self.kernels = list(kernels)
         self.acquisition = acquisition
         self.candidates = candidates
-        self._told: list[Told] = []
+        self._outliner = Outliner(space)
+        self._forbidden = [Outline.of(space.teacher)]
+        self._told = 0
 
     def ask(self, n: int) -> list[Proposal]:
         """Up to n proposals, by the first n kernels; more than there are kernels start with the first one again."""
         proposals: list[Proposal] = []
         for index in range(n):
-            proposal = self._propose(index, proposals)
+            proposal = self._propose(index, [Outline.of(other.architecture) for other in proposals])
             if proposal is None:
                 break
             proposals.append(proposal)
@@ -53,15 +56,16 @@ class TransferSampler:
 
     def tell(self, trials: Sequence[Told]) -> None:
         """Remember what has been proposed."""
-        self._told.extend(trials)
+        self._told += len(trials)
+        self._forbidden.extend(Outline.of(trial.architecture) for trial in trials)
 
-    def _propose(self, index: int, beside: Sequence[Proposal]) -> Proposal | None:
+    def _propose(self, index: int, beside: Sequence[Outline]) -> Proposal | None:
         k = index % len(self.kernels)
-        known = [*(trial.architecture.arch_id for trial in self._told), *(p.architecture.arch_id for p in beside)]
-        forbidden = {self.space.teacher.arch_id, *known}
-        rng = make_rng(self.seed, "transfer-candidates", len(self._told), index)
+        rng = make_rng(self.seed, "transfer-candidates", self._told, index)
         maximise = maximise_by_sampling if self.acquisition == "random" else maximise_by_evolution
-        found = maximise(self.space, scorer(self.kernels[k]), forbidden, self.candidates, rng)
+        forbidden = [*self._forbidden, *beside]
+        found = maximise(self.space, self._outliner, scorer(self.kernels[k]), forbidden, self.candidates, rng)
         if found is None:
             return None
-        return Proposal(found.decisions, found.architecture, k, found.mean, found.variance, found.ei)
+        architecture = self.space.apply(found.decisions)
+        return Proposal(found.decisions, architecture, k, found.mean, found.variance, found.ei)

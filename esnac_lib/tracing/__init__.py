@@ -83,10 +83,13 @@ def _images(example: Tensor) -> Tensor:
 
 
 def _network_layers(module: nn.Module) -> dict[nn.Module, tuple[str, Layer]]:
-    """The modules that are the layers of a `Network`, each with its name here and the layer that it is."""
+    """The modules that are the layers of a `Network`, each with its name here and the layer that it is.
+
+    Those of a network that was changed since it was built are modules like all others.
+    """
     found = {}
     for path, part in module.named_modules():
-        if isinstance(part, Network):
+        if isinstance(part, Network) and part.is_as_described():
             for layer in part.architecture.layers:
                 own = part.layers.get_submodule(module_name(layer.name))
                 found[own] = (f"{path}.{layer.name}" if path else layer.name, layer)
