@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import os
 import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from esnac_lib import evaluator
 from esnac_lib.architecture import Architecture
-from esnac_lib.config import StudyConfig
 from esnac_lib.ledger import Ledger
 
 from .moments import FILES, FINAL, LEDGER, MOMENTS, SEARCH, TEACHER, Moment, pick
@@ -331,10 +334,52 @@ def checkpoint_damaged(workshop: Workshop, tally: Tally, tries: int) -> None:
 
 
 def ray_worker_killed(workshop: Workshop, tally: Tally, tries: int) -> None:
-    """A worker process of the Ray evaluator is killed in the middle of a training."""
-    if "evaluator" not in StudyConfig.model_fields:
-        raise Skip("there is no evaluator that works with Ray")
-    raise Skip("not tried here: the tests of the Ray evaluator kill its workers")
+    """A worker of the Ray evaluator dies in the middle of a training. Every other study is started again without Ray."""
+    if importlib.util.find_spec("ray") is None:
+        raise Skip("Ray, an optional extra, is not installed")
+    for n in range(tries):
+        place = workshop.fresh(evaluator="ray")
+        epoch = int(workshop.rng("Ray", n).integers(1, 6))  # of the 8 of the search
+        end = place.run(partial(_kill_a_worker_at, place, epoch))
+        if end.status == REFUSED and "Ray could not be started" in end.message:
+            raise Skip(end.message)
+        struck = place.folder / "struck"
+        if end.status == FINISHED and not struck.exists():
+            tally.faults.append(f"{place.folder.name}: no worker was killed")
+        if n % 2:
+            place.parameters["evaluator"] = "local"
+        workshop.judge(tally, place, [end])
+
+
+def _kill_a_worker_at(place: Place, epoch: int) -> None:
+    """An injection: at the so-manyth epoch of the search a worker of this process' Ray that trains a student dies."""
+    real, met = Ledger.epoch, [0]
+
+    def telling(ledger: Ledger, phase: str, *values: Any) -> None:
+        real(ledger, phase, *values)
+        met[0] += phase == "search"
+        if met[0] >= epoch and phase == "search" and not (place.folder / "struck").exists():
+            for worker in _workers(os.getpid()):
+                os.kill(worker, signal.SIGKILL)
+                (place.folder / "struck").touch()
+                return
+
+    Ledger.epoch = telling  # type: ignore[method-assign]
+
+
+def _workers(driver: int) -> list[int]:
+    """The processes below this one that train a student for Ray."""
+    parents, titles = {}, {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone meanwhile
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            titles[int(path.name)] = (path / "cmdline").read_bytes()
+
+    def above(pid: int) -> Iterator[int]:
+        while pid := parents.get(pid, 0):
+            yield pid
+
+    return [pid for pid in parents if titles.get(pid, b"").startswith(b"ray::_train_student") and driver in above(pid)]
 
 
 def all_kinds() -> list[Kind]:
@@ -357,5 +402,5 @@ def all_kinds() -> list[Kind]:
         Kind("ledger overwritten", ledger_damaged("overwritten"), 4, 40),
         Kind("log of a killed study damaged", log_damaged, 2, 12),
         Kind("checkpoint damaged", checkpoint_damaged, 2, 8),
-        Kind("a Ray worker killed", ray_worker_killed, 1, 4),
+        Kind("a Ray worker killed", ray_worker_killed, 0, 4),
     ]
