@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -197,8 +198,9 @@ def test_the_order_of_evaluations_does_not_matter(alone: pd.DataFrame, monkeypat
     """One by one, the last first, and told in that order: as an evaluator may that has several workers."""
     real = evaluator_module.LocalEvaluator.evaluate
 
-    def backwards(self: Any, tasks: Any, purpose: str, index: int) -> list[Any]:
-        return [result for task in reversed(tasks) for result in real(self, [task], purpose, index)]
+    def backwards(self: Any, tasks: Any, purpose: str, index: int) -> Iterator[Any]:
+        for task in reversed(tasks):
+            yield from real(self, [task], purpose, index)
 
     monkeypatch.setattr(evaluator_module.LocalEvaluator, "evaluate", backwards)
     study(final="none").run()

@@ -77,6 +77,7 @@ class Monitor:
         self._reader = Reader(path)
         self._lock = threading.RLock()
         self._snapshot = self._reader.read()
+        self._told: Snapshot | None = None  # what the widgets show; others may have read a newer one since
         self._chosen: int | None = None  # None: the best so far
         self._widgets: _Widgets | None = None
         self._still: Any = None
@@ -171,10 +172,9 @@ class Monitor:
     def _look(self) -> bool:
         """Read and show what has changed; whether anything had."""
         try:
-            if not self._reader.changed():
-                return False
             with self._lock:
-                self._snapshot = self._reader.read()
+                if self.snapshot() is self._told:
+                    return False
                 self._show()
         except EsnacError as error:  # the ledger was moved away, or is being restored
             self._show_fault(str(error))
@@ -184,6 +184,7 @@ class Monitor:
 
     def _show(self) -> None:
         assert self._widgets is not None
+        self._told = self._snapshot
         svg = to_svg(draw(self._snapshot, self._shown, heading=False), self._snapshot)
         self._widgets.tell(self._snapshot)
         self._widgets.figure.value = f'<div class="esnac-panels" onclick="{escape(ON_CLICK)}">{svg}</div>'

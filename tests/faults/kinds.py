@@ -334,7 +334,7 @@ def checkpoint_damaged(workshop: Workshop, tally: Tally, tries: int) -> None:
 
 
 def ray_worker_killed(workshop: Workshop, tally: Tally, tries: int) -> None:
-    """A worker of the Ray evaluator dies in the middle of a training. Every other study is started again without Ray."""
+    """A worker of the Ray evaluator dies in the middle of a training. Half of the studies go on without Ray."""
     if importlib.util.find_spec("ray") is None:
         raise Skip("Ray, an optional extra, is not installed")
     for n in range(tries):
