@@ -264,6 +264,7 @@ def test_the_view_follows_the_study(books: Books) -> None:
     assert widgets.progress.value == 2
     assert not view._look()
     books.ledger.complete(2, 0.99, 0.99, 1, 1.0)
+    view.snapshot()  # as a still picture does
     assert view._look()
     assert widgets.progress.value == 3 and widgets.trial.value == 2
     books.ledger.close()
