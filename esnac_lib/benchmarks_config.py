@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from esnac_lib.config import FlatConfig
+from esnac_lib.config import DATASETS, TEACHERS, FlatConfig, folder_name, nearest
 
 CPU_OR_CUDA = ("cpu", "cuda")
 
@@ -38,6 +38,19 @@ class BenchmarksConfig(FlatConfig):
     steps: Annotated[int, Field(ge=2, description="whole search steps; the first learns no kernel")] = 3
     whole_study: Annotated[str, Field(description="a finished study whose minutes are told; empty: none")] = ""
     seed: Annotated[int, Field(ge=0, description="seed of every random draw")] = 0
+
+    @field_validator("study")
+    @classmethod
+    def _check_study(cls, value: str) -> str:
+        return folder_name(value)
+
+    @field_validator("propose_teacher", "evaluate_teacher", "dataset")
+    @classmethod
+    def _check_name(cls, value: str, info: ValidationInfo) -> str:
+        known = DATASETS if info.field_name == "dataset" else TEACHERS
+        if value not in known and not (known is DATASETS and value.endswith(".npz")):
+            raise ValueError(f"{info.field_name} = {value!r:.200} is unknown: did you mean {nearest(value, known)!r}?")
+        return value
 
     @field_validator("device")
     @classmethod
