@@ -22,7 +22,8 @@ WRONG: dict[type, list[Any]] = {
     float: [True, "0.1", "", "x", math.nan, math.inf, -math.inf, -1.0, -1, np.float32(math.nan), *NOTHING],
     str: [True, 0, 1.5, math.nan, "no such thing\n", *NOTHING],
 }
-FREE_TEXTS = {"data_root", "beside", "whole_study", "ray_address"}  # whether there is such a thing is told where it is used
+# Whether there is such a folder, study or cluster is told where it is used.
+FREE_TEXTS = {"data_root", "beside", "whole_study", "ray_address"}
 
 
 def config_of(notebook: Path) -> Any:
