@@ -55,8 +55,9 @@ def attach(study: str | Path | StudyConfig | HasFolder, live: bool | None = None
 
     study: its name, its folder, its ledger's path, its config, or the `Study`. live: widgets that follow the study
     (True) or one still figure (False); None takes widgets in a notebook that JupyterLab shows, and the figure where
-    nobody watches (papermill, nbval). In a console it is a few lines of text. Raises LedgerError where there is no
-    ledger (yet).
+    nobody watches (papermill, nbval). In a console it is a few lines of text. The notebook's file gets the figure in
+    either case, renewed while the page lives; after a reload JupyterLab lets the widgets go on and leaves the file's
+    figure as it was, until the cell is run again. Raises LedgerError where there is no ledger (yet).
     """
     if isinstance(study, StudyConfig):
         place: str | Path = study_dir(study)

@@ -339,7 +339,7 @@ def ray_worker_killed(workshop: Workshop, tally: Tally, tries: int) -> None:
         raise Skip("Ray, an optional extra, is not installed")
     for n in range(tries):
         place = workshop.fresh(evaluator="ray")
-        epoch = int(workshop.rng("Ray", n).integers(1, 6))  # of the 8 of the search
+        epoch = int(workshop.rng("Ray", n).integers(1, 4))  # of the 8 of the search: in the first of its two steps
         end = place.run(partial(_kill_a_worker_at, place, epoch))
         if end.status == REFUSED and "Ray could not be started" in end.message:
             raise Skip(end.message)
