@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -37,15 +37,55 @@ _IPYTHON_NAMES = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open", 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-class StudyConfig(BaseModel):
-    """All that defines a study. The defaults are a smoke-sized study on digits.
+class FlatConfig(BaseModel):
+    """What the configs of all notebooks have in common.
 
-    Every way to make one (`StudyConfig(...)`, `from_dict`, `from_notebook`) raises `ConfigError` in one line, which
-    names the first wrong value, what is allowed and the nearest choice. Types are strict: True is no integer, 8.0 is
-    none either, and neither NaN nor infinity is a number.
+    Every way to make one (`Config(...)`, `from_dict`, `from_notebook`) raises `ConfigError` in one line, which names
+    the first wrong value, what is allowed and the nearest choice. Types are strict: True is no integer, 8.0 is none
+    either, and neither NaN nor infinity is a number.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data (text, numbers, truth values) in the order of the fields, fit for YAML and JSON."""
+        return self.model_dump()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The config with these values, and defaults for the rest. Raises `ConfigError`."""
+        return cls.model_validate(dict(values))
+
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
+        """The config that a notebook's parameters make; `namespace` is its `globals()`.
+
+        A name that is no parameter raises `ConfigError` when it holds plain data (what papermill can pass, and a
+        `Path`); names that start with "_", IPython's own, modules, callables and other objects are no parameters.
+        """
+        return cls.from_dict({name: value for name, value in namespace.items() if _is_parameter(cls, name, value)})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise ConfigError(f"{name} = {_show(value)}: a config does not change; make a new one with the other value")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _tell_in_one_line(cls, values: Any, validate: Callable[[Any], Self]) -> Self:
+        try:
+            return validate(values)._check_together()
+        except ValidationError as error:
+            faults = error.errors(include_url=False)
+        others = [_show(fault["loc"][0]).strip("'") for fault in faults[1:]]
+        more = f" ({len(others)} more wrong: {', '.join(others)})" if others else ""
+        raise ConfigError(_explain(cls, faults[0]) + more)
+
+    def _check_together(self) -> Self:
+        """Raise `ConfigError` where values that are right alone do not fit together; returns the config to use."""
+        return self
+
+
+class StudyConfig(FlatConfig):
+    """All that defines a study. The defaults are a smoke-sized study on digits."""
 
     study: Annotated[str, Field(description="name of the study, and of its folder in outputs")] = "digits"
     teacher: Annotated[str, Field(description="the network to compress")] = "cnn4"
@@ -102,41 +142,9 @@ class StudyConfig(BaseModel):
         """The names of the studies to show beside this one."""
         return tuple(name.strip() for name in self.beside.split(",") if name.strip())
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data (text, numbers, truth values) in the order of the fields, fit for YAML and JSON."""
-        return self.model_dump()
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> StudyConfig:
-        """The config with these values, and defaults for the rest. Raises `ConfigError`."""
-        return cls.model_validate(dict(values))
-
-    @classmethod
-    def from_notebook(cls, namespace: Mapping[str, Any]) -> StudyConfig:
-        """The config that a notebook's parameters make; `namespace` is its `globals()`.
-
-        A name that is no parameter raises `ConfigError` when it holds plain data (what papermill can pass, and a
-        `Path`); names that start with "_", IPython's own, modules, callables and other objects are no parameters.
-        """
-        return cls.from_dict({name: value for name, value in namespace.items() if _is_parameter(name, value)})
-
     def difference(self, other: StudyConfig) -> list[tuple[str, Any, Any]]:
         """(name, mine, theirs) for each parameter that defines a result and differs. The study's name does not."""
         return _differences(self.to_dict(), other.to_dict())
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise ConfigError(f"{name} = {_show(value)}: a config does not change; make a new one with the other value")
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _tell_in_one_line(cls, values: Any, validate: Callable[[Any], StudyConfig]) -> StudyConfig:
-        try:
-            return validate(values)._check_together()
-        except ValidationError as error:
-            faults = error.errors(include_url=False)
-        others = [_show(fault["loc"][0]).strip("'") for fault in faults[1:]]
-        more = f" ({len(others)} more wrong: {', '.join(others)})" if others else ""
-        raise ConfigError(_explain(faults[0]) + more)
 
     @field_validator("study")
     @classmethod
@@ -254,16 +262,16 @@ def _folder(given: str, default: str) -> Path:
     return (base / Path(given or default).expanduser()).resolve()
 
 
-def _is_parameter(name: str, value: Any) -> bool:
+def _is_parameter(config: type[FlatConfig], name: str, value: Any) -> bool:
     if name.startswith("_") or name in _IPYTHON_NAMES:
         return False
-    if name in StudyConfig.model_fields:
+    if name in config.model_fields:
         return True  # even a module or a function: it has taken a parameter's place
     plain = (bool, int, float, complex, str, bytes, list, tuple, set, dict, Path, type(None))
     return isinstance(value, plain)
 
 
-def _explain(fault: ErrorDetails) -> str:
+def _explain(config: type[FlatConfig], fault: ErrorDetails) -> str:
     """One fault that pydantic found, in one line of ours."""
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
@@ -271,13 +279,13 @@ def _explain(fault: ErrorDetails) -> str:
         return f"{_show(fault['input'])} is no set of parameters: a dict of names and values is allowed"
     name, value = str(fault["loc"][0]), fault["input"]
     if fault["type"] == "extra_forbidden":
-        known = nearest(name, StudyConfig.model_fields)
+        known = nearest(name, config.model_fields)
         advice = f"the nearest known one is {known!r}; see the cell tagged parameters"
         return f"unknown parameter {_show(name)} (= {_show(value)}): {advice}"
     if fault["type"] == "literal_error" and isinstance(value, str):
-        return _unknown_choice(f"{name} = {_show(value)}", value, get_args(StudyConfig.model_fields[name].annotation))
-    allowed, hint = _allowed(name), _hint(name, value)
-    if fault["type"] in ("greater_than", "greater_than_equal", "finite_number"):
+        return _unknown_choice(f"{name} = {_show(value)}", value, get_args(config.model_fields[name].annotation))
+    allowed, hint = _allowed(config, name), _hint(config, name, value)
+    if fault["type"] in ("greater_than", "greater_than_equal", "less_than_equal", "finite_number"):
         return f"{name} = {_show(value)} is out of range: {allowed} is allowed"
     return f"{name} = {_show(value)} is of the wrong type ({type(value).__name__}): {allowed} is allowed{hint}"
 
@@ -286,9 +294,9 @@ def _unknown_choice(given: str, value: str, choices: Sequence[str], listed: Sequ
     return f"{given} is unknown: allowed are {', '.join(listed or choices)}; did you mean {nearest(value, choices)!r}?"
 
 
-def _allowed(name: str) -> str:
+def _allowed(config: type[FlatConfig], name: str) -> str:
     """What a parameter allows, in words, from its field's type and limits."""
-    schema = StudyConfig.model_json_schema()["properties"][name]
+    schema = config.model_json_schema()["properties"][name]
     if "enum" in schema:
         return f"one of {', '.join(schema['enum'])}"
     words = {"integer": "an integer", "number": "a number", "boolean": "True or False", "string": "a text"}
@@ -297,16 +305,18 @@ def _allowed(name: str) -> str:
         text += f" of at least {schema['minimum']:g}"
     if "exclusiveMinimum" in schema:
         text += f" above {schema['exclusiveMinimum']:g}"
+    if "maximum" in schema:
+        text += f" and at most {schema['maximum']:g}"
     return text
 
 
-def _hint(name: str, value: Any) -> str:
+def _hint(config: type[FlatConfig], name: str, value: Any) -> str:
     """What to write instead of a value of the wrong type, where that is plain; else nothing."""
-    wanted = type(StudyConfig.model_fields[name].default)
+    wanted = type(config.model_fields[name].default)
     text = str(value).strip()
     if wanted is bool and text.lower() in ("true", "yes", "on", "1", "false", "no", "off", "0"):
         return f"; write {text.lower() in ('true', 'yes', 'on', '1')}"
-    choices = get_args(StudyConfig.model_fields[name].annotation)
+    choices = get_args(config.model_fields[name].annotation)
     if wanted is str and not choices and isinstance(value, bool | int | float):
         return f"; write {text!r} (for papermill: -r {name} {text})"
     if wanted in (int, float) and isinstance(value, str | float):
