@@ -285,7 +285,7 @@ def _explain(config: type[FlatConfig], fault: ErrorDetails) -> str:
     if fault["type"] == "literal_error" and isinstance(value, str):
         return _unknown_choice(f"{name} = {_show(value)}", value, get_args(config.model_fields[name].annotation))
     allowed, hint = _allowed(config, name), _hint(config, name, value)
-    if fault["type"] in ("greater_than", "greater_than_equal", "less_than_equal", "finite_number"):
+    if fault["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"):
         return f"{name} = {_show(value)} is out of range: {allowed} is allowed"
     return f"{name} = {_show(value)} is of the wrong type ({type(value).__name__}): {allowed} is allowed{hint}"
 
@@ -307,6 +307,8 @@ def _allowed(config: type[FlatConfig], name: str) -> str:
         text += f" above {schema['exclusiveMinimum']:g}"
     if "maximum" in schema:
         text += f" and at most {schema['maximum']:g}"
+    if "exclusiveMaximum" in schema:
+        text += f" and below {schema['exclusiveMaximum']:g}"
     return text
 
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esnac_lib.architecture import Architecture
-from esnac_lib.errors import EsnacError
+from esnac_lib.errors import EsnacError, TrainingError
 from esnac_lib.network import Network, build, inherit
+from esnac_lib.randomness import derive_seed
 from esnac_lib.study_data import StudyData
+from esnac_lib.teachers import fresh_network
 from esnac_lib.trained_teacher import TrainedTeacher
 from esnac_lib.trainer import EpochResult, Outcome, Recipe, Trainee, clear_checkpoint, train
 from esnac_lib.weights import save_weights
@@ -23,10 +25,15 @@ RETRIES = 2  # of a student that met a fault of the machine
 
 @dataclass(frozen=True)
 class Task:
-    """A student to evaluate; `key` names it in files and curves."""
+    """A student to evaluate; `key` names it in files and curves.
+
+    initialisation: None for a student that starts from the teacher's weights; a number for one that starts from
+    weights drawn afresh for this number.
+    """
 
     key: str
     architecture: Architecture
+    initialisation: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,11 +54,15 @@ class Evaluation:
 
 
 class LocalEvaluator:
-    """Trains students in this process, and writes the weights of their best epochs to `students`."""
+    """Trains students in this process, and writes the weights of their best epochs to `students`.
+
+    teacher: whom students inherit from and, if the recipe says so, whose logits they learn; None where every task has
+    an initialisation of its own.
+    """
 
     def __init__(
         self,
-        teacher: TrainedTeacher,
+        teacher: TrainedTeacher | None,
         data: StudyData,
         recipe: Recipe,
         seed: int,
@@ -67,7 +78,7 @@ class LocalEvaluator:
         self.seed = seed
         self.students = students
         self._on_epoch, self._on_batch, self._should_stop = on_epoch, on_batch, should_stop
-        self._teacher_network = teacher.network()
+        self._teacher_network = teacher.network() if teacher and recipe.loss == "distillation" else None
 
     def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> list[Evaluation]:
         """Train the students of one step side by side; one that a fault of the machine stopped is tried again alone.
@@ -78,7 +89,7 @@ class LocalEvaluator:
         networks: dict[str, Network] = {}
         for task in tasks:
             try:
-                networks[task.key] = self._student(task.architecture)
+                networks[task.key] = self._student(task)
             except (EsnacError, RuntimeError) as error:
                 results[task.key] = Evaluation(task.key, None, 0, f"cannot be built: {_one_line(error)}", False, 0.0)
         outcomes = self._train(networks, purpose, index) if networks else {}
@@ -89,13 +100,18 @@ class LocalEvaluator:
                     if not outcome.retry:
                         break
                     clear_checkpoint(self.students / "checkpoint")
-                    network = self._student(task.architecture)
+                    network = self._student(task)
                     outcome = self._train({task.key: network}, purpose, index)[task.key]
                 results[task.key] = self._record(outcome, network)
         clear_checkpoint(self.students / "checkpoint")
         return [results[task.key] for task in tasks]
 
-    def _student(self, architecture: Architecture) -> Network:
+    def _student(self, task: Task) -> Network:
+        architecture = task.architecture
+        if task.initialisation is not None:
+            return fresh_network(architecture, derive_seed(self.seed, "initialisation", task.initialisation))
+        if self.teacher is None:
+            raise TrainingError(f"{task.key} cannot inherit: there is no teacher; give it an initialisation")
         return build(architecture, inherit(self.teacher.weights, architecture))
 
     def _train(self, networks: dict[str, Network], purpose: str, index: int) -> dict[str, Outcome]:
