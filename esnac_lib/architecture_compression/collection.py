@@ -1,4 +1,4 @@
-"""The set of random architectures (§5; 1,500 in the paper): drawn and trained group by group, over any number of runs."""
+"""The set of random architectures (§5; 1,500 in the paper): drawn and trained in groups, over any number of runs."""
 
 from __future__ import annotations
 
