@@ -6,7 +6,7 @@ side by side. It knows nothing of the search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from esnac_lib.randomness import derive_seed
 from esnac_lib.study_data import StudyData
 from esnac_lib.teachers import fresh_network
 from esnac_lib.trained_teacher import TrainedTeacher
-from esnac_lib.trainer import EpochResult, Outcome, Recipe, Trainee, clear_checkpoint, train
+from esnac_lib.trainer import Outcome, Recipe, Trainee, clear_checkpoint, train
+from esnac_lib.watch import NOBODY, Watch
 from esnac_lib.weights import save_weights
 
 RETRIES = 2  # of a student that met a fault of the machine
@@ -67,17 +68,14 @@ class LocalEvaluator:
         recipe: Recipe,
         seed: int,
         students: Path,
-        *,
-        on_epoch: Callable[[str, EpochResult], None] | None = None,
-        on_batch: Callable[[int, int], None] | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        watch: Watch = NOBODY,
     ) -> None:
         self.teacher = teacher
         self.data = data
         self.recipe = recipe
         self.seed = seed
         self.students = students
-        self._on_epoch, self._on_batch, self._should_stop = on_epoch, on_batch, should_stop
+        self.watch = watch
         self._teacher_network = teacher.network() if teacher and recipe.loss == "distillation" else None
 
     def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> list[Evaluation]:
@@ -126,9 +124,7 @@ class LocalEvaluator:
             device=self.data.device,
             teacher=self._teacher_network,
             checkpoint=self.students / "checkpoint",
-            on_epoch=self._on_epoch,
-            on_batch=self._on_batch,
-            should_stop=self._should_stop,
+            watch=self.watch,
         )
 
     def _record(self, outcome: Outcome, network: Network) -> Evaluation:

@@ -19,7 +19,8 @@ from esnac_lib.errors import TrainingError
 from esnac_lib.network import build
 from esnac_lib.objective import objective
 from esnac_lib.study_data import StudyData
-from esnac_lib.trainer import EpochResult, Outcome, Recipe, Trainee, clear_checkpoint, train
+from esnac_lib.trainer import Outcome, Recipe, Trainee, clear_checkpoint, train
+from esnac_lib.watch import NOBODY, Watch
 from esnac_lib.weights import load_weights, save_weights
 
 
@@ -58,7 +59,8 @@ class FinalResult:
 class FinalTraining:
     """Trains finalists; what is finished is remembered by `store` and not done again.
 
-    store: (phase, key) -> a finished FinalResult's fields, or None. keep: remembers them.
+    store: (phase, key) -> a finished FinalResult's fields, or None. keep: remembers them. watch: phase -> who looks on
+    at the trainings of that phase.
     """
 
     def __init__(
@@ -70,16 +72,14 @@ class FinalTraining:
         *,
         store: Callable[[str, str], Mapping[str, Any] | None],
         keep: Callable[[str, str, FinalResult], None],
-        on_epoch: Callable[[str, str, EpochResult], None] | None = None,
-        on_batch: Callable[[int, int], None] | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        watch: Callable[[str], Watch] = lambda phase: NOBODY,
     ) -> None:
         self.data = data
         self.recipe = recipe
         self.seed = seed
         self.folder = folder
         self._store, self._keep = store, keep
-        self._on_epoch, self._on_batch, self._should_stop = on_epoch, on_batch, should_stop
+        self._watch = watch
 
     def on_training_split(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
         """Train side by side on the training split; accuracies are validation accuracies."""
@@ -107,9 +107,7 @@ class FinalTraining:
                 purpose=f"{phase}-training",
                 device=self.data.device,
                 checkpoint=checkpoint,
-                on_epoch=self._curve(phase),
-                on_batch=self._on_batch,
-                should_stop=self._should_stop,
+                watch=self._watch(phase),
             )
         results: dict[str, FinalResult] = {key: FinalResult(**fields) for key, fields in done.items() if fields}
         for finalist in left:
@@ -135,7 +133,3 @@ class FinalTraining:
             reasons = "; ".join(f"{key}: {outcome.error}" for key, outcome in outcomes.items())
             raise TrainingError(f"no final training succeeded: {reasons}")
         return [results[finalist.key] for finalist in finalists if finalist.key in results]
-
-    def _curve(self, phase: str) -> Callable[[str, EpochResult], None] | None:
-        on_epoch = self._on_epoch
-        return None if on_epoch is None else lambda key, result: on_epoch(phase, key, result)

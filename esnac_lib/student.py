@@ -21,6 +21,7 @@ from esnac_lib.checkpoints import Saved, cpu_copy, optimizer_tensors, read_check
 from esnac_lib.errors import TrainingError
 from esnac_lib.randomness import derive_seed
 from esnac_lib.recipes import Recipe
+from esnac_lib.watch import EpochResult
 
 
 class Images(Protocol):
@@ -43,19 +44,6 @@ class Trainee:
 
     key: str
     network: nn.Module
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """One epoch, counted from 1: the mean training loss an image, and the accuracy after it as a fraction.
-
-    `accuracy` is None where there is nothing to evaluate on. `seconds` is the trainee's share of the group's time.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float | None
-    seconds: float
 
 
 @dataclass(frozen=True)

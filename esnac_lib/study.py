@@ -46,7 +46,8 @@ from esnac_lib.samplers import (
 from esnac_lib.space import Decisions, SearchSpace
 from esnac_lib.study_data import StudyData, pick_device
 from esnac_lib.trained_teacher import Role, TrainedTeacher, traced_teacher, train_teacher
-from esnac_lib.trainer import EpochResult, Recipe, TrainingStopped
+from esnac_lib.trainer import Recipe
+from esnac_lib.watch import TrainingStopped, Watch
 
 SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
     "random": lambda space, config: RandomSampler(space, config.seed),
@@ -138,9 +139,7 @@ class Study:
             self.config,
             self.data,
             outputs_root() / "teachers",
-            on_epoch=self._curve(ledger, f"{role}-teacher"),
-            on_batch=self.progress.batch,
-            should_stop=partial(self._should_stop, ledger),
+            self._watch(ledger, f"{role}-teacher"),
         )
         self.progress.end()
         architecture = teacher.architecture
@@ -158,9 +157,13 @@ class Study:
         )
         return teacher
 
-    @staticmethod
-    def _curve(ledger: Ledger, phase: str) -> Callable[[str, EpochResult], None]:
-        return lambda key, r: ledger.epoch(phase, key, r.epoch, r.loss, r.accuracy, r.seconds)
+    def _watch(self, ledger: Ledger, phase: str) -> Watch:
+        """Curves go to the ledger, batches to the progress; time and the ledger may ask to stop."""
+        return Watch(
+            on_epoch=lambda key, r: ledger.epoch(phase, key, r.epoch, r.loss, r.accuracy, r.seconds),
+            on_batch=self.progress.batch,
+            should_stop=partial(self._should_stop, ledger),
+        )
 
     # -- the search (ESNAC Algorithm 1) ------------------------------------------------------------------------------
 
@@ -199,9 +202,7 @@ class Study:
             Recipe.search(self.config),
             self.config.seed,
             self.folder / "students",
-            on_epoch=self._curve(ledger, phase),
-            on_batch=self.progress.batch,
-            should_stop=partial(self._should_stop, ledger),
+            self._watch(ledger, phase),
         )
 
     def _evaluate(self, ledger: Ledger, evaluator: LocalEvaluator, teacher: TrainedTeacher, step: int) -> None:
@@ -264,9 +265,7 @@ class Study:
             self.folder / "students",
             store=lambda phase, key: ledger.results(phase).get(key),
             keep=lambda phase, key, result: ledger.result(phase, key, asdict(result)),
-            on_epoch=lambda phase, key, r: ledger.epoch(phase, key, r.epoch, r.loss, r.accuracy, r.seconds),
-            on_batch=self.progress.batch,
-            should_stop=partial(self._should_stop, ledger),
+            watch=partial(self._watch, ledger),
         )
 
     def _solution(self, ledger: Ledger, teacher: TrainedTeacher, reference: TrainedTeacher) -> FinalResult:

@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,12 +22,14 @@ from torch import Tensor
 from esnac_lib.architecture import Architecture
 from esnac_lib.config import StudyConfig
 from esnac_lib.data import Dataset
+from esnac_lib.errors import TrainingError
 from esnac_lib.network import Network, build
 from esnac_lib.randomness import derive_seed
 from esnac_lib.study_data import StudyData
 from esnac_lib.teachers import teacher
 from esnac_lib.tracing import trace
-from esnac_lib.trainer import EpochResult, Recipe, Trainee, TrainingError, clear_checkpoint, train
+from esnac_lib.trainer import Recipe, Trainee, clear_checkpoint, train
+from esnac_lib.watch import NOBODY, EpochResult, Watch
 from esnac_lib.weights import load_weights, save_weights
 
 Role = Literal["search", "reference"]
@@ -67,15 +68,12 @@ def train_teacher(
     config: StudyConfig,
     data: StudyData,
     folder: Path,
-    *,
-    on_epoch: Callable[[str, EpochResult], None] | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    watch: Watch = NOBODY,
 ) -> TrainedTeacher:
     """Train a teacher, or take the one that lies in `folder` already.
 
-    on_epoch is told each epoch of a training that happens now, and those of one that is taken. Raises TrainingError
-    if the training fails.
+    watch hears each epoch of a training that happens now, and those of one that is taken. Raises TrainingError if the
+    training fails.
     """
     recipe = Recipe.teacher(config)
     key = f"{role}-teacher"
@@ -88,9 +86,8 @@ def train_teacher(
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (path / "teacher.json").exists():
             found = _load(role, path)
-            if on_epoch is not None:
-                for result in found.curve:
-                    on_epoch(key, result)
+            for result in found.curve:
+                watch.on_epoch(key, result)
             return found
         architecture, weights = traced_teacher(config, data.dataset, role)
         network = build(architecture, weights)
@@ -103,9 +100,7 @@ def train_teacher(
             purpose=key,
             device=data.device,
             checkpoint=path / "checkpoint",
-            on_epoch=on_epoch,
-            on_batch=on_batch,
-            should_stop=should_stop,
+            watch=watch,
         )[key]
         if outcome.state != "complete" or outcome.last_accuracy is None:
             clear_checkpoint(path / "checkpoint")

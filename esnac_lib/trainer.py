@@ -24,35 +24,20 @@ from esnac_lib.checkpoints import clear_checkpoint
 from esnac_lib.errors import TrainingError
 from esnac_lib.randomness import make_generator
 from esnac_lib.recipes import Recipe
-from esnac_lib.student import (
-    EpochResult,
-    Group,
-    Images,
-    Outcome,
-    Student,
-    Trainee,
-    is_machine_fault,
-    logits_of,
-    one_line,
-)
+from esnac_lib.student import Group, Images, Outcome, Student, Trainee, is_machine_fault, logits_of, one_line
+from esnac_lib.watch import NOBODY, TrainingStopped, Watch
 
 __all__ = [
-    "EpochResult",
     "Outcome",
     "Recipe",
     "Trainee",
-    "TrainingStopped",
     "clear_checkpoint",
     "evaluate",
     "train",
 ]
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_STOP_EVERY = 0.5  # seconds between two questions to `should_stop` within an epoch
-
-
-class TrainingStopped(Exception):
-    """`should_stop` said yes. The checkpoints stay, and the same call goes on from them."""
+_STOP_EVERY = 0.5  # seconds between two questions whether to stop within an epoch
 
 
 def train(
@@ -67,9 +52,7 @@ def train(
     device: str | torch.device = "cpu",
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
-    on_epoch: Callable[[str, EpochResult], None] | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    watch: Watch = NOBODY,
 ) -> dict[str, Outcome]:
     """Trains a group, on the same batches, and tells what became of each by its key.
 
@@ -81,13 +64,11 @@ def train(
         train_data: the images to learn from. A last batch of one image is left out: batch norm cannot learn from it.
         evaluation_data: the images that the accuracy after each epoch is measured on.
         teacher: whose logits are distilled; is moved to `device` and left in evaluation mode.
-        on_epoch: told (key, result) before the epoch is stored; a kill between the two tells the same epoch again.
-        on_batch: told (batches done, batches in all), for a progress bar.
-        should_stop: asked before each epoch, and within one at most twice a second.
+        watch: hears of epochs and batches, and may ask to stop.
 
     Raises:
         TrainingError: nothing to train on, keys that are no file names or not unique, distillation without a teacher.
-        TrainingStopped: `should_stop` said yes.
+        TrainingStopped: `watch` asked to stop.
     """
     keys = [trainee.key for trainee in trainees]
     if bad := [key for key in keys if not _KEY.fullmatch(key) or keys.count(key) > 1]:
@@ -102,7 +83,7 @@ def train(
     students = [Student(trainee, group) for trainee in trainees]
     for student in students:
         student.attempt(student.start, checkpoint)
-    stop = _Stop(should_stop)
+    stop = _Stop(watch)
     for epoch in range(1, recipe.epochs + 1):
         active = [student for student in students if student.error is None and len(student.curve) == epoch - 1]
         if not active:
@@ -111,7 +92,7 @@ def train(
         began = time.perf_counter()
         fault: str | None = None
         try:
-            _learn_epoch(active, group, epoch, stop, on_batch)
+            _learn_epoch(active, group, epoch, stop, watch)
             _judge_epoch(active, group, epoch)
         except Exception as error:  # in what the students share: a batch, the teacher's logits
             if not is_machine_fault(error):
@@ -120,8 +101,8 @@ def train(
         seconds = (time.perf_counter() - began) / len(active)
         for student in active:
             student.end_epoch(epoch, seconds, fault)
-            if student.error is None and on_epoch is not None:
-                on_epoch(student.key, student.curve[-1])
+            if student.error is None:
+                watch.on_epoch(student.key, student.curve[-1])
             if checkpoint is not None:
                 student.save(checkpoint)
     return {student.key: student.outcome() for student in students}
@@ -149,9 +130,7 @@ def evaluate(network: nn.Module, data: Images, *, batch_size: int = 256, device:
     return int(correct) / len(data)
 
 
-def _learn_epoch(
-    active: list[Student], group: Group, epoch: int, stop: _Stop, on_batch: Callable[[int, int], None] | None
-) -> None:
+def _learn_epoch(active: list[Student], group: Group, epoch: int, stop: _Stop, watch: Watch) -> None:
     recipe = group.recipe
     for student in active:
         student.attempt(student.begin_epoch, epoch)
@@ -171,8 +150,7 @@ def _learn_epoch(
             lr = recipe.lr_at((done - 0.5) / total)
             for student in alive:
                 student.attempt(student.learn, x, y, target, lr)
-        if on_batch is not None:
-            on_batch(done, total)
+        watch.on_batch(done, total)
         stop.ask()
 
 
@@ -195,12 +173,12 @@ def _judge_epoch(active: list[Student], group: Group, epoch: int) -> None:
 class _Stop:
     """Asks whether to stop, within an epoch at most twice a second: the answer may have to come from a file."""
 
-    def __init__(self, question: Callable[[], bool] | None) -> None:
-        self._question, self._asked = question, -math.inf
+    def __init__(self, watch: Watch) -> None:
+        self._question, self._asked = watch.should_stop, -math.inf
 
     def ask(self, at_once: bool = False) -> None:
         now = time.monotonic()
-        if self._question is None or not (at_once or now - self._asked >= _STOP_EVERY):
+        if not (at_once or now - self._asked >= _STOP_EVERY):
             return
         self._asked = now
         if self._question():

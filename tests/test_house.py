@@ -28,7 +28,7 @@ LOCK = ROOT / "requirements.lock"
 
 FLOORS = {
     0: "errors randomness layer_types canonical architecture objective",
-    1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress",
+    1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch",
     2: "network traceable tracing operators encoding study_data",
     3: "teachers channels space embedding gp kernels student trainer",
     4: "trained_teacher final_training acquisition evaluator export",

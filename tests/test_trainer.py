@@ -21,7 +21,8 @@ from esnac_lib.checkpoints import read_checkpoint
 from esnac_lib.errors import TrainingError
 from esnac_lib.randomness import make_generator
 from esnac_lib.recipes import CLIP_NORM, Recipe
-from esnac_lib.trainer import EpochResult, Outcome, Trainee, TrainingStopped, clear_checkpoint, evaluate, train
+from esnac_lib.trainer import Outcome, Trainee, clear_checkpoint, evaluate, train
+from esnac_lib.watch import EpochResult, TrainingStopped, Watch
 
 CROSS_ENTROPY = Recipe(epochs=2, lr=0.05, batch_size=64)
 DISTILLATION = Recipe(epochs=3, lr=1e-3, batch_size=64, optimizer="adam", loss="distillation", augment=True)
@@ -320,7 +321,7 @@ def test_a_failing_student_harms_nobody(
     few: tuple[Few, Few], fault: nn.Module, error: str | None, retry: bool, epochs: int, tmp_path: Path
 ) -> None:
     told: list[str] = []
-    result = distil(group_of(fault), few, checkpoint=tmp_path, on_epoch=lambda key, row: told.append(key))
+    result = distil(group_of(fault), few, checkpoint=tmp_path, watch=Watch(lambda key, row: told.append(key)))
     bad = result.pop("bad0")
     assert (bad.error, bad.retry, len(bad.curve), told.count("bad0")) == (error, retry, epochs, epochs)
     assert bad.state == ("failed" if error else "complete")
@@ -370,7 +371,7 @@ def killed(few: tuple[Few, Few], where: Path, at: tuple[str, int], recipe: Recip
             raise Killed
 
     with pytest.raises(Killed):
-        distil(group_of(), few, recipe, checkpoint=where, on_epoch=on_epoch)
+        distil(group_of(), few, recipe, checkpoint=where, watch=Watch(on_epoch))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -382,7 +383,7 @@ def test_resume_equals_uninterrupted(few: tuple[Few, Few], tmp_path: Path, at: t
     killed(few, tmp_path, at, recipe)
     told: list[tuple[str, int]] = []
     resumed = distil(
-        group_of(), few, recipe, checkpoint=tmp_path, on_epoch=lambda key, row: told.append((key, row.epoch))
+        group_of(), few, recipe, checkpoint=tmp_path, watch=Watch(lambda key, row: told.append((key, row.epoch)))
     )
     order = [(key, epoch) for epoch in (1, 2, 3) for key in "abc"]
     assert told == order[order.index(at) :]
@@ -416,7 +417,7 @@ def test_best_epoch_before_the_kill_survives(few: tuple[Few, Few], tmp_path: Pat
                 raise Killed
 
         trainee = Trainee("s", copy.deepcopy(network))
-        return train([trainee], *data, recipe, seed=0, purpose="p", checkpoint=where, on_epoch=on_epoch)["s"]
+        return train([trainee], *data, recipe, seed=0, purpose="p", checkpoint=where, watch=Watch(on_epoch))["s"]
 
     whole = run(None)
     assert whole.best_epoch < 3  # otherwise this tests nothing
@@ -484,16 +485,23 @@ def test_a_stop_keeps_the_checkpoints(few: tuple[Few, Few], tmp_path: Path) -> N
         DISTILLATION, batch_size=300
     )  # a batch an epoch: asked before each epoch, and once within the first
     with pytest.raises(TrainingStopped):
-        distil(group_of(), few, recipe, checkpoint=tmp_path, should_stop=lambda: next(answers))
+        distil(group_of(), few, recipe, checkpoint=tmp_path, watch=Watch(should_stop=lambda: next(answers)))
     assert len(read_checkpoint(tmp_path / "c.safetensors").progress["curve"]) in (1, 2)
     whole = distil(group_of(), few, recipe)
-    resumed = distil(group_of(), few, recipe, checkpoint=tmp_path, should_stop=lambda: False)
+    resumed = distil(group_of(), few, recipe, checkpoint=tmp_path, watch=Watch(should_stop=lambda: False))
     assert all(same(whole[key], resumed[key]) for key in "abc")
 
 
 def test_progress_bar_counts_batches(few: tuple[Few, Few]) -> None:
     told: list[tuple[int, int]] = []
-    train([Trainee("s", cnn(1))], *few, CROSS_ENTROPY, seed=0, purpose="p", on_batch=lambda *done: told.append(done))
+    train(
+        [Trainee("s", cnn(1))],
+        *few,
+        CROSS_ENTROPY,
+        seed=0,
+        purpose="p",
+        watch=Watch(on_batch=lambda *done: told.append(done)),
+    )
     assert told == [(done, 10) for done in range(1, 11)]
 
 
@@ -545,7 +553,7 @@ def test_learning_rate_reaches_the_optimiser() -> None:
         recipe,
         seed=0,
         purpose="p",
-        on_batch=lambda done, total: passed.append(-bias.bias.item()),
+        watch=Watch(on_batch=lambda done, total: passed.append(-bias.bias.item())),
     )
     rates = [1 / 4, 3 / 4, 11 / 12, 9 / 12, 7 / 12, 5 / 12, 3 / 12, 1 / 12]
     assert np.diff(passed) == pytest.approx(rates, abs=1e-6)

@@ -31,7 +31,8 @@ from esnac_lib.ledger import Ledger
 from esnac_lib.progress import Progress, duration
 from esnac_lib.study_data import StudyData, pick_device
 from esnac_lib.trained_teacher import traced_teacher
-from esnac_lib.trainer import Recipe, TrainingStopped
+from esnac_lib.trainer import Recipe
+from esnac_lib.watch import TrainingStopped, Watch
 
 
 class CompressionStudy:
@@ -87,6 +88,13 @@ class CompressionStudy:
     def _should_stop(self, ledger: Ledger) -> bool:
         return time.monotonic() > self._deadline or ledger.stop_requested()
 
+    def _watch(self, ledger: Ledger, phase: str) -> Watch:
+        return Watch(
+            on_epoch=lambda key, r: ledger.epoch(phase, key, r.epoch, r.loss, r.accuracy, r.seconds),
+            on_batch=self.progress.batch,
+            should_stop=partial(self._should_stop, ledger),
+        )
+
     # -- the random architectures ------------------------------------------------------------------------------------
 
     def _trials(self, ledger: Ledger) -> Trials:
@@ -106,9 +114,7 @@ class CompressionStudy:
             recipe,
             config.seed,
             self.folder / "students",
-            on_epoch=lambda key, r: ledger.epoch("search", key, r.epoch, r.loss, r.accuracy, r.seconds),
-            on_batch=self.progress.batch,
-            should_stop=partial(self._should_stop, ledger),
+            self._watch(ledger, "search"),
         )
         return Trials(ledger, evaluator, self.space, self.teacher, config.initialisations)
 

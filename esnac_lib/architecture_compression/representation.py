@@ -7,8 +7,8 @@ Two representations of a layer [t, k, o, s, p]:
 - *one_hot* (DEVIATION): the type as nine indicators (t = 0 among them), for a type is no quantity, and o as log₂(1 + o /
   step) / 4, so that an error of a tenth costs the same at 16 and at 1,024 channels; k, s and p divided by 4.
 
-A sequence fills the first positions of its array; t = 0 fills the rest. So the length is decoded too: the paper does not
-define it, and here a decoded sequence ends before its first t = 0.
+A sequence fills the first positions of its array; t = 0 fills the rest. So the length is decoded too: the paper does
+not define it, and here a decoded sequence ends before its first t = 0.
 """
 
 from __future__ import annotations
