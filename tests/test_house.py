@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from esnac_lib.config import StudyConfig
+from esnac_lib.config import FlatConfig, StudyConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "esnac_lib"
@@ -197,12 +198,26 @@ def test_conda_users_get_the_same_environment() -> None:
 # -- parameters --------------------------------------------------------------------------------------------------------
 
 
+def config_of(notebook: Path) -> type[FlatConfig]:
+    """The class of a notebook's parameters: what its second code cell imports to validate them."""
+    (_, second, *_) = code_cells(json.loads(notebook.read_text()))
+    found = re.search(r"^from (esnac_lib[\w.]*) import .*?\b(\w+Config)\b", second[0], re.MULTILINE)
+    assert found, f"the cell after the parameters of {notebook.name} imports no config class"
+    return getattr(import_module(found[1]), found[2])
+
+
+def notebook_of(params: str) -> Path:
+    """The notebook that a file of parameters is for: the one that its comments name, or else search.ipynb."""
+    found = re.search(r"^#.*\bnotebooks/(\w+\.ipynb)", params, re.MULTILINE)
+    return ROOT / "notebooks" / (found[1] if found else "search.ipynb")
+
+
 @pytest.mark.parametrize("path", PARAMS, ids=lambda path: path.stem)
 def test_a_file_of_parameters_is_a_study_of_its_own_name(path: Path) -> None:
     text = path.read_text()
     assert text.startswith("# "), "the first line says what the study reproduces"
     values = yaml.safe_load(text)
-    assert StudyConfig.from_dict(values).study == values["study"] == path.stem
+    assert config_of(notebook_of(text)).from_dict(values).to_dict()["study"] == values["study"] == path.stem
 
 
 def test_the_digits_file_spells_out_the_defaults() -> None:
@@ -230,9 +245,10 @@ def plain_values(source: str) -> dict[str, Any]:
     return values
 
 
-def test_the_search_notebook_has_the_defaults() -> None:
-    (source,) = tagged_parameters(json.loads((ROOT / "notebooks" / "search.ipynb").read_text()))
-    assert StudyConfig.from_dict(plain_values(source)) == StudyConfig()
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_spells_out_the_defaults_of_its_config(path: Path) -> None:
+    (source,) = tagged_parameters(json.loads(path.read_text()))
+    assert plain_values(source) == config_of(path)().to_dict()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
