@@ -7,6 +7,7 @@ x̂ = D(y)    (B, N) -> (B, features, length)    the same with transposed convol
 
 from __future__ import annotations
 
+import itertools
 from typing import Final
 
 import torch
@@ -61,7 +62,7 @@ class Decoder(nn.Sequential):
             nn.Unflatten(1, (embedding, 1)),
             nn.ConvTranspose1d(embedding, widths[0], length // 2 ** len(WIDTHS)),
         ]
-        for before, width in zip(widths[:-1], widths[1:], strict=True):
+        for before, width in itertools.pairwise(widths):
             blocks += [
                 ResidualBlock(before, width, 2, transposed=True),
                 ResidualBlock(width, width, transposed=True),
@@ -76,7 +77,7 @@ class Regressor(nn.Sequential):
     def __init__(self, embedding: int, output: nn.Module) -> None:
         sizes = (embedding, HIDDEN, HIDDEN, HIDDEN)
         blocks: list[nn.Module] = []
-        for before, size in zip(sizes[:-1], sizes[1:], strict=True):
+        for before, size in itertools.pairwise(sizes):
             blocks += [nn.Linear(before, size), nn.ReLU()]
         last = nn.Linear(HIDDEN, 1)
         nn.init.constant_(last.bias, 0.5)  # a ReLU that starts below 0 for all inputs would never learn

@@ -31,7 +31,7 @@ def reconstruction(true: Sequence[Sequence[Item]], decoded: Sequence[Sequence[It
     """How much of some sequences was decoded, before any repair; all but the first two are shares.
 
     layers_exact: layers of which the type and all that it can choose are right. types: layers of the right type.
-    widths_near: widths of convolutions and inner linear layers within a tenth. lengths, sequences: those that are right.
+    widths_near: widths of convolutions and inner linear layers within a tenth. lengths, sequences_exact: right ones.
     """
     layers = exact = types = widths = near = lengths = sequences = 0
     for wanted, got in zip(true, decoded, strict=True):

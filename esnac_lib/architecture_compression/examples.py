@@ -65,8 +65,8 @@ class Example:
 class Examples:
     """Examples as tensors.
 
-    x: (n, features, length). inside: (n, length), true for the T layers and the end mark after them (Eq. 12 sums i = 0 …
-    T). lengths: (n,) T. accuracy: (n,), NaN where unknown. params: (n,) on the regressor's scale.
+    x: (n, features, length). inside: (n, length), true for the T layers and the end mark after them (Eq. 12 sums over
+    i = 0 … T). lengths: (n,) T. accuracy: (n,), NaN where unknown. params: (n,) on the regressor's scale.
     """
 
     x: Tensor
