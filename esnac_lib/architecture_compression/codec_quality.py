@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from esnac_lib.architecture_compression.examples import Example
+from esnac_lib.architecture_compression.examples import Known
 from esnac_lib.architecture_compression.sequence import CONV, DROPOUT, LINEAR, POOLS, Item
 
 
@@ -72,7 +72,7 @@ def regression(true: Sequence[float], predicted: Sequence[float], baseline: Sequ
     }
 
 
-def linear_params(known: Sequence[Example], asked: Sequence[Example]) -> list[float]:
+def linear_params(known: Sequence[Known], asked: Sequence[Known]) -> list[float]:
     """The trivial guess at parameters: a least-squares fit to the sums of each of the five numbers, a sequence's
     length and the number of its convolutions."""
     matrix = np.array([_sums(example) for example in known])
@@ -80,7 +80,7 @@ def linear_params(known: Sequence[Example], asked: Sequence[Example]) -> list[fl
     return [float(_sums(example) @ weights) for example in asked]
 
 
-def _sums(example: Example) -> np.ndarray:
+def _sums(example: Known) -> np.ndarray:
     table = np.array(example.items, dtype=np.float64)  # (T, 5)
     return np.array([1.0, len(table), (table[:, 0] == CONV).sum(), *table.sum(0)])
 

@@ -57,7 +57,7 @@ class CompressionConfig(FlatConfig):
         Field(description="layer types one-hot and widths as logarithms, or five numbers"),
     ] = "one_hot"
     params_target: Annotated[
-        Literal["scaled", "standardised"], Field(description="parameters over their deviation; the paper also centres")
+        Literal["scaled", "standardised", "log"], Field(description="parameters as the regressor sees them")
     ] = "scaled"
     embedding: Annotated[int, Field(ge=1, description="numbers in the embedding y")] = 32
     unlabelled: Annotated[int, Field(ge=0, description="more sequences without accuracy to train the codec on")] = 500
@@ -78,8 +78,9 @@ class CompressionConfig(FlatConfig):
     target_accuracy: Annotated[float, Field(gt=0, le=1, description="accuracy a₀ that the descent aims at")] = 1.0
     target_times: Annotated[float, Field(ge=0, description="compression that it aims at (p₀); 0: no parameters")] = 4.0
     starts: Annotated[int, Field(ge=1, description="starting points: the teacher, then the best architectures")] = 3
-    descent_steps: Annotated[int, Field(ge=1, description="steps of gradient descent from each")] = 15
-    descent_lr: Annotated[float, Field(gt=0, description="learning rate η of the descent")] = 0.1
+    descent_steps: Annotated[int, Field(ge=1, description="steps of gradient descent from each")] = 30
+    descent_lr: Annotated[float, Field(gt=0, description="learning rate η of the descent")] = 3.0
+    reembed: Annotated[int, Field(ge=0, description="steps until y is the decoded network's again; 0: never")] = 5
     rounds: Annotated[int, Field(ge=1, description="rounds of descent, training what it found, and refresh")] = 2
     candidates: Annotated[int, Field(ge=1, description="decoded architectures trained a round")] = 3
     refresh_steps: Annotated[int, Field(ge=0, description="supervised steps after each round")] = 30
@@ -104,6 +105,7 @@ class CompressionConfig(FlatConfig):
     pruning_filters: Annotated[int, Field(ge=1, description="filters that go in one step of pruning")] = 16
     pruning_images: Annotated[int, Field(ge=2, description="images of the training between two steps")] = 320
     n2n_steps: Annotated[int, Field(ge=1, description="search steps of N2N, of K architectures each")] = 2
+    n2n_epochs: Annotated[int, Field(ge=1, description="epochs of N2N's search training")] = 2
     seed: Annotated[int, Field(ge=0, description="seed of every random draw")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
     max_minutes: Annotated[float, Field(ge=0, description="stop after so many minutes; 0: no limit")] = 0.0

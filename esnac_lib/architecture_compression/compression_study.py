@@ -11,16 +11,22 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
+from esnac_lib.architecture_compression.codec_stage import CodecSet, codec_identity, codec_record, trained_codec
 from esnac_lib.architecture_compression.collection import collect
-from esnac_lib.architecture_compression.compression_config import CompressionConfig, check_compression_resume
+from esnac_lib.architecture_compression.compression_config import STAGES, CompressionConfig, check_compression_resume
+from esnac_lib.architecture_compression.descent import PathStep
+from esnac_lib.architecture_compression.rounds import Compression
 from esnac_lib.architecture_compression.sequence import SequenceSpace
+from esnac_lib.architecture_compression.surrogate import Surrogate
 from esnac_lib.architecture_compression.trials import Trials
 from esnac_lib.config import data_root_of, study_dir
 from esnac_lib.data import load_dataset
@@ -74,11 +80,26 @@ class CompressionStudy:
             ledger.clear_stop()
             self._describe()
             try:
-                self._collect(ledger)
+                self._stages(ledger)
             except TrainingStopped:
                 self.progress.note("stopped as asked; the same command goes on from here")
             finally:
                 self.progress.end()
+
+    def _stages(self, ledger: Ledger) -> None:
+        last = STAGES.index(self.config.stop_after)
+        trials = self._trials(ledger)
+        self._collect(ledger, trials)
+        if last < STAGES.index("codec"):
+            return
+        found, surrogate = self._codec(ledger, trials)
+        if last < STAGES.index("compression"):
+            return
+        compression = Compression(
+            self.config, trials, surrogate, found,
+            on_path=partial(self._keep_path, ledger), note=self.progress.note,
+        )  # fmt: skip
+        compression.run()
 
     def _describe(self) -> None:
         (self.folder / "students").mkdir(parents=True, exist_ok=True)
@@ -118,7 +139,7 @@ class CompressionStudy:
         )
         return Trials(ledger, evaluator, self.space, self.teacher, config.initialisations)
 
-    def _collect(self, ledger: Ledger) -> None:
+    def _collect(self, ledger: Ledger, trials: Trials) -> None:
         config, began = self.config, time.monotonic()
 
         def note(done: int) -> None:
@@ -131,7 +152,36 @@ class CompressionStudy:
 
         self.progress.begin("the teacher and random architectures")
 
-        collect(self._trials(ledger), config.architectures, config.around, config.K, config.seed, note)
+        collect(trials, config.architectures, config.around, config.K, config.seed, note)
+
+    # -- the codec and the compression -------------------------------------------------------------------------------
+
+    def _codec(self, ledger: Ledger, trials: Trials) -> tuple[CodecSet, Surrogate]:
+        config, began = self.config, time.monotonic()
+        labelled = trials.labelled()
+        (teacher,) = [one for one in labelled if one.source == "teacher"]
+        random = [one for one in labelled if one.source in ("random", "around")]
+        found = CodecSet.of(config, self.space, teacher, random)
+        identity = codec_identity(config, found)
+
+        def on_record(step: int, losses: dict[str, float]) -> None:
+            seconds = time.monotonic() - began
+            for name, value in losses.items():
+                ledger.epoch("codec", f"{identity}/{name}", step, value, None, seconds)
+
+        def check_stop() -> None:
+            if self._should_stop(ledger):
+                raise TrainingStopped
+
+        decoded_space = replace(self.space, max_macs=max(config.max_macs, self.teacher.macs) if config.max_macs else 0)
+        surrogate = trained_codec(
+            config, decoded_space, found, self.folder / "students", on_record=on_record, check_stop=check_stop
+        )
+        ledger.result("codec", "trained", {"identity": identity} | codec_record(surrogate, found))
+        return found, surrogate
+
+    def _keep_path(self, ledger: Ledger, name: str, path: Sequence[PathStep], more: dict[str, Any]) -> None:
+        ledger.result("path", name, {"steps": [step.to_dict() for step in path]} | more)
 
 
 def _write(path: Path, text: str) -> None:

@@ -62,21 +62,32 @@ class PathStep:
         return asdict(self) | {"items": None if self.items is None else [list(item) for item in self.items]}
 
 
-def descend(surrogate: Surrogate, start: Items, loss: CompressionLoss, steps: int, lr: float) -> list[PathStep]:
+def descend(
+    surrogate: Surrogate, start: Items, loss: CompressionLoss, steps: int, lr: float, reembed: int = 0
+) -> list[PathStep]:
     """From the embedding of `start`, y ← y − η dL_c/dy; the start is step 0.
+
+    The path leaves the embeddings of networks after some steps, and the regressors then predict what no network is (the
+    paper: after about 5). DEVIATION: every `reembed` steps y becomes the embedding of the network that it decodes to,
+    unless it did so before; 0 (the paper): never.
 
     DEVIATION: Eq. 18 is printed with a plus, which would ascend.
     """
     y = surrogate.embed([start])  # (1, N)
-    path = []
+    path: list[PathStep] = []
+    been: set[str | None] = {None}
     for step in range(steps + 1):
         y = y.detach().requires_grad_()
         accuracy, params = surrogate.regress(y)
         value = loss(accuracy, params).sum()
-        predicted = float(accuracy), surrogate.scale.params(float(params))
-        path.append(_step_of(surrogate, y.detach(), step, float(value), *predicted))
+        predicted = float(accuracy.detach()), surrogate.scale.params(float(params.detach()))
+        here = _step_of(surrogate, y.detach(), step, float(value.detach()), *predicted)
+        path.append(here)
         (gradient,) = torch.autograd.grad(value, y)
-        y = y - lr * gradient
+        y = y.detach() - lr * gradient
+        if reembed and step and step % reembed == 0 and here.items is not None and here.arch_id not in been:
+            been.add(here.arch_id)
+            y = surrogate.embed([here.items])
     return path
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from esnac_lib.architecture_compression.representation import Representation
-from esnac_lib.architecture_compression.sequence import Item
+from esnac_lib.architecture_compression.sequence import Items
 
 Target = Literal["scaled", "standardised", "log"]
 
@@ -52,11 +52,24 @@ class ParamsScale:
         return float(2**value) if self.kind == "log" else float(value)
 
 
+class Known(Protocol):
+    """What is known of an architecture; a trained one (`trials.Labelled`) is such a thing too."""
+
+    @property
+    def items(self) -> Items: ...
+
+    @property
+    def params(self) -> int: ...
+
+    @property
+    def accuracy(self) -> float | None: ...
+
+
 @dataclass(frozen=True)
 class Example:
     """One architecture: accuracy is None where it was not trained."""
 
-    items: tuple[Item, ...]
+    items: Items
     params: int
     accuracy: float | None
 
@@ -84,8 +97,8 @@ class Examples:
         return Examples(self.x[at], self.inside[at], self.lengths[at], self.accuracy[at], self.params[at])
 
 
-def examples_of(found: Sequence[Example], representation: Representation, scale: ParamsScale) -> Examples:
-    """The tensors of some examples."""
+def examples_of(found: Sequence[Known], representation: Representation, scale: ParamsScale) -> Examples:
+    """The tensors of some architectures."""
     lengths = torch.tensor([len(example.items) for example in found])
     accuracy = [float("nan") if example.accuracy is None else example.accuracy for example in found]
     return Examples(

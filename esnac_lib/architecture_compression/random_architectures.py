@@ -111,7 +111,7 @@ def sequence_around(space: SequenceSpace, teacher: Items, rng: np.random.Generat
     """
     scale = 2 ** rng.uniform(-3.5, 0)
     rate = rng.choice([0.0, 0.1, 0.2, 0.3])
-    blocks = [_changed(space, block, scale, rng) for block in _blocks(teacher[:-1]) if not _goes(block, rate, rng)]
+    blocks = [_changed(space, block, scale, rng) for block in blocks_of(teacher[:-1]) if not _goes(block, rate, rng)]
     blocks = _pools_changed(blocks, rng)
     items = [item for block in blocks for item in block if not _is_left_out(item, rate, rng)]
     if rng.random() < 0.15:
@@ -121,10 +121,10 @@ def sequence_around(space: SequenceSpace, teacher: Items, rng: np.random.Generat
         items.append(Item(AVG_POOL, k, 0, k, 0))
     if rng.random() < 0.1:
         items.append(Item(DROPOUT, 0, 0, 0, int(rng.integers(1, 5, endpoint=True))))
-    return _with_channels([*items, teacher[-1]], space.input_shape[0])
+    return with_channels([*items, teacher[-1]], space.input_shape[0])
 
 
-def _blocks(items: Sequence[Item]) -> list[list[Item]]:
+def blocks_of(items: Sequence[Item]) -> list[list[Item]]:
     """Runs that belong together: a convolution with what follows it; a pool alone; a linear layer with what follows."""
     blocks: list[list[Item]] = []
     for item in items:
@@ -170,7 +170,7 @@ def _pools_changed(blocks: list[list[Item]], rng: np.random.Generator) -> list[l
     return kept
 
 
-def _with_channels(items: Sequence[Item], channels: int) -> Items:
+def with_channels(items: Sequence[Item], channels: int) -> Items:
     """The items, each with the o that it has after those before it."""
     out = []
     for item in items:

@@ -3,7 +3,7 @@
 A decoded sequence ends before its first t = 0. Then, in order:
 
 1. Numbers that a type does not have become 0, o becomes the channels of the input where it cannot be chosen, widths
-   become multiples of the space's step, k and s at least 1, p at least 0 (of pools: at most half of k, 0 where enforced).
+   become multiples of the step, k and s at least 1, p at least 0 (of pools at most half of k, or 0 where enforced).
 2. A kernel larger than its padded map becomes as large as the map.
 3. A linear layer that a convolution, a pool or a batch norm still follows is left out.
 4. Where §3's assumptions are enforced, the second of two activations is left out, and a pool that reduces nothing.
