@@ -69,13 +69,15 @@ def train_teacher(
     data: StudyData,
     folder: Path,
     watch: Watch = NOBODY,
+    recipe: Recipe | None = None,
 ) -> TrainedTeacher:
     """Train a teacher, or take the one that lies in `folder` already.
 
+    recipe: None stands for `Recipe.teacher`.
     watch hears each epoch of a training that happens now, and those of one that is taken. Raises TrainingError if the
     training fails.
     """
-    recipe = Recipe.teacher(config)
+    recipe = recipe or Recipe.teacher(config)
     key = f"{role}-teacher"
     path = (
         folder

@@ -1,7 +1,7 @@
 """An Architecture Compression study: random architectures, the codec, the descent, and what is trained at the end.
 
     >>> study = CompressionStudy(CompressionConfig(study="mine", teacher="conv7", dataset="fashion_mnist", ...))
-    >>> summary = study.run()      # killed? give the same command again
+    >>> study.run()      # killed? give the same command again
 
 Everything is in the study's ledger the moment it is known.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,19 +20,22 @@ from typing import Any
 import torch
 import yaml
 
+from esnac_lib.architecture_compression.baselines import Baselines
 from esnac_lib.architecture_compression.codec_stage import CodecSet, codec_identity, codec_record, trained_codec
 from esnac_lib.architecture_compression.collection import collect
 from esnac_lib.architecture_compression.compression_config import STAGES, CompressionConfig, check_compression_resume
 from esnac_lib.architecture_compression.descent import PathStep
-from esnac_lib.architecture_compression.rounds import Compression
+from esnac_lib.architecture_compression.final_stage import FinalStage
+from esnac_lib.architecture_compression.rounds import Compression, select
 from esnac_lib.architecture_compression.sequence import SequenceSpace
 from esnac_lib.architecture_compression.surrogate import Surrogate
-from esnac_lib.architecture_compression.trials import Trials
+from esnac_lib.architecture_compression.trials import Labelled, Trials
 from esnac_lib.config import data_root_of, study_dir
 from esnac_lib.data import load_dataset
 from esnac_lib.environment import describe_environment
 from esnac_lib.errors import ConfigError
 from esnac_lib.evaluator import LocalEvaluator
+from esnac_lib.final_training import FinalResult
 from esnac_lib.ledger import Ledger
 from esnac_lib.progress import Progress, duration
 from esnac_lib.study_data import StudyData, pick_device
@@ -69,8 +72,12 @@ class CompressionStudy:
         self.space = replace(space, max_macs=config.max_macs)
         self._deadline = float("inf")
 
-    def run(self) -> None:
-        """Go through the stages as far as `stop_after` says."""
+    def run(self) -> bool:
+        """Go through the stages as far as `stop_after` says; False if the study was asked to stop before.
+
+        A study stops early when `max_minutes` are over or somebody asked for it (`Ledger.request_stop`); nothing that
+        was told is lost. Raises EsnacError, one line, if it cannot go on.
+        """
         if self.config.max_minutes:
             self._deadline = time.monotonic() + 60 * self.config.max_minutes
         with Ledger.start(self.ledger_path, self.config.to_dict()) as ledger:
@@ -81,8 +88,10 @@ class CompressionStudy:
             self._describe()
             try:
                 self._stages(ledger)
+                return True
             except TrainingStopped:
                 self.progress.note("stopped as asked; the same command goes on from here")
+                return False
             finally:
                 self.progress.end()
 
@@ -99,7 +108,12 @@ class CompressionStudy:
             self.config, trials, surrogate, found,
             on_path=partial(self._keep_path, ledger), note=self.progress.note,
         )  # fmt: skip
-        compression.run()
+        results = compression.run()
+        if last < STAGES.index("final"):
+            return
+        student, accuracy = self._student(ledger, compression, surrogate, results)
+        if last >= STAGES.index("baselines"):
+            self._baselines(ledger, found, student, accuracy)
 
     def _describe(self) -> None:
         (self.folder / "students").mkdir(parents=True, exist_ok=True)
@@ -182,6 +196,89 @@ class CompressionStudy:
 
     def _keep_path(self, ledger: Ledger, name: str, path: Sequence[PathStep], more: dict[str, Any]) -> None:
         ledger.result("path", name, {"steps": [step.to_dict() for step in path]} | more)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _final_stage(self, ledger: Ledger) -> FinalStage:
+        return FinalStage(self.config, self.data, ledger, self.folder / "students", partial(self._watch, ledger))
+
+    def _student(
+        self, ledger: Ledger, compression: Compression, surrogate: Surrogate, results: Sequence[Labelled]
+    ) -> tuple[FinalResult, float]:
+        """The student: of the best that were found the one of highest validation accuracy after final training."""
+        stage = self._final_stage(ledger)
+        reference = stage.teacher("reference")
+        most = self.teacher.num_params / (self.config.target_times or 1.0)
+        best = select(results, compression.loss, surrogate, most)[: self.config.top]
+        if not best:
+            raise ConfigError("no decoded architecture could be trained: see the errors in the ledger's trials")
+        self.progress.begin(f"final training of {len(best)}")
+        finalists = [stage.finalist("student", self.space.to_architecture(one.items)) for one in best]
+        judged = stage.on_training_split(finalists)
+        chosen = max(judged, key=lambda result: (result.params <= most, result.accuracy))
+        self.progress.begin("final training of the student on all images")
+        (finalist,) = [finalist for finalist in finalists if finalist.key == chosen.key]
+        (student,) = stage.on_all_images([finalist])
+        (trial,) = [one.trial for one in best if one.arch_id == student.arch_id]
+        more = {"trial": trial, "validation_accuracy": chosen.accuracy, "architecture": finalist.architecture.to_json()}
+        ledger.result("compressed", "student", stage.entry(student, reference, **more))
+        self._summarise(ledger)
+        return student, chosen.accuracy
+
+    def _baselines(self, ledger: Ledger, found: CodecSet, student: FinalResult, accuracy: float) -> None:
+        stage = self._final_stage(ledger)
+        space = replace(self.space, max_macs=0)
+        baselines = Baselines(stage, space, stage.teacher("reference"), student, accuracy, self.progress)
+        random = [*found.train[1:], *found.held_out]
+        work: dict[str, Callable[[], dict[str, Any] | None]] = {
+            "random": lambda: baselines.random(random),
+            "narrowed": lambda: baselines.narrowed(student.params),
+            "fitnet": baselines.fitnet,
+            "pruning": baselines.pruning,
+            "n2n": baselines.n2n,
+        }
+        for name in self.config.baseline_names:
+            ledger.result("compared", name, work[name]() or {})
+            self._summarise(ledger)
+        for times in self.config.width_times:
+            entry = baselines.narrowed(round(self.teacher.num_params / times))
+            ledger.result("width", f"{times:g}", entry)
+        self._summarise(ledger)
+
+    def _summarise(self, ledger: Ledger) -> None:
+        summary = summary_of(ledger, self.config) | {"environment": describe_environment(self.device)}
+        _write(self.folder / "summary.json", json.dumps(summary, indent=1))
+
+
+def summary_of(ledger: Ledger, config: CompressionConfig) -> dict[str, Any]:
+    """The study in short, from its ledger; what is not known yet is None."""
+    trials, teachers = ledger.trials(), ledger.results("teacher")
+    told = trials[trials["told_at"].notna()]
+    sources = [json.loads(text)["source"] for text in told["decisions"]]
+    quality = ledger.results("codec").get("trained", {}).get("held_out", {})
+    reference = teachers.get("reference")
+    summary: dict[str, Any] = {
+        "study": config.study,
+        "dataset": config.dataset,
+        "seed": config.seed,
+        "teacher": reference and {name: reference[name] for name in ("name", "params", "macs", "accuracy")},
+        "student": _entry(ledger.results("compressed").get("student")),
+        "architectures_trained": len(told),
+        "random_architectures": sum(source in ("random", "around") for source in sources),
+        "failed": int((told["state"] == "failed").sum()),
+        "reconstruction": quality.get("reconstruction"),
+        "accuracy_regressor": quality.get("accuracy_regressor"),
+        "params_regressor": quality.get("params_regressor"),
+        "seconds": {"architectures": float(told["seconds"].sum())},
+    }
+    compared = ledger.results("compared")
+    summary |= {name: _entry(compared[name]) for name in config.baseline_names if name in compared}
+    return summary | {"widths": {times: _entry(entry) for times, entry in ledger.results("width").items()}}
+
+
+def _entry(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """An entry without its architecture; None where there is none."""
+    return {name: value for name, value in found.items() if name != "architecture"} if found else None
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,8 +1,8 @@
-"""FitNet (Romero et al., 2014): a student thinner and deeper than its teacher, trained by hints and then by distillation.
+"""FitNet (Romero et al., 2014): a student thinner and deeper than its teacher, trained in two stages.
 
-    1. Hints: the student up to its guided layer, with a 1×1 convolution after it, learns the teacher's features at its
-       hint layer, here the middle block of both (mean squared error).
-    2. Distillation: the whole student minimises H(y, P_S) + λ H(P_T^τ, P_S^τ) (its Eq. 2), λ falling from 4 to 1.
+1. Hints: the student up to its guided layer, with a 1×1 convolution after it, learns the teacher's features at its hint
+   layer, here the middle block of both (mean squared error).
+2. Distillation: the whole student minimises H(y, P_S) + λ H(P_T^τ, P_S^τ) (its Eq. 2), λ falling from 4 to 1.
 
 The second loss is written as one cross entropy, so that the ordinary trainer takes it: while it trains, the student
 puts out the logarithms of both distributions, log P_S and log P_S^τ, side by side (`Softened`). They add up to 2, so a
@@ -110,8 +110,8 @@ class Softened(nn.Module):
 class SoftTargets:
     """Images whose targets are (y, λ P_T^τ): (B, 2 · classes).
 
-    λ depends on the epoch, which the trainer does not tell. It is known from the generator: that of epoch e is seeded by
-    (seed, purpose, 0, e) (`trainer.train`), for a training that goes on too.
+    λ depends on the epoch, which the trainer does not tell. It is known from the generator: that of epoch e is seeded
+    by (seed, purpose, 0, e) (`trainer.train`), for a training that goes on too.
     """
 
     def __init__(

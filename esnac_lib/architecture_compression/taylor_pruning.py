@@ -95,7 +95,8 @@ def prune(
 def taylor_scores(network: Network, images: DeviceData, batch_size: int) -> dict[int, np.ndarray]:
     """For every convolution, by its index: the criterion of each filter, divided by the layer's norm.
 
-    z is the map after the convolution's batch norm and activation. The network is left in training mode.
+    z is the map after the convolution's batch norm and activation. Batch norms and dropouts work as in evaluation, so
+    that looking at a network does not change it.
     """
     found: dict[int, Tensor] = {}
     maps: dict[int, Tensor] = {}
@@ -111,7 +112,7 @@ def taylor_scores(network: Network, images: DeviceData, batch_size: int) -> dict
         )
         for index, last in _maps_of(architecture).items()
     ]
-    network.to(images.device).to(memory_format=torch.channels_last).train()
+    network.to(images.device).to(memory_format=torch.channels_last).eval()
     try:
         for x, y in images.evaluation_batches(batch_size):
             network.zero_grad(set_to_none=True)
