@@ -122,7 +122,7 @@ def codec_record(surrogate: Surrogate, found: CodecSet) -> dict[str, Any]:
         "trained": _quality(surrogate, found, found.train),
         "filters": {
             "encoder": _filters(weights["encoder.0.convolution.weight"]),
-            "decoder": _filters(weights["decoder.1.weight"]),
+            "decoder": _filters(weights["decoder.1.weight"].transpose(0, 1)),
         },
     }
 
@@ -144,7 +144,7 @@ def _quality(surrogate: Surrogate, found: CodecSet, asked: Sequence[Labelled]) -
 
 
 def _filters(weight: torch.Tensor) -> list[list[list[float]]]:
-    """Filters (n, channels in, kernel), at most `FILTERS` of each of the first two, rounded."""
+    """A layer's weights (filters, input channels, kernel), at most `FILTERS` of the first two, rounded."""
     return [[[round(float(w), 4) for w in row] for row in filt] for filt in weight[:FILTERS, :FILTERS]]
 
 

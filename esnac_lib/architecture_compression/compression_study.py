@@ -213,7 +213,9 @@ class CompressionStudy:
         if not best:
             raise ConfigError("no decoded architecture could be trained: see the errors in the ledger's trials")
         self.progress.begin(f"final training of {len(best)}")
-        finalists = [stage.finalist("student", self.space.to_architecture(one.items)) for one in best]
+        finalists = [
+            stage.finalist("student", replace(self.space, max_macs=0).to_architecture(one.items)) for one in best
+        ]
         judged = stage.on_training_split(finalists)
         chosen = max(judged, key=lambda result: (result.params <= most, result.accuracy))
         self.progress.begin("final training of the student on all images")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from esnac_lib.architecture_compression.codec_stage import CodecSet, joint_settings
@@ -21,6 +21,9 @@ from esnac_lib.architecture_compression.sequence import Items
 from esnac_lib.architecture_compression.surrogate import Surrogate
 from esnac_lib.architecture_compression.trials import Labelled, Trials
 from esnac_lib.randomness import derive_seed
+
+ANALYSIS_WEIGHTS = (0.1, 1.0)
+"""Of L_a and L_p in §10."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Compression:
     def run(self) -> list[Labelled]:
         """All rounds; returns what they found and trained, in that order."""
         self._record("before")
+        self._analyse()
         for number in range(self.config.rounds):
             paths = [self._descend(f"round{number}-start{place}", start) for place, start in enumerate(self._starts())]
             best = self._best(paths, self.config.candidates)
@@ -112,6 +116,15 @@ class Compression:
             self.trials.evaluate(self.trials.record([one.items for one in new], [one.note for one in new], began))
         self._known = {one.arch_id: one for one in self.trials.labelled()}
         self._chosen += [one.arch_id for one in found if one.arch_id not in self._chosen]
+
+    def _analyse(self) -> None:
+        """§10: the teacher compressed with L = 0.1 L_a + L_p and no target, decoded without §3's assumptions."""
+        space = replace(self.surrogate.space, enforced=False)
+        surrogate = replace(self.surrogate, space=space)
+        steps, lr = self.config.descent_steps, self.config.descent_lr
+        start = self.found.train[0].items
+        path = descend(surrogate, start, CompressionLoss(1.0, 0.0, *ANALYSIS_WEIGHTS), steps, lr, self.config.reembed)
+        self._on_path("analysis", path, {"start": [list(item) for item in start]})
 
     def _record(self, name: str) -> None:
         """Descend from the teacher and train what each of the first steps decodes to: predicted against true."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -92,7 +92,7 @@ class Trials:
         rows = []
         for items, note in zip(sequences, notes, strict=True):
             is_teacher = note["source"] == "teacher"
-            architecture = self.teacher if is_teacher else self.space.to_architecture(items)
+            architecture = self.teacher if is_teacher else replace(self.space, max_macs=0).to_architecture(items)
             text = json.dumps(dict(note) | {"sequence": [list(item) for item in items]})
             shape = architecture.num_params, architecture.macs
             rows.append(

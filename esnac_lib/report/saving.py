@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
-
-from esnac_lib.report.read import StudyRecord
 
 Item = TypeVar("Item", Figure, pd.DataFrame)
 
 PNG_DPI = 150
 
 
-def save(item: Item, record: StudyRecord, name: str) -> Item:
+class HasFolder(Protocol):
+    """The record of a study or of an experiment."""
+
+    @property
+    def folder(self) -> Path: ...
+
+
+def save(item: Item, record: HasFolder, name: str) -> Item:
     """Write a figure to figures/<name>.png and .pdf, or a table to tables/<name>.csv, and hand it back to be shown.
 
     Nothing in the files tells when they were made. Numbers in tables have six significant digits.
