@@ -89,7 +89,7 @@ class CompressionConfig(FlatConfig):
     top: Annotated[int, Field(ge=1, description="decoded architectures that go into final training")] = 2
     final_epochs: Annotated[
         int, Field(ge=1, description="epochs of final training, of the teacher and of students")
-    ] = 10
+    ] = 6
     final_lr: Annotated[float, Field(gt=0, description="learning rate of final training")] = 0.05
     final_optimizer: Annotated[Literal["sgd", "adam"], Field(description="optimiser of final training")] = "sgd"
     schedule: Annotated[
