@@ -18,22 +18,27 @@ _HOME = {
     "EsnacError": "errors",
     "EsnacSampler": "samplers",
     "EvolutionSampler": "samplers",
+    "Experiment": "experiment",
     "Ledger": "ledger",
+    "Limits": "decisions",
     "LocalEvaluator": "evaluator",
     "N2nSampler": "samplers",
+    "NarrowSampler": "samplers",
     "RandomSampler": "samplers",
     "SearchSpace": "space",
     "Study": "study",
     "StudyConfig": "config",
     "TpeSampler": "samplers",
+    "TransferSampler": "samplers",
     "build": "network",
     "encode": "encoding",
     "inherit": "network",
     "load_dataset": "data",
+    "prove": "proof",
     "teacher": "teachers",
     "trace": "tracing",
 }
-_MODULES = ("export", "report")
+_MODULES = ("export", "offline", "report")
 
 __all__ = [*_HOME, *_MODULES]
 

@@ -1,7 +1,8 @@
 """Expected improvement (ESNAC Eq. 3) and its two maximisers over a search space (ESNAC §3.2, §6.3).
 
 Both maximisers score the same number of architectures, each `arch_id` once, so that their results can be compared.
-Decisions are whatever the space makes of them; here they are only passed on.
+They draw decisions and look at outlines; no architecture is built. Decisions are whatever the space makes of them; here
+they are only passed on.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.special import erfcx, ndtr
 
-from esnac_lib.architecture import Architecture
-from esnac_lib.encoding import encode
 from esnac_lib.kernels import Kernel
+from esnac_lib.outline import Outline
 
-Score = Callable[[list[Architecture]], tuple[np.ndarray, np.ndarray, np.ndarray]]
+Score = Callable[[list[Outline]], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
-BATCH = 250  # architectures scored at once by random sampling
+BATCH = 500  # architectures scored at once by random sampling: bounds the memory
 MISSES = 200  # draws in a row without a new architecture after which a space counts as exhausted
 
 
@@ -30,15 +30,19 @@ class Space(Protocol):
     def sample(self, rng: np.random.Generator) -> Any: ...
     def mutate(self, decisions: Any, rng: np.random.Generator) -> Any: ...
     def cross(self, a: Any, b: Any, rng: np.random.Generator) -> Any: ...
-    def apply(self, decisions: Any) -> Architecture: ...
+
+
+class Outlines(Protocol):
+    """What makes an outline of decisions."""
+
+    def outline(self, decisions: Any) -> Outline: ...
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A scored architecture: the decisions that gave it, what the posterior says, and its expected improvement."""
+    """A scored architecture: the decisions that give it, what the posterior says, and its expected improvement."""
 
     decisions: Any
-    architecture: Architecture
     mean: float
     variance: float
     ei: float
@@ -92,8 +96,8 @@ def _log_improvement(z: np.ndarray) -> np.ndarray:
 def scorer(kernel: Kernel) -> Score:
     """How a kernel scores architectures: posterior mean and variance, log expected improvement over the best of D^k."""
 
-    def score(architectures: list[Architecture]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        mean, variance = kernel.predict([encode(item, kernel.settings.max_edge) for item in architectures])
+    def score(outlines: list[Outline]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mean, variance = kernel.predict([outline.encode(kernel.settings.max_edge) for outline in outlines])
         return mean, variance, log_expected_improvement(mean, variance, kernel.best)
 
     return score
@@ -103,14 +107,19 @@ def scorer(kernel: Kernel) -> Score:
 
 
 def maximise_by_sampling(
-    space: Space, score: Score, forbidden: Collection[str], candidates: int, rng: np.random.Generator
+    space: Space,
+    outlines: Outlines,
+    score: Score,
+    forbidden: Collection[Outline],
+    candidates: int,
+    rng: np.random.Generator,
 ) -> Candidate | None:
     """The best of `candidates` different architectures, sampled from the space as in a random search (ESNAC §3.2).
 
-    forbidden: the arch_ids that must not be proposed (evaluated or waiting ones, the teacher). Fewer are scored if 200
+    forbidden: what must not be proposed (evaluated or waiting architectures, the teacher). Fewer are scored if 200
     draws in a row bring nothing new; None if there was nothing at all.
     """
-    pool = _Pool(space, score, forbidden, candidates)
+    pool = _Pool(outlines, score, forbidden, candidates)
     while pool.gather(lambda: space.sample(rng), BATCH):
         pass
     return pool.best
@@ -118,8 +127,9 @@ def maximise_by_sampling(
 
 def maximise_by_evolution(
     space: Space,
+    outlines: Outlines,
     score: Score,
-    forbidden: Collection[str],
+    forbidden: Collection[Outline],
     candidates: int,
     rng: np.random.Generator,
     population: int = 50,
@@ -134,7 +144,7 @@ def maximise_by_evolution(
     live on. A child that is forbidden or known costs a draw, not the budget; after ten such draws in a row a sample
     takes its place. Ends as `maximise_by_sampling` does.
     """
-    pool = _Pool(space, score, forbidden, candidates)
+    pool = _Pool(outlines, score, forbidden, candidates)
 
     def first() -> Any:
         if start and rng.random() < 0.5:
@@ -162,34 +172,43 @@ def maximise_by_evolution(
 class _Pool:
     """Draws architectures, passes by those that are forbidden or known, scores the others, and keeps the best."""
 
-    def __init__(self, space: Space, score: Score, forbidden: Collection[str], candidates: int) -> None:
+    def __init__(self, outlines: Outlines, score: Score, forbidden: Collection[Outline], candidates: int) -> None:
         self.best: Candidate | None = None
         self.misses = 0  # draws in a row without a new architecture
-        self._space, self._score = space, score
+        self._outlines, self._score = outlines, score
         self._left = candidates
-        self._seen = set(forbidden)
+        self._seen: dict[bytes, list[Outline]] = {}  # by key: where keys differ, arch_ids do
+        for outline in forbidden:
+            self._is_new(outline)
 
     def gather(self, draw: Callable[[], Any], number: int) -> list[Candidate]:
         """Up to `number` new candidates, sorted, best first; empty once the budget or the space is exhausted."""
-        found: list[tuple[Any, Architecture]] = []
+        found: list[tuple[Any, Outline]] = []
         while len(found) < min(number, self._left) and self.misses < MISSES:
             decisions = draw()
-            architecture = self._space.apply(decisions)
-            if architecture.arch_id in self._seen:
+            outline = self._outlines.outline(decisions)
+            if not self._is_new(outline):
                 self.misses += 1
                 continue
             self.misses = 0
-            self._seen.add(architecture.arch_id)
-            found.append((decisions, architecture))
+            found.append((decisions, outline))
         if not found:
             return []
         self._left -= len(found)
-        mean, variance, log_ei = self._score([architecture for _, architecture in found])
+        mean, variance, log_ei = self._score([outline for _, outline in found])
         scored = [
-            Candidate(decisions, architecture, float(m), float(v), math.exp(e), float(e))
-            for (decisions, architecture), m, v, e in zip(found, mean, variance, log_ei, strict=True)
+            Candidate(decisions, float(m), float(v), math.exp(e), float(e))
+            for (decisions, _), m, v, e in zip(found, mean, variance, log_ei, strict=True)
         ]
         scored.sort(key=lambda item: -item.log_ei)
         if self.best is None or scored[0].log_ei > self.best.log_ei:
             self.best = scored[0]
         return scored
+
+    def _is_new(self, outline: Outline) -> bool:
+        """Whether the architecture was not seen before; now it is."""
+        alike = self._seen.setdefault(outline.key, [])
+        if any(other.arch_id == outline.arch_id for other in alike):
+            return False
+        alike.append(outline)
+        return True

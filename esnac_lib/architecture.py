@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from numbers import Integral
@@ -62,7 +62,9 @@ class Layer:
     origin: the name of the teacher's layer that this one came from.
     kept_out, kept_in: which of the origin's output channels (filters, batch-norm channels) and input channels (or
         features) are still here, as arrays of indices in order; None means all of them. Only layers with weights
-        need them. Neither these nor the origin count for `arch_id` or equality.
+        need them.
+    code, reason: of an opaque layer what runs it (a module, never saved) and why it is opaque. None of these and
+        neither the origin count for `arch_id` or equality.
 
     Raises ArchitectureError for an unknown kind, and for an attribute that is unknown, lacking or out of range.
     """
@@ -75,6 +77,8 @@ class Layer:
     origin: str | None = field(default=None, compare=False)
     kept_out: np.ndarray | None = field(default=None, compare=False, repr=False)
     kept_in: np.ndarray | None = field(default=None, compare=False, repr=False)
+    code: Any = field(default=None, compare=False, repr=False)
+    reason: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -244,24 +248,28 @@ class Architecture:
         raise ArchitectureError(f"no layer is called {name!r}")
 
     @property
-    def _graph(self) -> Graph:
+    def graph(self) -> Graph:
+        """The network as its canonical order sees it."""
         natures = [(layer.kind, layer.channels, layer.attrs) for layer in self.layers]
         return Graph(natures, [layer.inputs for layer in self.layers], self.consumers)
 
     @cached_property
     def canonical_order(self) -> tuple[int, ...]:
         """The layers in a topological order that depends only on the network: equal ones have equal encodings."""
-        return canonical_order(self._graph)
+        return canonical_order(self.graph)
 
     @cached_property
     def arch_id(self) -> str:
         """32 hexadecimal digits, the same for the same network: no names, no order of layers, no process enters."""
-        return canonical_id(self._graph, self.canonical_order, self.input_shape, self.output)
+        return canonical_id(self.graph, self.canonical_order, self.input_shape, self.output)
 
     # -- text --------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> str:
-        """The architecture as JSON, with origins and kept channels (these as runs [start, stop))."""
+        """The architecture as JSON, with origins and kept channels (these as runs [start, stop)).
+
+        The code of opaque layers is not in it: `with_code_of` gives it back.
+        """
         layers = [
             {
                 "name": layer.name,
@@ -272,6 +280,7 @@ class Architecture:
                 "origin": layer.origin,
                 "kept_out": _to_runs(layer.kept_out),
                 "kept_in": _to_runs(layer.kept_in),
+                **({"reason": layer.reason} if layer.reason else {}),
             }
             for layer in self.layers
         ]
@@ -295,16 +304,33 @@ class Architecture:
                     kind=item["kind"],
                     inputs=tuple(_to_slot(part) for part in item["inputs"]),
                     channels=item["channels"],
-                    attrs={k: tuple(v) if isinstance(v, list) else v for k, v in item["attrs"].items()},
+                    attrs={k: _to_tuples(v) for k, v in item["attrs"].items()},
                     origin=item["origin"],
                     kept_out=_from_runs(item["kept_out"]),
                     kept_in=_from_runs(item["kept_in"]),
+                    reason=item.get("reason", ""),
                 )
                 for item in data["layers"]
             )
             return cls(layers, tuple(data["input_shape"]), _to_slot(data["output"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArchitectureError(f"not an architecture in JSON: {type(error).__name__}: {error}") from None
+
+    def with_code_of(self, teacher: Architecture) -> Architecture:
+        """This student, as it came from JSON, with the code that its opaque layers have in its teacher.
+
+        Raises ArchitectureError if the teacher has no such layer.
+        """
+        code = {layer.name: layer for layer in teacher.layers if layer.kind == "opaque"}
+        layers = []
+        for layer in self.layers:
+            if layer.kind == "opaque":
+                origin = layer.origin or layer.name
+                if origin not in code or code[origin].attrs != layer.attrs:
+                    raise ArchitectureError(f"opaque layer {layer.name!r} is not the teacher's {origin!r}")
+                layer = replace(layer, code=code[origin].code, reason=code[origin].reason)
+            layers.append(layer)
+        return replace(self, layers=tuple(layers))
 
     def table(self) -> list[Mapping[str, Any]]:
         """One row a layer: what a person wants to read."""
@@ -331,6 +357,10 @@ class Architecture:
             f"Architecture({len(self.layers)} layers, {self.num_params:,} parameters, {self.macs:,} MACs, "
             f"{'×'.join(map(str, self.input_shape))} -> {'×'.join(map(str, self.output_shape))}, {self.arch_id[:8]})"
         )
+
+
+def _to_tuples(data: Any) -> Any:
+    return tuple(map(_to_tuples, data)) if isinstance(data, list) else data
 
 
 def _to_slot(data: list[list[int]]) -> Slot:

@@ -11,7 +11,6 @@ Forward colours alone could not tell one convolution that feeds two places from 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,20 +42,32 @@ def canonical_order(graph: Graph) -> tuple[int, ...]:
     height = [0] * len(graph.natures)
     for i in reversed(range(len(height))):
         height[i] = 1 + max((height[j] for j, _, _ in graph.consumers[i] if j >= 0), default=0)
-    colours = _refined(graph, [_digest(nature) for nature in graph.natures])
-    alike = Counter(colours)
     missing = [len({i for part in parts for i, _ in part if i >= 0}) for parts in graph.inputs]
     ready = {i: 0 for i, count in enumerate(missing) if count == 0}  # layer -> when it became ready
+    colours: list[bytes] = []  # most networks never need them
     order: list[int] = []
+    done: set[int] = set()
     while ready:
-        i = min(ready, key=lambda i: (-ready[i], -height[i], colours[i]))
-        if alike[colours[i]] > 1:
-            chosen = {j: _chosen(graph, colours, j) for j in ready if colours[j] == colours[i]}
+        equal = list(ready)
+        if len(equal) > 1:
+            best = max((ready[i], height[i]) for i in equal)
+            equal = [i for i in equal if (ready[i], height[i]) == best]
+        if len(equal) > 1 and not colours:
+            colours = _refined(graph, [_digest(nature) for nature in graph.natures])
+            for i in order:  # layers that look alike are ready together: none of these had to be chosen
+                if colours.count(colours[i]) > 1:
+                    colours = _chosen(graph, colours, i)
+        i = min(equal, key=lambda i: colours[i]) if colours else equal[0]
+        if colours and colours.count(colours[i]) > 1:
+            same = [j for j in ready if colours[j] == colours[i]]
+            if all(_exchangeable(graph, same[0], j, done) for j in same[1:]):
+                same = same[:1]  # the others give the same network
+            chosen = {j: _chosen(graph, colours, j) for j in same}
             i = min(chosen, key=lambda j: sorted(chosen[j]))
             colours = chosen[i]
-            alike = Counter(colours)
         del ready[i]
         order.append(i)
+        done.add(i)
         for j in {reader for reader, _, _ in graph.consumers[i] if reader >= 0}:
             missing[j] -= 1
             if missing[j] == 0:
@@ -78,6 +89,40 @@ def _placed(part: Slot, place: dict[int, int]) -> list[tuple[int, int]]:
 def _chosen(graph: Graph, colours: list[bytes], i: int) -> list[bytes]:
     """The colours once layer i is told apart from those that look like it."""
     return _refined(graph, [*colours[:i], _digest("chosen", colours[i]), *colours[i + 1 :]])
+
+
+def _exchangeable(graph: Graph, i: int, j: int, done: set[int]) -> bool:
+    """Whether swapping i and j, and with them one by one what hangs on them (parallel branches), changes nothing.
+
+    Nothing in `done` may move. False says nothing: there may be another way to exchange the two.
+    """
+    swap = {i: j, j: i}
+    stack = [(i, j)]
+    while stack:
+        a, b = stack.pop()
+        places: list[tuple[Any, Any]] = [*zip(graph.inputs[a], graph.inputs[b], strict=False)]
+        places.append(
+            ([(k, (s, n)) for k, s, n in graph.consumers[a]], [(k, (s, n)) for k, s, n in graph.consumers[b]])
+        )
+        for one, other in places:
+            left, right = ([item for item in x if item not in y] for x, y in ((one, other), (other, one)))
+            if len(left) > 1 or len(left) != len(right) or (left and left[0][1] != right[0][1]):
+                return False
+            if left:
+                x, y = left[0][0], right[0][0]
+                if min(x, y) < 0 or x in done or y in done or swap.get(x, y) != y or swap.get(y, x) != x:
+                    return False
+                if x not in swap:
+                    swap |= {x: y, y: x}
+                    stack.append((x, y))
+    touched = {reader for x in swap for reader, _, _ in graph.consumers[x] if reader >= 0} | set(swap)
+    return all(_placed_slots(graph, x, swap) == graph.inputs[swap.get(x, x)] for x in touched) and all(
+        graph.natures[x] == graph.natures[y] for x, y in swap.items()
+    )
+
+
+def _placed_slots(graph: Graph, index: int, swap: dict[int, int]) -> tuple[Slot, ...]:
+    return tuple(tuple(sorted((swap.get(i, i), n) for i, n in part)) for part in graph.inputs[index])
 
 
 def _refined(graph: Graph, colours: list[bytes]) -> list[bytes]:

@@ -9,6 +9,7 @@ Nothing here needs PyTorch or pandas, so that a mistake is told before either is
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -26,8 +27,24 @@ from esnac_lib.errors import ConfigError
 OPERATORS = ("remove", "shrink", "skip")
 DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "svhn")
 _ORIGINAL_SHUFFLENETS = tuple(f"shufflenet_{x}x_g{g}" for x in ("0.5", "1.0", "1.5") for g in (1, 2, 3, 4, 8))
-_NAMED_TEACHERS = ("vgg19", "resnet18", "resnet34", "shufflenet", "conv7", "conv10", "cnn4")
+_NAMED_TEACHERS = (
+    "vgg19",
+    "resnet18",
+    "resnet34",
+    "shufflenet",
+    "conv7",
+    "conv7_half",
+    "conv10",
+    "cnn4",
+    "resnet20_s2",
+)
 TEACHERS = (*_NAMED_TEACHERS, *_ORIGINAL_SHUFFLENETS)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"sampling": "paper", "acquisition": "random", "subset": 0.5},
+    "ours": {"sampling": "mild", "acquisition": "evolution", "subset": 1.0},
+}
+"""How ESNAC searches, as published and as it did better (sampler_comparison.ipynb has the evidence)."""
 
 RESULT_FREE = frozenset({"device", "data_root", "max_minutes", "beside"})
 """Parameters that no result depends on: they may change when a study is resumed. (`steps` may grow.)"""
@@ -88,16 +105,32 @@ class StudyConfig(FlatConfig):
     """All that defines a study. The defaults are a smoke-sized study on digits."""
 
     study: Annotated[str, Field(description="name of the study, and of its folder in outputs")] = "digits"
-    teacher: Annotated[str, Field(description="the network to compress")] = "cnn4"
+    teacher: Annotated[str, Field(description="the network to compress; your own: module:callable")] = "cnn4"
+    teacher_options: Annotated[str, Field(description="what your own callable is given, as a JSON object")] = ""
+    teacher_weights: Annotated[str, Field(description="your own teacher's weights; empty: it is trained here")] = ""
     dataset: Annotated[str, Field(description="name of a data set, or a path that ends in .npz")] = "digits"
     data_root: Annotated[str, Field(description="folder of the data sets; empty: data/ in the checkout")] = ""
+    normalise: Annotated[str, Field(description="mean/std a channel, as 0.5/0.2; empty: the images' own")] = ""
+    image_channels: Annotated[int, Field(ge=0, le=3, description="3: repeat grey images; 0: as they are")] = 0
     sampler: Annotated[
-        Literal["random", "esnac", "tpe", "tpe_multivariate", "n2n", "evolution"],
+        Literal["random", "esnac", "tpe", "tpe_multivariate", "n2n", "evolution", "transfer", "narrow"],
         Field(description="who proposes architectures"),
     ] = "esnac"
+    source: Annotated[str, Field(description="study whose kernels propose (sampler transfer), else empty")] = ""
     K: Annotated[int, Field(ge=1, description="kernels, and architectures a step")] = 4
     steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 4
     operators: Annotated[str, Field(description="what a search may do, with commas")] = "remove,shrink,skip"
+    grouping: Annotated[Literal["dimension", "dependency"], Field(description="what shares a shrinkage ratio")] = (
+        "dimension"
+    )
+    max_params: Annotated[int, Field(ge=0, description="parameters that a student may have; 0: no limit")] = 0
+    max_macs: Annotated[int, Field(ge=0, description="multiply-accumulates an image; 0: no limit")] = 0
+    min_accuracy: Annotated[
+        float, Field(ge=0, le=1, description="accuracy that the solution shall keep, a fraction; 0: no demand")
+    ] = 0.0
+    sampling: Annotated[Literal["paper", "mild"], Field(description="how random students and candidates are drawn")] = (
+        "paper"
+    )
     objective: Annotated[
         Literal["posterior", "marginal", "euclidean"], Field(description="what an embedding is learned by")
     ] = "posterior"
@@ -105,6 +138,9 @@ class StudyConfig(FlatConfig):
         Literal["random", "evolution"], Field(description="how the expected improvement is maximised")
     ] = "random"
     candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 200
+    subset: Annotated[
+        float, Field(gt=0, le=1, description="share of the observations that each kernel learns from")
+    ] = 0.5
     epochs: Annotated[int, Field(ge=1, description="epochs of search training")] = 8
     search_images: Annotated[int, Field(ge=0, description="images for search training; 0: the training split")] = 0
     batch_size: Annotated[int, Field(ge=2, description="images a batch")] = 32
@@ -138,6 +174,14 @@ class StudyConfig(FlatConfig):
         return tuple(self.operators.split(","))
 
     @property
+    def own_normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """(mean, std) of the channels as given, of images in [0, 1]; None if the images' own count."""
+        if not self.normalise:
+            return None
+        mean, std = (tuple(map(float, part.split(","))) for part in self.normalise.split("/"))
+        return mean, std
+
+    @property
     def beside_names(self) -> tuple[str, ...]:
         """The names of the studies to show beside this one."""
         return tuple(name.strip() for name in self.beside.split(",") if name.strip())
@@ -149,16 +193,21 @@ class StudyConfig(FlatConfig):
     @field_validator("study")
     @classmethod
     def _check_study(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", value):
+        if not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", part) for part in value.split("/", 1)):
             allowed = "1 to 100 letters, digits, '-', '_' and '.' are allowed, the first a letter, digit or '_'"
+            allowed += ", or two such names with '/' between for a study of an experiment"
             raise ValueError(f"study = {_show(value)} is no name of a folder: {allowed}")
         return value
 
     @field_validator("teacher")
     @classmethod
     def _check_teacher(cls, value: str) -> str:
-        if value not in TEACHERS:
-            listed = (*_NAMED_TEACHERS, "shufflenet_<0.5|1.0|1.5>x_g<1|2|3|4|8>")
+        if ":" in value:
+            if not re.fullmatch(r"([A-Za-z_][\w.]*|.*\.py):[A-Za-z_]\w*", value):
+                form = "'package.module:callable' and 'path/to/file.py:callable' are allowed"
+                raise ValueError(f"teacher = {_show(value)} names no callable: {form}")
+        elif value not in TEACHERS:
+            listed = (*_NAMED_TEACHERS, "shufflenet_<0.5|1.0|1.5>x_g<1|2|3|4|8>", "module:callable")
             raise ValueError(_unknown_choice(f"teacher = {_show(value)}", value, TEACHERS, listed))
         return value
 
@@ -168,6 +217,44 @@ class StudyConfig(FlatConfig):
         if value not in DATASETS and not (value.endswith(".npz") and Path(value).stem != ".npz"):
             listed = (*DATASETS, "a path that ends in .npz")
             raise ValueError(_unknown_choice(f"dataset = {_show(value)}", value, DATASETS, listed))
+        return value
+
+    @field_validator("teacher_options")
+    @classmethod
+    def _check_teacher_options(cls, value: str) -> str:
+        try:
+            options = json.loads(value or "{}")
+        except ValueError as error:
+            raise ValueError(f"teacher_options = {_show(value)} is no JSON: {error}") from None
+        if not isinstance(options, dict):
+            raise ValueError(f'teacher_options = {_show(value)}: a JSON object like {{"num_classes": 10}} is allowed')
+        return json.dumps(options) if value else ""
+
+    @field_validator("teacher_weights")
+    @classmethod
+    def _check_teacher_weights(cls, value: str) -> str:
+        if value and not value.endswith(".safetensors"):
+            form = "a .safetensors file is allowed, as safetensors.torch.save_file(net.state_dict(), path) writes it"
+            raise ValueError(f"teacher_weights = {_show(value)}: {form}")
+        return value
+
+    @field_validator("image_channels")
+    @classmethod
+    def _check_image_channels(cls, value: int) -> int:
+        if value not in (0, 3):
+            raise ValueError(f"image_channels = {value}: 0 (as the images are) and 3 are allowed")
+        return value
+
+    @field_validator("normalise")
+    @classmethod
+    def _check_normalise(cls, value: str) -> str:
+        try:
+            mean, std = ([float(number) for number in part.split(",")] for part in (value or "0/1").split("/"))
+        except ValueError:
+            mean, std = [], []
+        if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+            form = "mean/std is allowed, a number a channel, std above 0: '0.485,0.456,0.406/0.229,0.224,0.225'"
+            raise ValueError(f"normalise = {_show(value)}: {form}")
         return value
 
     @field_validator("operators")
@@ -190,10 +277,21 @@ class StudyConfig(FlatConfig):
         return value
 
     def _check_together(self) -> StudyConfig:
+        if ":" not in self.teacher and (self.teacher_options or self.teacher_weights):
+            name = "teacher_options" if self.teacher_options else "teacher_weights"
+            raise ConfigError(f"{name} is for a teacher of your own ('module:callable'), not for {self.teacher!r}")
+        if (self.max_params or self.max_macs) and "shrink" not in self.operator_names:
+            name = "max_params" if self.max_params else "max_macs"
+            raise ConfigError(f"{name} is kept by shrinking: operators = {self.operators!r} lacks 'shrink'")
         if self.sampler == "n2n" and self.operators == "skip":
             raise ConfigError(
                 "operators = 'skip': sampler = 'n2n' only removes and shrinks; give it one or both of those"
             )
+        if self.sampler == "narrow" and "shrink" not in self.operator_names:
+            raise ConfigError(f"operators = {self.operators!r}: sampler = 'narrow' only shrinks; add shrink")
+        if (self.sampler == "transfer") != bool(self.source):
+            allowed = "the study whose kernels propose is allowed with sampler = 'transfer', and nothing otherwise"
+            raise ConfigError(f"source = {self.source!r} with sampler = {self.sampler!r}: {allowed}")
         if self.final != "none" and self.final_epochs < 1:
             allowed = "an integer of at least 1 is allowed, or final = 'none'"
             raise ConfigError(f"final_epochs = 0 is out of range: {allowed}")

@@ -20,7 +20,7 @@ import difflib
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,23 @@ class Dataset:
     def image_size(self) -> int:
         """The edge H = W of an image, in pixels."""
         return int(self.train_images.shape[1])
+
+    def with_channels(self, channels: int) -> Dataset:
+        """The same images with so many channels: grey ones are repeated, 0 leaves them as they are.
+
+        Raises `DataError` for images that have another number of channels already.
+        """
+        if channels in (0, self.in_channels):
+            return self
+        if self.in_channels != 1:
+            raise DataError(
+                f"image_channels = {channels}: the images of {self.name} have {self.in_channels} channels, and only "
+                "grey ones can be repeated; give 0"
+            )
+        train, test = (np.repeat(images, channels, axis=3) for images in (self.train_images, self.test_images))
+        for images in (train, test):
+            images.setflags(write=False)
+        return replace(self, train_images=train, test_images=test)
 
 
 @dataclass(frozen=True, eq=False)

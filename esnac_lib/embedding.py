@@ -1,37 +1,21 @@
-"""The learnable embedding of architectures: a bidirectional LSTM over layer configurations (ESNAC §3.1).
-
-One Adam step of the posterior objective on one thread of an AMD EPYC (PyTorch 2.15, encodings of width 274 and 50-100 %
-of the greatest length): 80 encodings of 60 layers 75-125 ms, 32 of 20 layers 13 ms, 8 of 20 layers 6 ms; with
-`nn.LSTM` on a packed batch 231, 36 and 19 ms.
-"""
+"""The learnable embedding of architectures: a bidirectional LSTM over layer configurations (ESNAC §3.1)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from esnac_lib.errors import ArchitectureError
+from esnac_lib.lstm import Weights
 
+Encodings = Sequence[np.ndarray]  # each (L, d) float32
 
-def pad(encodings: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Stack encodings (L_b, d) into a batch (B, L, d) float32, zeros after the end, and their lengths (B,) int64.
-
-    Raises ArchitectureError if there is none, one is empty, or their widths differ.
-    """
-    if not encodings:
-        raise ArchitectureError("no encodings to embed: at least one is needed")
-    shapes = {encoding.shape for encoding in encodings}
-    if any(len(shape) != 2 or shape[0] < 1 for shape in shapes) or len({shape[1] for shape in shapes}) > 1:
-        raise ArchitectureError(f"encodings of shapes {sorted(shapes)[:3]}: (layers, width) with one width is needed")
-    lengths = [len(encoding) for encoding in encodings]
-    batch = np.zeros((len(encodings), max(lengths), encodings[0].shape[1]), np.float32)
-    for row, encoding in zip(batch, encodings, strict=True):
-        row[: len(encoding)] = encoding
-    return torch.from_numpy(batch), torch.tensor(lengths)
+CHUNK = 16_000  # rows (layers) embedded at once: bounds the memory, some 30 MB
 
 
 class Embedding(nn.Module):
@@ -41,48 +25,93 @@ class Embedding(nn.Module):
     The weights are drawn from `generator` (on the CPU) as PyTorch draws an LSTM's, uniform in ±1/√hidden; no global
     state is read or moved.
 
-    `self.lstm` holds the weights, but is not called. PyTorch runs a packed batch time step by time step, while a
-    padded batch in one direction goes to oneDNN as a whole: each direction is run by itself over the padded batch, the
-    second on reversed sequences, where padding still comes last and so changes nothing. Columns that are zero in the
-    whole batch, most of an encoding, are left out of the first product. The result is that of the packed LSTM.
+    `self.lstm` holds the weights. Learning goes through `esnac_lib.lstm`, which computes the same.
     """
 
     def __init__(self, input_size: int, hidden: int = 64, layers: int = 4, *, generator: torch.Generator) -> None:
         super().__init__()
         with torch.device("meta"):  # a constructor of weights that draws nothing
             lstm = nn.LSTM(input_size, hidden, layers, batch_first=True, bidirectional=True)
-        self.lstm = lstm.to_empty(device="cpu")
+        self.lstm = lstm.to_empty(device="cpu").requires_grad_(False)
         bound = 1 / math.sqrt(hidden)
-        with torch.no_grad():
-            for weight in self.lstm.parameters():
-                weight.uniform_(-bound, bound, generator=generator)
+        for weight in self.lstm.parameters():
+            weight.uniform_(-bound, bound, generator=generator)
 
     @property
     def size(self) -> int:
         """The dimension of the embedding."""
         return 2 * self.lstm.hidden_size
 
-    def forward(self, batch: Tensor, lengths: Tensor) -> Tensor:
-        """(B, L, d) and (B,), as from `pad`, -> (B, 2·hidden) unit vectors."""
-        position = torch.arange(batch.shape[1], device=batch.device).unsqueeze(1)  # (L, 1)
-        real = position < lengths  # (L, B)
-        mirror = torch.where(real, lengths - 1 - position, position)  # (L, B): where the reversed sequence reads
-        column = torch.arange(batch.shape[0], device=batch.device)
-        used = batch.flatten(0, 1).any(0).nonzero().squeeze(1)
-        states = batch[:, :, used].transpose(0, 1)  # (L, B, used)
-        for layer in range(self.lstm.num_layers):
-            ahead = self._run(states, layer, "", used)
-            back = self._run(states[mirror, column], layer, "_reverse", used)
-            states = torch.cat([ahead, back[mirror, column]], dim=2)  # (L, B, 2·hidden)
-        mean = (states * real.unsqueeze(2)).sum(0) / lengths.unsqueeze(1)
-        return nn.functional.normalize(mean, dim=1)
+    def weights(self) -> list[Weights]:
+        """Copies of the weights, those of each layer stacked for G = 1 network."""
+        ways = ("", "_reverse")
+        return [
+            Weights(
+                *(
+                    torch.stack([getattr(self.lstm, f"{name}_l{layer}{way}") for way in ways]).unsqueeze(0)
+                    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                )
+            )
+            for layer in range(self.lstm.num_layers)
+        ]
 
-    def _run(self, inputs: Tensor, layer: int, direction: str, used: Tensor) -> Tensor:
-        """One direction of one layer: (L, B, d) -> (L, B, hidden), starting from zero states."""
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        weights = [getattr(self.lstm, f"{name}_l{layer}{direction}") for name in names]
-        if layer == 0:
-            weights[0] = weights[0][:, used]
-        zero = inputs.new_zeros(1, inputs.shape[1], self.lstm.hidden_size)
-        # has_biases, num_layers, dropout, train, bidirectional, batch_first
-        return torch.lstm(inputs, (zero, zero), weights, True, 1, 0.0, self.training, False, False)[0]
+    def set_weights(self, weights: Sequence[Weights]) -> None:
+        """Take over weights in the form that `weights` gives them."""
+        for layer, parts in enumerate(weights):
+            for name, part in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), parts, strict=True):
+                for way, value in zip(("", "_reverse"), part[0], strict=True):
+                    getattr(self.lstm, f"{name}_l{layer}{way}").copy_(value)
+
+    @torch.no_grad()
+    def embed(self, encodings: Encodings, device: str | torch.device = "cpu") -> Tensor:
+        """Encodings (L_b, d) -> unit vectors (n, 2·hidden) on `device`; memory does not grow with their number.
+
+        Sequences of one length are embedded together: no padding, and PyTorch's fused LSTMs, which want just that.
+        Raises ArchitectureError if one is empty or of another width.
+        """
+        check(encodings, self.lstm.input_size)
+        result = torch.empty(len(encodings), self.size, device=device)
+        if not encodings:
+            return result
+        used = used_columns(encodings)
+        lstm = self._narrowed(used).to(device)
+        for chunk in _chunks([len(encoding) for encoding in encodings]):
+            items = torch.from_numpy(np.stack([encodings[index][:, used] for index in chunk])).to(device)
+            result[chunk] = nn.functional.normalize(lstm(items)[0].mean(1), dim=1)
+        return result
+
+    def _narrowed(self, used: np.ndarray) -> nn.LSTM:
+        """The LSTM for inputs of which only these columns are given, the others being zero."""
+        own = self.lstm
+        with torch.device("meta"):
+            lstm = nn.LSTM(len(used), own.hidden_size, own.num_layers, batch_first=True, bidirectional=True)
+        columns = torch.from_numpy(used)
+        weights = {
+            name: weight[:, columns] if name.startswith("weight_ih_l0") else weight
+            for name, weight in own.state_dict().items()
+        }
+        lstm.load_state_dict(weights, assign=True)
+        return lstm.requires_grad_(False)
+
+
+def used_columns(encodings: Encodings) -> np.ndarray:
+    """The columns that are not zero everywhere: few of an encoding's, and the only ones to multiply with."""
+    used = np.zeros(encodings[0].shape[1], bool)
+    for encoding in encodings:
+        used |= encoding.any(0)
+    return np.flatnonzero(used)
+
+
+def check(encodings: Encodings, width: int) -> None:
+    """Raises ArchitectureError unless each encoding is (layers, width), with at least one layer."""
+    for encoding in encodings:
+        if encoding.ndim != 2 or len(encoding) < 1 or encoding.shape[1] != width:
+            raise ArchitectureError(f"an encoding of shape {encoding.shape}: (layers, {width}) is needed")
+
+
+def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """All indices, in parts of one length and of at most CHUNK rows, or one sequence."""
+    for length, same in groupby(np.argsort(lengths, kind="stable").tolist(), key=lambda index: lengths[index]):
+        indices, most = list(same), max(1, CHUNK // length)
+        for start in range(0, len(indices), most):
+            yield indices[start : start + most]

@@ -1,7 +1,8 @@
 """Layer configurations: an architecture as a sequence of fixed feature vectors (ESNAC §6.2).
 
 Each layer becomes a vector of m + 2n + 6: one-hot kind (m); kernel size, stride, padding, groups, input channels and
-output channels (6); incoming edges (n) and outgoing edges (n), where n = `max_edge` bounds the length of an edge.
+output channels (6); incoming edges (n) and outgoing edges (n), where n = `max_edge` is the longest edge that is told
+from longer ones.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from esnac_lib.architecture import Architecture
-from esnac_lib.errors import ArchitectureError
 from esnac_lib.layer_types import LAYER_TYPES
 
 KINDS = tuple(LAYER_TYPES)
@@ -33,8 +33,6 @@ def encode(architecture: Architecture, max_edge: int = MAX_EDGE) -> np.ndarray:
     that is not square counts as the square of equal area √(h·w), its padding as the mean of both sides. An edge from
     the i-th to the j-th layer sets element j - i (counted from 1) of j's incoming and i's outgoing indicators; how
     often a layer is summed is not told apart, nor is the network's input an edge.
-
-    Raises ArchitectureError if an edge is longer than `max_edge`.
     """
     order = architecture.canonical_order
     place = {layer: position for position, layer in enumerate(order)}
@@ -42,23 +40,20 @@ def encode(architecture: Architecture, max_edge: int = MAX_EDGE) -> np.ndarray:
     first = len(KINDS) + len(ATTRIBUTES)
     for position, index in enumerate(order):
         layer = architecture.layers[index]
-        result[position, : first - 2] = _kind_and_attributes(layer.kind, layer.attrs)
+        result[position, : first - 2] = kind_and_attributes(layer.kind, layer.attrs)
         if layer.has_filters:
             result[position, first - 2 : first] = architecture.in_shapes[index][0][0], layer.channels
     for source, target in architecture.edges():
-        length = place[target] - place[source]
-        if length > max_edge:
-            raise ArchitectureError(
-                f"an edge over {length} layers, {architecture.layers[source].name!r} to "
-                f"{architecture.layers[target].name!r}: at most {max_edge} are encoded, raise max_edge"
-            )
+        # DEVIATION: the paper wants n as long as the longest edge, which is 128 for its teachers. In networks of
+        # hundreds of layers that width would cost more than it tells, so that longer edges share the last element.
+        length = min(place[target] - place[source], max_edge)
         result[place[target], first + length - 1] = 1
         result[place[source], first + max_edge + length - 1] = 1
     return result
 
 
 @lru_cache(maxsize=4096)
-def _kind_and_attributes(kind: str, attrs: tuple[tuple[str, Any], ...]) -> tuple[float, ...]:
+def kind_and_attributes(kind: str, attrs: tuple[tuple[str, Any], ...]) -> tuple[float, ...]:
     """One-hot kind, kernel size, stride, padding, groups."""
     known = dict(attrs)
     none = (0, 0)

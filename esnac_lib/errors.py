@@ -33,5 +33,9 @@ class SpaceError(EsnacError):
     """Decisions do not belong to the search space, or the space has nothing left to propose."""
 
 
+class ProofError(EsnacError):
+    """A student is not what its architecture says."""
+
+
 class TrainingError(EsnacError):
     """A training cannot be run as asked."""

@@ -26,7 +26,7 @@ from typing import Any, Self
 import pandas as pd
 
 from esnac_lib.errors import LedgerError
-from esnac_lib.ledger_file import LedgerFile, check_whole, create, give_back, take_lock
+from esnac_lib.ledger_file import LedgerFile, check_whole, create, give_back, has_ledger, take_lock, unpack
 
 SCHEMA = 1
 
@@ -97,7 +97,7 @@ _PROPOSED = tuple(field.name for field in fields(ProposalRow))
 
 
 class Ledger:
-    """The ledger at `path`, which must exist (`Ledger.start` makes one).
+    """The ledger at `path`, which must exist, packed or not (`Ledger.start` makes one).
 
     Opening checks the file and locks nothing. The first call that writes takes the writer's lock and keeps it until
     `close`; with `read_only` such calls are refused, `request_stop` excepted. A closed ledger can still be read. One
@@ -126,6 +126,8 @@ class Ledger:
             raise LedgerError(f"cannot make the folder {path.parent} of a ledger: {error.strerror}") from None
         lock = take_lock(path)
         try:
+            if has_ledger(path) and not path.exists():
+                unpack(path)
             if not path.exists():
                 create(path, lambda connection: _fill(connection, text))
             ledger = cls(path)

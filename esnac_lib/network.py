@@ -1,13 +1,13 @@
 """From an architecture to a module that runs, and from a teacher's weights to a student's.
 
 Weights are a dict from "<layer name>.<parameter>" to tensor: "weight" and "bias" of convolutions, linear layers and
-batch norms, and the batch norms' "running_mean" and "running_var".
+norms, the batch norms' "running_mean" and "running_var", and of an opaque layer whatever its code holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,52 +15,10 @@ from torch import Tensor, nn
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, Slot
 from esnac_lib.errors import ArchitectureError
+from esnac_lib.layer_types import LAYER_TYPES, Shape
+from esnac_lib.modules import module_of
 
 Weights = dict[str, Tensor]
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` without its counter of batches, which only a momentum of None would read."""
-
-    num_batches_tracked: Tensor | None
-
-    def __init__(self, channels: int, eps: float, momentum: float, affine: bool) -> None:
-        super().__init__(channels, eps, momentum, affine)
-        self.num_batches_tracked = None
-
-    def reset_running_stats(self) -> None:
-        """Mean 0 and variance 1, as if no batch had been seen."""
-        if self.running_mean is not None and self.running_var is not None:
-            self.running_mean.zero_()
-            self.running_var.fill_(1)
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        nn.Module._load_from_state_dict(self, *args)  # PyTorch's own asks for the counter
-
-
-class Concat(nn.Module):
-    """Joins its inputs along the channels."""
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Several (B, C_i, H, W) to (B, sum of C_i, H, W)."""
-        return torch.cat(inputs, 1)
-
-
-# What runs a layer of each kind, given the layer and the shape of its (first) input.
-_MODULES: Mapping[str, Callable[[Layer, tuple[int, ...]], nn.Module]] = {
-    "conv": lambda layer, shape: nn.Conv2d(shape[0], layer.channels, **dict(layer.attrs)),
-    "linear": lambda layer, shape: nn.Linear(shape[0], layer.channels, **dict(layer.attrs)),
-    "batch_norm": lambda layer, shape: BatchNorm(shape[0], **dict(layer.attrs)),
-    "relu": lambda layer, shape: nn.ReLU(),
-    "sigmoid": lambda layer, shape: nn.Sigmoid(),
-    "dropout": lambda layer, shape: nn.Dropout(**dict(layer.attrs)),
-    "max_pool": lambda layer, shape: nn.MaxPool2d(**dict(layer.attrs)),
-    "avg_pool": lambda layer, shape: nn.AvgPool2d(**dict(layer.attrs)),
-    "adaptive_avg_pool": lambda layer, shape: nn.AdaptiveAvgPool2d(**dict(layer.attrs)),
-    "flatten": lambda layer, shape: nn.Flatten(),
-    "concat": lambda layer, shape: Concat(),
-    "channel_shuffle": lambda layer, shape: nn.ChannelShuffle(**dict(layer.attrs)),
-}
 
 
 class _Step(NamedTuple):
@@ -91,7 +49,7 @@ class Network(nn.Module):
         last_use.update({i: len(architecture.layers) for i, _ in architecture.output})
         self._plan: list[_Step] = []
         for j, (layer, shapes) in enumerate(zip(architecture.layers, architecture.in_shapes, strict=True)):
-            module = _MODULES[layer.kind](layer, shapes[0])
+            module = module_of(layer, shapes[0])
             self.layers.add_module(module_name(layer.name), module)
             done = tuple(i for i in sorted(layer.sources) if last_use[i] == j)
             self._plan.append(_Step(module, layer.inputs, j, done))
@@ -120,6 +78,14 @@ class Network(nn.Module):
         with torch.no_grad():
             for name, tensor in self._tensors().items():
                 tensor.copy_(weights[name])
+
+    def is_as_described(self) -> bool:
+        """Whether its modules still hold the tensors of its architecture; pruning in place takes some of their rows."""
+        return {name: tuple(t.shape) for name, t in self._tensors().items()} == weight_shapes(self.architecture)
+
+    def layer_modules(self) -> dict[str, nn.Module]:
+        """The module of each layer by the layer's name, in execution order."""
+        return {self.architecture.layers[step.position].name: step.module for step in self._plan}
 
     def _tensors(self) -> Weights:
         """The parameters and buffers themselves by their name in weights."""
@@ -166,19 +132,13 @@ def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     return {
         f"{layer.name}.{parameter}": shape
         for layer, inputs in zip(architecture.layers, architecture.in_shapes, strict=True)
-        for parameter, shape in _parameter_shapes(layer, inputs[0][0]).items()
+        for parameter, shape in _parameter_shapes(layer, inputs[0]).items()
     }
 
 
-def _parameter_shapes(layer: Layer, channels: int) -> dict[str, tuple[int, ...]]:
-    """The tensors of one layer that reads so many channels or features."""
-    if layer.kind == "batch_norm":
-        names = (*(("weight", "bias") if layer["affine"] else ()), "running_mean", "running_var")
-        return dict.fromkeys(names, (channels,))
-    if not layer.has_filters:
-        return {}
-    inputs = (channels // layer["groups"], *layer["kernel_size"]) if layer.kind == "conv" else (channels,)
-    return {"weight": (layer.channels, *inputs)} | ({"bias": (layer.channels,)} if layer["bias"] else {})
+def _parameter_shapes(layer: Layer, shape: Shape) -> dict[str, tuple[int, ...]]:
+    """The tensors of one layer whose (first) input has this shape."""
+    return LAYER_TYPES[layer.kind].tensors(layer.channels, dict(layer.attrs), shape)
 
 
 def check_weights(architecture: Architecture, weights: Mapping[str, Tensor]) -> None:
@@ -228,7 +188,7 @@ def inherit(teacher_weights: Mapping[str, Tensor], student_architecture: Archite
     weights: Weights = {}
     for layer, inputs in zip(student_architecture.layers, student_architecture.in_shapes, strict=True):
         origin = layer.origin or layer.name
-        for parameter, shape in _parameter_shapes(layer, inputs[0][0]).items():
+        for parameter, shape in _parameter_shapes(layer, inputs[0]).items():
             source = teacher_weights.get(f"{origin}.{parameter}")
             if source is None:
                 raise ArchitectureError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def objective(params: int, teacher_params: int, accuracy: float, teacher_accuracy: float) -> float:
+def objective(params: float, teacher_params: float, accuracy: float, teacher_accuracy: float) -> float:
     """f(x) = C (2 − C) · A(x) / A(teacher) with C = 1 − params(x) / params(teacher). The teacher itself has f = 0.
 
     >>> round(objective(100, 1000, 0.9, 0.9), 4)
@@ -13,6 +13,6 @@ def objective(params: int, teacher_params: int, accuracy: float, teacher_accurac
     return ratio * (2 - ratio) * accuracy / teacher_accuracy
 
 
-def compression_ratio(params: int, teacher_params: int) -> float:
+def compression_ratio(params: float, teacher_params: float) -> float:
     """C: the share of the teacher's parameters that is gone."""
     return 1 - params / teacher_params

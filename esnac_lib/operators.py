@@ -14,12 +14,14 @@ import numpy as np
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, Slot, slot, sum_slots
 from esnac_lib.errors import ArchitectureError
+from esnac_lib.layer_types import LAYER_TYPES
 
 
 def is_removable(architecture: Architecture, index: int) -> bool:
     """ESNAC §6.5: only a layer whose input shape equals its output shape can be removed."""
     layer = architecture.layers[index]
-    return len(layer.inputs) == 1 and architecture.in_shapes[index][0] == architecture.shapes[index]
+    passes = len(layer.inputs) == 1 and layer.kind != "zeros"  # whose input only tells it a size
+    return passes and architecture.in_shapes[index][0] == architecture.shapes[index]
 
 
 def remove(architecture: Architecture, indices: Collection[int]) -> Architecture:
@@ -81,16 +83,14 @@ def shrink(architecture: Architecture, keep: Mapping[int, np.ndarray]) -> Archit
         shapes = architecture.in_shapes[index]
         if layer.has_filters:
             outputs = _checked(layer, keep[index]) if index in keep else None
-            changed, flow = _shrink_filters(layer, shapes[0][0], inputs[0], outputs)
+            read = None if layer.kind == "zeros" else inputs[0]  # which only tells zeros a size
+            changed, flow = _shrink_filters(layer, shapes[0][0], read, outputs)
         elif index in keep:
             raise ArchitectureError(f"layer {layer.name!r} ({layer.kind}) has no filters of its own to shrink")
         else:
-            changed, flow = layer, _follow(layer, shapes, inputs)
-            if layer.kind == "batch_norm" and flow is not None:
-                kept = _compose(layer.kept_out, flow)
-                changed = replace(layer, kept_out=kept, kept_in=kept)
+            changed, flow = _follow(layer, shapes, inputs)
         layers.append(changed)
-        flows.append(flow)
+        flows.append(None if flow is not None and len(flow) == architecture.shapes[index][0] else flow)
     if _common(architecture.output, flows, "the output") is not None:
         raise ArchitectureError("the network's output would lose channels")
     return Architecture(tuple(layers), architecture.input_shape, architecture.output)
@@ -151,12 +151,28 @@ def _shrink_filters(
     return changed, outputs
 
 
-def _follow(layer: Layer, shapes: tuple[tuple[int, ...], ...], inputs: list[np.ndarray | None]) -> np.ndarray | None:
-    """Which output channels of a layer without filters are left, by which of its input channels are."""
+def _follow(
+    layer: Layer, shapes: tuple[tuple[int, ...], ...], inputs: list[np.ndarray | None]
+) -> tuple[Layer, np.ndarray | None]:
+    """A layer without filters of its own after its inputs were shrunk, and which of its output channels are left."""
+    if layer.kind in ("multiply", "add"):  # one channel alone serves all of the other side
+        widest = max(shape[0] for shape in shapes)
+        inputs = [kept for shape, kept in zip(shapes, inputs, strict=True) if shape[0] == widest]
+        shapes = tuple(shape for shape in shapes if shape[0] == widest)
     if all(kept is None for kept in inputs):
-        return None
+        return layer, None
+    if layer.kind == "opaque":
+        raise ArchitectureError(f"layer {layer.name!r} is opaque: the channels that it reads cannot be shrunk")
     full = [np.arange(shape[0]) if kept is None else kept for shape, kept in zip(shapes, inputs, strict=True)]
-    return route_channels(layer, shapes, full)
+    flow = route_channels(layer, shapes, full)
+    if layer.kind == "select":
+        place = {int(channel): position for position, channel in enumerate(full[0])}
+        left = [place[int(channel)] for channel in selected(layer)[flow]]
+        return replace(layer, attrs={"runs": [(position, position + 1) for position in left]}), flow
+    if LAYER_TYPES[layer.kind].follows and not (layer.kind == "prelu" and layer["shared"]):
+        kept = _compose(layer.kept_out, flow)
+        layer = replace(layer, kept_out=kept, kept_in=kept)
+    return layer, flow
 
 
 def is_depthwise(layer: Layer, in_channels: int) -> bool:
@@ -184,7 +200,19 @@ def route_channels(layer: Layer, shapes: tuple[tuple[int, ...], ...], kept: list
         former, now = shuffled(shapes[0][0], groups), shuffled(len(kept[0]), groups)
         landing = np.argsort(former)  # where each channel used to land
         return landing[kept[0][now]]
+    if layer.kind == "select":
+        flow = np.flatnonzero(np.isin(selected(layer), kept[0]))
+        if not len(flow):
+            raise ArchitectureError(f"layer {layer.name!r} would select none of the channels that are left")
+        return flow
+    if not all(np.array_equal(channels, kept[0]) for channels in kept):
+        raise ArchitectureError(f"{layer.name!r} would join maps of which different channels were kept")
     return kept[0]
+
+
+def selected(layer: Layer) -> np.ndarray:
+    """The input channel at each output position of a `select` layer."""
+    return np.concatenate([np.arange(start, stop) for start, stop in layer["runs"]])
 
 
 def shuffled(channels: int, groups: int) -> np.ndarray:

@@ -9,102 +9,69 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from math import lcm
 
 import numpy as np
 
 from esnac_lib.architecture import INPUT, Architecture
-from esnac_lib.channels import Segment, kept_count, trace_channels
+from esnac_lib.decisions import Decisions, Limits
 from esnac_lib.errors import SpaceError
-from esnac_lib.operators import add_skips, is_removable, remove, shrink
+from esnac_lib.grouping import ChannelGroup, Grouping
+from esnac_lib.operators import add_skips, remove, shrink
 
 OPERATORS = ("remove", "shrink", "skip")
 REMOVAL_PROBABILITIES = (0.3, 0.4, 0.5, 0.6, 0.7)  # [code], one is drawn a network
 SKIP_PROBABILITIES = (0.003, 0.005, 0.01, 0.03, 0.05)  # [code], likewise
-MAX_RATIO_IN_GROUPS = 0.9  # [code], where channels must divide into groups
-
-
-@dataclass(frozen=True)
-class Decisions:
-    """What was decided about a teacher.
-
-    removed: indices of the teacher's layers that are taken out. ratios: for each channel group the share of filters
-    that go, in [0, 1). skips: pairs (i, j) of the teacher's layers (i = -1: the input) joined by an added edge.
-    """
-
-    removed: frozenset[int]
-    ratios: tuple[float, ...]
-    skips: frozenset[tuple[int, int]]
-
-    def to_json(self) -> str:
-        """One line of JSON, the same for equal decisions."""
-        return json.dumps(
-            {"removed": sorted(self.removed), "ratios": list(self.ratios), "skips": sorted(map(list, self.skips))}
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> Decisions:
-        """The inverse of `to_json`. Raises SpaceError if the text is something else."""
-        try:
-            data = json.loads(text)
-            skips = frozenset((int(i), int(j)) for i, j in data["skips"])
-            return cls(frozenset(map(int, data["removed"])), tuple(map(float, data["ratios"])), skips)
-        except (KeyError, TypeError, ValueError) as error:
-            raise SpaceError(f"not decisions in JSON: {type(error).__name__}: {error}") from None
-
-
-@dataclass(frozen=True)
-class ChannelGroup:
-    """Segments that one shrinkage ratio serves; their kept channels are multiples of `multiple`."""
-
-    name: str
-    segments: tuple[Segment, ...]
-    multiple: int
-
-    @property
-    def max_ratio(self) -> float:
-        """The largest ratio that is drawn."""
-        return 1.0 if self.multiple == 1 else MAX_RATIO_IN_GROUPS
-
-    def keep(self, ratio: float) -> dict[int, np.ndarray]:
-        """For each layer, the positions of the group's channels that stay: the first ones of every segment [code].
-
-        Segments of one family share its kept width: a shortcut gets the stage's width less the branch's (SPEC §1).
-        """
-        kept: dict[int, list[np.ndarray]] = {}
-        for segment in self.segments:
-            upto = [kept_count(end, ratio, self.multiple) if end else 0 for end in (segment.lower, segment.upper)]
-            count = min(segment.width, max(self.multiple, upto[1] - upto[0]))
-            for index, positions in segment.first(count).items():
-                kept.setdefault(index, []).append(positions)
-        return {index: np.sort(np.concatenate(parts)) for index, parts in kept.items()}
+FITTING_STEPS = 12  # of the bisection that makes a student fit into limits
+SAMPLINGS = ("paper", "mild")
+MILD_REMOVAL_PROBABILITIES = (0.0, 0.02, 0.05, 0.1, 0.2)
+MILD_SKIP_PROBABILITIES = (0.0, 0.001, 0.003, 0.01)
+MILD_RATIO_SPREADS = (0.0, 0.05, 0.1, 0.2)  # standard deviation of a network's ratios around their common centre
 
 
 class SearchSpace:
     """All students of a teacher's architecture.
 
-    operators: which of remove, shrink and skip may be used. grouping: "dimension" gives one ratio to all channels of
-    one width, where what the data flow ties together, and what lies within one block, counts as the block's width
-    (ESNAC §6.5); "dependency" gives one to each family of tied channels.
+    operators: which of remove, shrink and skip may be used. grouping: "dimension", the paper's, or "dependency"
+    (`grouping` says what they are). limits: how large a student may be; whatever is drawn stays within them.
+    sampling: how `sample` draws, "paper" as the authors' program does, or "mild".
+
+    Raises SpaceError for unknown operators or groupings, and for limits that no student of the teacher keeps.
     """
 
     def __init__(
-        self, architecture: Architecture, operators: Collection[str] = OPERATORS, grouping: str = "dimension"
+        self,
+        architecture: Architecture,
+        operators: Collection[str] = OPERATORS,
+        grouping: str = "dimension",
+        limits: Limits | None = None,
+        sampling: str = "paper",
     ) -> None:
         if not operators or set(operators) - set(OPERATORS):
             raise SpaceError(f"operators = {list(operators)}: allowed are one or more of {', '.join(OPERATORS)}")
-        if grouping not in ("dimension", "dependency"):
-            raise SpaceError(f"grouping = {grouping!r}: allowed are dimension and dependency")
+        if sampling not in SAMPLINGS:
+            raise SpaceError(f"sampling = {sampling!r}: allowed are {' and '.join(SAMPLINGS)}")
         self.teacher = architecture
         self.operators = tuple(name for name in OPERATORS if name in operators)
-        self.grouping = grouping
-        self.flow = trace_channels(architecture)
-        self.groups = self._groups()
+        self.grouping = Grouping(architecture, grouping)
+        self.limits = limits or Limits()
+        self.sampling = sampling
+        self._check_limits()
+
+    def _check_limits(self) -> None:
+        if self.limits == Limits():
+            return
+        if "shrink" not in self.operators:
+            raise SpaceError("a limit on parameters or MACs is kept by shrinking: add the operator shrink")
+        least = self.smallest
+        if not self.limits.allow(least):
+            raise SpaceError(
+                f"{self.limits}: with every group shrunk as far as it goes the teacher still has "
+                f"{least.num_params:,} parameters and {least.macs:,} MACs; allow more"
+            )
 
     def __repr__(self) -> str:
         return (
@@ -114,72 +81,31 @@ class SearchSpace:
 
     # -- what can be decided -----------------------------------------------------------------------------------------
 
-    def _groups(self) -> tuple[ChannelGroup, ...]:
-        members: dict[int, list[Segment]] = {}
-        for segment in self.flow.segments:
-            if segment.family not in self.flow.fixed:
-                block = self._block(segment.family)
-                key = self.flow.family_width(block) if self.grouping == "dimension" else segment.family
-                members.setdefault(key, []).append(segment)
-        groups = []
-        for segments in members.values():
-            families = {segment.family for segment in segments}
-            width = max(self.flow.family_width(self._block(family)) for family in families)
-            multiple = lcm(*(self.flow.multiples[family] for family in families))
-            first = self.teacher.layers[min(index for segment in segments for index in segment.positions)].name
-            groups.append(ChannelGroup(f"{width} ({first})", tuple(segments), multiple))
-        return tuple(groups)
+    @property
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        """The channels that each ratio serves."""
+        return self.grouping.groups
 
-    def _block(self, family: int) -> int:
-        """The family whose width counts for this one: that of the block it lies within, or itself."""
-        block = self.flow.enclosing.get(family, family)
-        return family if self.grouping == "dependency" or block in self.flow.fixed else block
-
-    @cached_property
-    def _content(self) -> tuple[list[object], list[object]]:
-        """For every layer, what its input and its output are made of: equal contents stay equal at every ratio."""
-        group_of = {segment.family: g for g, group in enumerate(self.groups) for segment in group.segments}
-
-        def content(atoms: np.ndarray, shape: tuple[int, ...]) -> object:
-            runs: Counter[object] = Counter()
-            for s, count in zip(*np.unique(self.flow.segment_of[atoms], return_counts=True), strict=True):
-                if s < 0 or self.flow.segments[s].family not in group_of:
-                    runs["fixed"] += int(count)
-                    continue
-                segment = self.flow.segments[s]
-                runs[group_of[segment.family], segment.lower, segment.upper] += int(count) // segment.width
-            return shape, frozenset(runs.items())
-
-        teacher = self.teacher
-        into = [content(a, shapes[0]) for a, shapes in zip(self.flow.in_atoms, teacher.in_shapes, strict=True)]
-        out = [content(a, shape) for a, shape in zip(self.flow.out_atoms, teacher.shapes, strict=True)]
-        return into, out
-
-    @cached_property
+    @property
     def removable(self) -> tuple[int, ...]:
-        """Layers whose input shape equals their output shape, whatever the ratios (ESNAC §6.5)."""
-        into, out = self._content
-        return tuple(i for i in range(len(self.teacher.layers)) if is_removable(self.teacher, i) and into[i] == out[i])
+        """Layers that can be taken out: their input shape equals their output shape (ESNAC §6.5)."""
+        return self.grouping.removable
 
-    @cached_property
+    @property
     def connectable(self) -> tuple[tuple[int, int], ...]:
-        """Pairs i < j where the output of i has the shape of the input of j, whatever the ratios (ESNAC §6.5).
-
-        Pairs that are edges already are among them (the paper counts them) and change nothing. Never into a concat.
-        """
-        into, out = self._content
-        return tuple(
-            (i, j)
-            for i in range(len(self.teacher.layers))
-            for j in range(i + 1, len(self.teacher.layers))
-            if len(self.teacher.layers[j].inputs) == 1 and out[i] == into[j]
-        )
+        """Pairs i < j that a skip connection can join: their shapes are equal at every ratio (ESNAC §6.5)."""
+        return self.grouping.connectable
 
     @property
     def num_decisions(self) -> int:
         """What a tuner without an embedding has to tune (ESNAC §6.4): layers, groups and connectable pairs."""
         counts = {"remove": len(self.teacher.layers), "shrink": len(self.groups), "skip": len(self.connectable)}
         return sum(counts[name] for name in self.operators)
+
+    @cached_property
+    def smallest(self) -> Architecture:
+        """The teacher with every group shrunk as far as a ratio can."""
+        return self.apply(Decisions(frozenset(), tuple(map(_largest_ratio, self.groups)), frozenset()))
 
     @cached_property
     def nothing(self) -> Decisions:
@@ -191,30 +117,53 @@ class SearchSpace:
     def normalise(self, decisions: Decisions) -> Decisions:
         """The same student's decisions in one form.
 
-        A removal of a layer that must stay is dropped; a skip into a removed layer is dropped, one out of it starts
-        at that layer's inputs; a skip where the student has that edge anyway is dropped. Raises SpaceError for
-        decisions of another space.
+        A removal of a layer that must stay is dropped; where a removed layer stood between two groups, the later one
+        gets the ratio of the first; a skip into a removed layer is dropped, one out of it starts at that layer's
+        inputs; a skip where the student has that edge anyway is dropped. Raises SpaceError for decisions of another
+        space.
         """
         if len(decisions.ratios) != len(self.groups) or not all(0 <= r < 1 for r in decisions.ratios):
             raise SpaceError(f"ratios {decisions.ratios}: this space has {len(self.groups)} groups, each in [0, 1)")
         ratios = decisions.ratios if "shrink" in self.operators else self.nothing.ratios
-        removed = decisions.removed & frozenset(self.removable) if "remove" in self.operators else frozenset()
+        removed = decisions.removed & self._may_go if "remove" in self.operators else frozenset()
+        ratios = self._tied(ratios, removed)
         if "skip" not in self.operators or not decisions.skips:
             return Decisions(removed, ratios, frozenset())
-        if strange := decisions.skips - self._known_skips:
-            raise SpaceError(f"a skip {min(strange)} does not join equal shapes of this teacher")
+        strange = decisions.skips - self._known_skips
+        if strange and (wrong := [p for p in strange if not self.grouping.joins(*p, self._firsts(removed))]):
+            raise SpaceError(f"a skip {min(wrong)} does not join equal shapes of this teacher")
         skips = {(source, j) for i, j in decisions.skips if j not in removed for source in self._sources(i, removed)}
         return Decisions(removed, ratios, frozenset(skips - self._edges(removed, {j for _, j in skips})))
 
+    def _tied(self, ratios: tuple[float, ...], removed: Collection[int]) -> tuple[float, ...]:
+        """One ratio for groups that a removed layer no longer parts: that of the first of them."""
+        return tuple(ratios[first] for first in self._firsts(removed))
+
+    def _firsts(self, removed: Collection[int]) -> list[int]:
+        """For each group the first of those that it has its ratio in common with."""
+        firsts = list(range(len(self.groups)))
+        for low, high in sorted({self.grouping.ties[i] for i in removed if i in self.grouping.ties}):
+            a, b = sorted((firsts[low], firsts[high]))
+            firsts = [a if g == b else g for g in firsts]
+        return firsts
+
+    @cached_property
+    def _may_go(self) -> frozenset[int]:
+        return frozenset(self.removable)
+
     @cached_property
     def _known_skips(self) -> frozenset[tuple[int, int]]:
-        first = {(INPUT, j) for i, j in self.connectable if self._reads_input(i)}
+        first = {(INPUT, j) for i, j in self.connectable if i in self._may_become_input}
         return frozenset(self.connectable) | first
 
-    def _reads_input(self, index: int) -> bool:
-        return index in self.removable and any(
-            i == INPUT or self._reads_input(i) for i in self.teacher.layers[index].sources
-        )
+    @cached_property
+    def _may_become_input(self) -> frozenset[int]:
+        """Layers in whose place the network's input stands when they, and what leads to them, are removed."""
+        found: set[int] = {INPUT}
+        for i, layer in enumerate(self.teacher.layers):
+            if i in self._may_go and layer.sources & found:
+                found.add(i)
+        return frozenset(found - {INPUT})
 
     def _sources(self, index: int, removed: Collection[int]) -> frozenset[int]:
         """What stands in for a layer: itself, or if it is removed what it reads."""
@@ -259,7 +208,12 @@ class SearchSpace:
             return None
         here = {i: place for place, i in enumerate(origins) if i is not None}
         removed = frozenset(range(len(self.teacher.layers))) - frozenset(here)
-        ratios = tuple(self._ratio_of(group, architecture, here) for group in self.groups)
+        told: dict[int, float | None] = {}  # groups that share a ratio have it from the first of them that tells it
+        firsts = self._firsts(removed & self._may_go)
+        for first, group in zip(firsts, self.groups, strict=True):
+            if first not in told and any(index in here for segment in group.segments for index in segment.positions):
+                told[first] = self._ratio_of(group, architecture, here)
+        ratios = tuple(told.get(first, 0.0) for first in firsts)
         if None in ratios:
             return None
         back = {INPUT: INPUT} | {place: i for i, place in here.items()}
@@ -275,21 +229,31 @@ class SearchSpace:
 
     @staticmethod
     def _ratio_of(group: ChannelGroup, architecture: Architecture, here: dict[int, int]) -> float | None:
-        """A ratio that leaves every layer of the group the filters that it has; 0 where no layer is left to tell."""
-        whole: Counter[int] = Counter()
-        for segment in group.segments:
-            for index, positions in segment.positions.items():
-                whole[index] += len(positions)
-        seen = {index: architecture.layers[here[index]].channels for index in whole if index in here}
-        candidates = {0.0}
-        for index, count in seen.items():
-            candidates |= {1 - (count - part) / whole[index] for part in np.linspace(0, group.multiple, 17)[1:-1]}
-            candidates |= {1 - (count + part) / whole[index] for part in (0.0, 0.25, 0.5, 0.75)}
-        for ratio in sorted(r for r in candidates if 0 <= r < 1):
+        """A ratio that leaves every layer of the group the filters that it has, or None.
+
+        Where a layer says which filters it kept, these; else a ratio that keeps as many.
+        """
+        whole: dict[int, np.ndarray] = group.keep(0.0)
+        parts = Counter(index for segment in group.segments for index in segment.positions)
+        named, seen = {}, {}
+        for index in whole.keys() & here.keys():
+            layer = architecture.layers[here[index]]
+            seen[index] = layer.channels
+            if layer.kept_out is not None and len(layer.kept_out) == layer.channels:
+                named[index] = np.intersect1d(layer.kept_out, whole[index])
+                seen[index] = len(named[index])
+        # Each segment may have rounded its own count.
+        slack = {index: group.multiple * (parts[index] + 1) for index in seen}
+        low = max(1 - (count + slack[index]) / len(whole[index]) for index, count in seen.items())
+        high = min(1 - (count - slack[index]) / len(whole[index]) for index, count in seen.items())
+        as_many = None
+        for ratio in [0.0, *group.ratios_between(max(low, 0.0), min(high, 1.0))]:
             kept = group.keep(ratio)
             if all(len(kept[index]) == count for index, count in seen.items()):
-                return ratio
-        return None
+                if all(np.array_equal(kept[index], filters) for index, filters in named.items()):
+                    return ratio
+                as_many = ratio if as_many is None else as_many
+        return as_many
 
     def contains(self, architecture: Architecture) -> bool:
         """Whether some decisions give this architecture."""
@@ -298,13 +262,48 @@ class SearchSpace:
     # -- drawing -----------------------------------------------------------------------------------------------------
 
     def sample(self, rng: np.random.Generator) -> Decisions:
-        """Random decisions, drawn as the authors' program does (SPEC §1, random sampling)."""
-        p_remove, p_skip = rng.choice(REMOVAL_PROBABILITIES), rng.choice(SKIP_PROBABILITIES)
+        """Random decisions, as `sampling` says: "paper" is the authors' program's way (SPEC §1, random sampling).
+
+        "mild": most decisions leave the teacher as it is. Few layers go or none, few pairs are joined or none, and the
+        ratios of a network lie around one centre, uniform over all widths, so that networks near a uniformly narrowed
+        teacher are drawn at every size. The paper's way never draws those: it removes 30 to 70 % of the layers.
+        """
+        mild = self.sampling == "mild"
+        p_remove = rng.choice(MILD_REMOVAL_PROBABILITIES if mild else REMOVAL_PROBABILITIES)
+        p_skip = rng.choice(MILD_SKIP_PROBABILITIES if mild else SKIP_PROBABILITIES)
         remove_draws, skip_draws = rng.random(len(self.removable)), rng.random(len(self.connectable))
-        removed = {i for i, draw in zip(self.removable, remove_draws, strict=True) if draw < p_remove}
-        ratios = tuple(float(rng.random() * group.max_ratio) for group in self.groups)
-        skips = {pair for pair, draw in zip(self.connectable, skip_draws, strict=True) if draw < p_skip}
-        return self.normalise(Decisions(frozenset(removed), ratios, frozenset(skips)))
+        removed = {self.removable[i] for i in np.flatnonzero(remove_draws < p_remove)}
+        shares = self._mild_shares(rng) if mild else [rng.random() for _ in self.groups]
+        ratios = tuple(float(share * group.max_ratio) for share, group in zip(shares, self.groups, strict=True))
+        skips = {self.connectable[i] for i in np.flatnonzero(skip_draws < p_skip)}
+        return self.within(Decisions(frozenset(removed), ratios, frozenset(skips)))
+
+    def within(self, decisions: Decisions) -> Decisions:
+        """The decisions in one form, and if their student is above the limits, shrunk by as little more as it takes.
+
+        All ratios then go the same part of the way to their largest.
+        """
+        decisions = self.normalise(decisions)
+        if self.limits == Limits() or self.limits.allow(self.apply(decisions)):
+            return decisions
+        low, high = 0.0, 1.0
+        for _ in range(FITTING_STEPS):
+            middle = (low + high) / 2
+            fits = self.limits.allow(self.apply(self._shrunk_by(decisions, middle)))
+            low, high = (low, middle) if fits else (middle, high)
+        return self._shrunk_by(decisions, high)
+
+    def _shrunk_by(self, decisions: Decisions, part: float) -> Decisions:
+        ends = map(_largest_ratio, self.groups)
+        ratios = tuple(
+            max(ratio, ratio + (end - ratio) * part) for ratio, end in zip(decisions.ratios, ends, strict=True)
+        )
+        return self.normalise(replace(decisions, ratios=ratios))
+
+    def _mild_shares(self, rng: np.random.Generator) -> np.ndarray:
+        """For each group a share in [0, 1) of its largest ratio, all of them around one centre."""
+        centre, spread = rng.random(), rng.choice(MILD_RATIO_SPREADS)
+        return np.clip(centre + spread * rng.standard_normal(len(self.groups)), 0, 1 - 1e-9)
 
     def mutate(self, decisions: Decisions, rng: np.random.Generator) -> Decisions:
         """Change a few decisions: one, and with probability 1/2 each time one more. A removal can be undone."""
@@ -320,7 +319,7 @@ class SearchSpace:
             decisions = enabled[rng.integers(len(enabled))](decisions, rng)
             if rng.random() < 0.5:
                 break
-        return self.normalise(decisions)
+        return self.within(decisions)
 
     def _mutate_removal(self, decisions: Decisions, rng: np.random.Generator) -> Decisions:
         index = self.removable[rng.integers(len(self.removable))]
@@ -345,7 +344,7 @@ class SearchSpace:
             return (left & right) | {item for item in differ if rng.random() < 0.5}
 
         ratios = tuple(x if rng.random() < 0.5 else y for x, y in zip(a.ratios, b.ratios, strict=True))
-        return self.normalise(Decisions(pick(a.removed, b.removed), ratios, pick(a.skips, b.skips)))
+        return self.within(Decisions(pick(a.removed, b.removed), ratios, pick(a.skips, b.skips)))
 
     def narrow(self, params: int) -> Decisions:
         """No search at all: one ratio for every group, so that the student comes as near to `params` as it can.
@@ -366,3 +365,8 @@ class SearchSpace:
                 best, nearest = tried, abs(size - params)
             low, high = (ratio, high) if size > params else (low, ratio)
         return best
+
+
+def _largest_ratio(group: ChannelGroup) -> float:
+    """The largest ratio of a group that decisions may hold."""
+    return min(group.max_ratio, 1 - 1e-9)

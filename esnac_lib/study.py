@@ -10,14 +10,13 @@ parameters goes on where it was, and on a CPU ends with the same trials.
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -25,40 +24,62 @@ import yaml
 from esnac_lib.architecture import Architecture
 from esnac_lib.config import StudyConfig, check_resume, data_root_of, outputs_root, study_dir
 from esnac_lib.data import load_dataset
+from esnac_lib.decisions import Limits
 from esnac_lib.environment import describe_environment
 from esnac_lib.errors import ConfigError
 from esnac_lib.evaluator import LocalEvaluator, Task
 from esnac_lib.final_training import Finalist, FinalResult, FinalTraining
 from esnac_lib.kernels import KernelSettings
-from esnac_lib.ledger import Ledger, ProposalRow
+from esnac_lib.ledger import Ledger
+from esnac_lib.ledger_file import has_ledger
+from esnac_lib.network import Weights
 from esnac_lib.objective import compression_ratio, objective
 from esnac_lib.progress import Progress, duration
 from esnac_lib.samplers import (
     EsnacSampler,
     EvolutionSampler,
     N2nSampler,
-    Proposal,
+    NarrowSampler,
     RandomSampler,
     Sampler,
-    Told,
     TpeSampler,
+    TransferSampler,
 )
-from esnac_lib.space import Decisions, SearchSpace
+from esnac_lib.shared_evaluations import SharedEvaluations
+from esnac_lib.source_kernels import source_kernels
+from esnac_lib.space import SearchSpace
 from esnac_lib.study_data import StudyData, pick_device
 from esnac_lib.trained_teacher import Role, TrainedTeacher, traced_teacher, train_teacher
 from esnac_lib.trainer import Recipe
+from esnac_lib.trials import count_told, row_of, told_trials
 from esnac_lib.watch import TrainingStopped, Watch
+from esnac_lib.weights import load_weights
 
 SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
     "random": lambda space, config: RandomSampler(space, config.seed),
     "esnac": lambda space, config: EsnacSampler(
-        space, config.seed, KernelSettings(objective=config.objective), config.acquisition, config.candidates
+        space,
+        config.seed,
+        KernelSettings(objective=config.objective, subset_probability=config.subset),
+        config.acquisition,
+        config.candidates,
     ),
     "tpe": lambda space, config: TpeSampler(space, config.seed),
     "tpe_multivariate": lambda space, config: TpeSampler(space, config.seed, multivariate=True, constant_liar=True),
     "n2n": lambda space, config: N2nSampler(space, config.seed, config.num_evaluations),
     "evolution": lambda space, config: EvolutionSampler(space, config.seed),
+    "narrow": lambda space, config: NarrowSampler(space, config.seed),
+    "transfer": lambda space, config: TransferSampler(
+        space,
+        config.seed,
+        source_kernels(config.source, config.K, space.teacher),
+        config.acquisition,
+        config.candidates,
+    ),
 }
+
+
+Result = TypeVar("Result")
 
 
 def student_key(trial: int) -> str:
@@ -82,19 +103,21 @@ class Study:
         self.folder = study_dir(config)
         self.ledger_path = self.folder / "ledger.sqlite"
         self.progress = progress or Progress()
-        if self.ledger_path.exists():
+        if has_ledger(self.ledger_path):
             check_resume(Ledger(self.ledger_path, read_only=True).config, config)
         self.device = pick_device(config.device)
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device = {config.device!r}: this machine has no CUDA device; give 'cpu' or 'auto'")
         dataset = load_dataset(config.dataset, data_root_of(config))
         self.data = StudyData(dataset, config, self.device)
-        self.space = SearchSpace(traced_teacher(config, dataset)[0], config.operator_names)
+        limits = Limits(config.max_params or None, config.max_macs or None)
+        teacher = traced_teacher(config, self.data.dataset)[0]
+        self.space = SearchSpace(teacher, config.operator_names, config.grouping, limits, config.sampling)
         self._deadline = float("inf")
 
     def __repr__(self) -> str:
         told = 0
-        if self.ledger_path.exists():
+        if has_ledger(self.ledger_path):
             told = int(Ledger(self.ledger_path, read_only=True).trials()["told_at"].notna().sum())
         config = self.config
         return (
@@ -110,6 +133,21 @@ class Study:
         A study stops early when `max_minutes` are over or somebody asked for it (`Ledger.request_stop`); nothing
         that was told is lost. Raises EsnacError, one line, if it cannot go on.
         """
+        sampler = SAMPLERS[self.config.sampler](self.space, self.config)
+
+        def work(ledger: Ledger) -> dict[str, Any]:
+            teacher = self._teacher("search", ledger)
+            self._search(ledger, teacher, sampler)
+            return self._finish(ledger, teacher)
+
+        return self._with_ledger(work)
+
+    def train_reference(self) -> TrainedTeacher | None:
+        """No search: train the reference teacher alone, into the ledger; None if the study was asked to stop."""
+        return self._with_ledger(partial(self._teacher, "reference"))
+
+    def _with_ledger(self, work: Callable[[Ledger], Result]) -> Result | None:
+        """Do `work` as the one writer of the ledger; None if it was asked to stop."""
         if self.config.max_minutes:
             self._deadline = time.monotonic() + 60 * self.config.max_minutes
         with Ledger.start(self.ledger_path, self.config.to_dict()) as ledger:
@@ -119,9 +157,7 @@ class Study:
             ledger.clear_stop()
             self._describe()
             try:
-                teacher = self._teacher("search", ledger)
-                self._search(ledger, teacher)
-                return self._finish(ledger, teacher)
+                return work(ledger)
             except TrainingStopped:
                 self.progress.note("stopped as asked; the same command goes on from here")
                 return None
@@ -172,21 +208,23 @@ class Study:
 
     # -- the search (ESNAC Algorithm 1) ------------------------------------------------------------------------------
 
-    def _search(self, ledger: Ledger, teacher: TrainedTeacher) -> None:
-        sampler = SAMPLERS[self.config.sampler](self.space, self.config)
-        sampler.tell(_told(ledger, range(self.config.steps)))
+    def _search(self, ledger: Ledger, teacher: TrainedTeacher, sampler: Sampler) -> None:
+        sampler.tell(told_trials(ledger, range(self.config.steps)))
         evaluator = self._evaluator(ledger, teacher, "search")
-        began, already = time.monotonic(), _count_told(ledger)
+        shared = SharedEvaluations(self.folder, self.config, describe_environment(self.device))
+        began, already = time.monotonic(), count_told(ledger)
         for step in range(self.config.steps):
             if step not in set(ledger.trials()["step"]):
                 self._stop_if_asked(ledger)
                 if not self._propose(ledger, sampler, step):
-                    self.progress.note(f"the search space is exhausted after {_count_told(ledger)} architectures")
+                    self.progress.note(f"the search space is exhausted after {count_told(ledger)} architectures")
                     return
             if not ledger.pending(step):
                 continue
-            self._evaluate(ledger, evaluator, teacher, step)
-            sampler.tell(_told(ledger, [step]))
+            self._look_up(ledger, shared, teacher, step)
+            if ledger.pending(step):
+                self._evaluate(ledger, evaluator, teacher, step)
+            sampler.tell(told_trials(ledger, [step]))
             self._report_step(ledger, step, began, already)
 
     def _stop_if_asked(self, ledger: Ledger) -> None:
@@ -197,7 +235,7 @@ class Study:
         began = time.perf_counter()
         proposals = sampler.ask(self.config.K)
         seconds = (time.perf_counter() - began) / max(1, len(proposals))
-        ledger.record(step, [_row(proposal, seconds) for proposal in proposals])
+        ledger.record(step, [row_of(proposal, seconds) for proposal in proposals])
         return bool(proposals)
 
     def _evaluator(self, ledger: Ledger, teacher: TrainedTeacher, phase: str) -> LocalEvaluator:
@@ -210,15 +248,33 @@ class Study:
             self._watch(ledger, phase),
         )
 
+    def _look_up(self, ledger: Ledger, shared: SharedEvaluations, teacher: TrainedTeacher, step: int) -> None:
+        """Tell the trials that another study of the experiment has evaluated; `seconds` are that training's."""
+        shared.refresh()
+        for trial, row in ledger.pending(step).items():
+            found = shared.find(row.architecture)
+            if found is None:
+                continue
+            key = student_key(trial)
+            for epoch in found.curve:
+                ledger.epoch("search", key, epoch.epoch, epoch.loss, epoch.accuracy, epoch.seconds)
+            ledger.result("shared", key, {"study": found.study, "trial": found.trial})
+            if found.accuracy is None:
+                ledger.fail(trial, found.error or "failed", found.seconds)
+            else:
+                f = objective(row.params, self.space.teacher.num_params, found.accuracy, teacher.accuracy)
+                ledger.complete(trial, found.accuracy, f, found.best_epoch, found.seconds)
+
     def _evaluate(self, ledger: Ledger, evaluator: LocalEvaluator, teacher: TrainedTeacher, step: int) -> None:
         pending = ledger.pending(step)
         ledger.running(list(pending))
         self.progress.begin(f"step {step + 1}/{self.config.steps}")
         tasks = {
-            student_key(trial): Task(student_key(trial), Architecture.from_json(row.architecture))
+            student_key(trial): Task(student_key(trial), self._student(row.architecture))
             for trial, row in pending.items()
         }
-        results = {result.key: result for result in evaluator.evaluate(list(tasks.values()), "search", step)}
+        # Not the step: what becomes of an architecture depends on the seed alone, so that it can be looked up.
+        results = {result.key: result for result in evaluator.evaluate(list(tasks.values()), "search", 0)}
         self.progress.end()
         for trial, row in pending.items():
             result = results[student_key(trial)]
@@ -230,16 +286,20 @@ class Study:
                 ledger.complete(trial, result.accuracy, f, result.best_epoch, result.seconds)
         self._drop_weights(ledger)
 
+    def _student(self, text: str) -> Architecture:
+        """An architecture of the ledger, with the code of the teacher's opaque layers."""
+        return Architecture.from_json(text).with_code_of(self.space.teacher)
+
     def _drop_weights(self, ledger: Ledger) -> None:
         """Only the weights of the best so far can still be needed."""
-        kept = {student_key(row["trial"]) for row in _best(ledger, self.config.top)}
+        kept = {student_key(row["trial"]) for row in self._finalists(ledger)}
         for path in (self.folder / "students").glob("trial????.safetensors"):
             if path.stem not in kept:
                 path.unlink()
 
     def _report_step(self, ledger: Ledger, step: int, began: float, already: int) -> None:
         trials = ledger.trials()
-        told = _count_told(ledger)
+        told = count_told(ledger)
         left = (time.monotonic() - began) / (told - already) * (self.config.num_evaluations - told)
         self.progress.note(
             f"step {step + 1}/{self.config.steps}: {told} evaluated, best f {trials['f'].max():.4f}, "
@@ -273,17 +333,42 @@ class Study:
             watch=partial(self._watch, ledger),
         )
 
+    def _finalists(self, ledger: Ledger) -> list[dict[Any, Any]]:
+        """The trials that go into final training, as rows of the ledger: the best by search f; of equals the earlier.
+
+        Where an accuracy is demanded, those come first that have it after their search training already, and then
+        those that are nearest to it.
+        """
+        trials = ledger.trials()
+        complete = trials[trials["state"] == "complete"]
+        short = (self.config.min_accuracy - complete["accuracy"]).clip(lower=0)
+        order = complete.assign(short=short).sort_values(["short", "f", "trial"], ascending=[True, False, True])
+        return order.drop(columns="short").head(self.config.top).to_dict("records")
+
+    def solution(self) -> tuple[Architecture, Weights]:
+        """The finally trained student: its architecture and weights. Raises ConfigError before there is one."""
+        if not self.ledger_path.exists():
+            raise ConfigError(f"study {self.config.study!r} has not been run: there is no solution yet")
+        ledger = Ledger(self.ledger_path, read_only=True)
+        if (found := ledger.results("solution").get("student")) is None:
+            raise ConfigError(f"study {self.config.study!r} has no solution yet: run it again, it goes on")
+        trials = ledger.trials()
+        [text] = trials.loc[trials["trial"].map(student_key) == found["student"], "architecture"]
+        weights = load_weights(self.folder / "students" / f"{found['student']}-full.safetensors")
+        return self._student(text), weights
+
     def _solution(self, ledger: Ledger, teacher: TrainedTeacher, reference: TrainedTeacher) -> FinalResult:
         finalists = [
             Finalist(
                 student_key(row["trial"]),
-                Architecture.from_json(row["architecture"]),
+                self._student(row["architecture"]),
                 self.folder / "students" / f"{student_key(row['trial'])}.safetensors",
             )
-            for row in _best(ledger, self.config.top)
+            for row in self._finalists(ledger)
         ]
         if not finalists:
             raise ConfigError("no student of the search could be trained: see the errors in the ledger's trials")
+        self._restore_weights(ledger, teacher, finalists)
         training = self._final_training(ledger)
         params = self.space.teacher.num_params
         self.progress.begin(f"final training of {len(finalists)}")
@@ -291,13 +376,30 @@ class Study:
             results = training.on_all_images(finalists)
             return max(results, key=lambda r: r.f(params, reference.accuracy, best_epoch=True))
         judged = training.on_training_split(finalists)
-        chosen = max(judged, key=lambda r: r.f(params, teacher.accuracy))
+        kept = [result for result in judged if result.accuracy >= self.config.min_accuracy]
+        if not kept:
+            best = max(judged, key=lambda r: r.accuracy)
+            self.progress.note(
+                f"no student keeps the accuracy {self.config.min_accuracy:.2%} that was asked for: the best has "
+                f"{best.accuracy:.2%} on the validation images, and is taken"
+            )
+            kept = [best]
+        chosen = max(kept, key=lambda r: r.f(params, teacher.accuracy))
         self.progress.begin("final training of the solution on all images")
         return training.on_all_images([f for f in finalists if f.key == chosen.key])[0]
 
+    def _restore_weights(self, ledger: Ledger, teacher: TrainedTeacher, finalists: Sequence[Finalist]) -> None:
+        """Train the students again whose evaluation was looked up: a ledger holds results, not weights."""
+        done = {**ledger.results("final"), **ledger.results("full")}
+        lost = [item for item in finalists if not item.weights.exists() and item.key not in done]
+        if lost:
+            self.progress.begin(f"search training of {len(lost)} looked up")
+            tasks = [Task(item.key, item.architecture) for item in lost]
+            self._evaluator(ledger, teacher, "search").evaluate(tasks, "search", 0)
+
     def _narrowed(self, ledger: Ledger, teacher: TrainedTeacher, solution: FinalResult) -> FinalResult:
         """The teacher with all widths scaled by one factor to the solution's size, trained like a student (SPEC §1)."""
-        widths = SearchSpace(self.space.teacher, ("shrink",))
+        widths = SearchSpace(self.space.teacher, ("shrink",), self.config.grouping)
         architecture = widths.apply(widths.narrow(solution.params))
         key = f"narrowed-{architecture.arch_id[:8]}"
         weights = self.folder / "students" / f"{key}.safetensors"
@@ -339,8 +441,9 @@ class Study:
             },
             "solution": ledger.results("solution").get("student"),
             "narrowed": ledger.results("baseline").get("narrowed"),
+            "limits": {name: getattr(config, name) for name in ("max_params", "max_macs", "min_accuracy")},
             "final": config.final,
-            "evaluations": _count_told(ledger),
+            "evaluations": count_told(ledger),
             "failed": int((trials["state"] == "failed").sum()),
             "seconds": {
                 "proposing": float(trials["propose_seconds"].sum()),
@@ -349,47 +452,6 @@ class Study:
             },
             "environment": describe_environment(self.device),
         }
-
-
-def _row(proposal: Proposal, seconds: float) -> ProposalRow:
-    architecture = proposal.architecture
-    return ProposalRow(
-        proposal.kernel,
-        architecture.arch_id,
-        architecture.num_params,
-        architecture.macs,
-        proposal.decisions.to_json(),
-        architecture.to_json(),
-        proposal.mean,
-        proposal.variance,
-        proposal.ei,
-        seconds,
-    )
-
-
-def _told(ledger: Ledger, steps: Sequence[int]) -> list[Told]:
-    """The finished trials of some steps, in their order."""
-    trials = ledger.trials()
-    rows = trials[trials["step"].isin(steps) & trials["told_at"].notna()]
-    return [
-        Told(
-            Decisions.from_json(row["decisions"]),
-            Architecture.from_json(row["architecture"]),
-            None if math.isnan(row["f"]) else row["f"],
-        )
-        for row in rows.to_dict("records")
-    ]
-
-
-def _count_told(ledger: Ledger) -> int:
-    return int(ledger.trials()["told_at"].notna().sum())
-
-
-def _best(ledger: Ledger, count: int) -> list[dict[Any, Any]]:
-    """The trials of highest search f, as rows of the ledger, best first; of equals the earlier."""
-    trials = ledger.trials()
-    complete = trials[trials["state"] == "complete"].sort_values(["f", "trial"], ascending=[False, True])
-    return complete.head(count).to_dict("records")
 
 
 def _write(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from esnac_lib.batches import DeviceData, normalisation
 from esnac_lib.config import StudyConfig
 from esnac_lib.data import Dataset, split
+from esnac_lib.errors import DataError
 
 
 def pick_device(name: str) -> str:
@@ -23,14 +24,24 @@ def pick_device(name: str) -> str:
 
 
 class StudyData:
-    """Search, training, validation and test images of one study, normalised by the training split's statistics."""
+    """Search, training, validation and test images of one study.
+
+    They are normalised by the training split's statistics, or by those that the config gives.
+
+    Raises `DataError` where image_channels or normalise do not fit the images.
+    """
 
     def __init__(self, dataset: Dataset, config: StudyConfig, device: str) -> None:
-        self.dataset = dataset
+        self.dataset = dataset = dataset.with_channels(config.image_channels)
         self.device = device
         self.augment = config.augment
         self.splits = split(dataset, config.validation, config.seed, config.search_images)
-        self._mean, self._std = normalisation(dataset.train_images[self.splits.train])
+        self.normalisation = config.own_normalisation or normalisation(dataset.train_images[self.splits.train])
+        if len(self.normalisation[0]) != dataset.in_channels:
+            raise DataError(
+                f"normalise = {config.normalise!r} is for {len(self.normalisation[0])} channels, the images have "
+                f"{dataset.in_channels}"
+            )
 
     @cached_property
     def search(self) -> DeviceData:
@@ -65,8 +76,7 @@ class StudyData:
         return DeviceData(
             images,
             labels,
-            self._mean,
-            self._std,
+            *self.normalisation,
             flip=self.dataset.flip,
             augment=self.augment,
             device=self.device,

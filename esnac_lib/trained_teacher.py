@@ -12,7 +12,8 @@ import fcntl
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,8 @@ from esnac_lib.randomness import derive_seed
 from esnac_lib.study_data import StudyData
 from esnac_lib.teachers import teacher
 from esnac_lib.tracing import trace
-from esnac_lib.trainer import Recipe, Trainee, clear_checkpoint, train
+from esnac_lib.trainer import Recipe, Trainee, clear_checkpoint, evaluate, train
+from esnac_lib.user_model import is_own, own_teacher
 from esnac_lib.watch import NOBODY, EpochResult, Watch
 from esnac_lib.weights import load_weights, save_weights
 
@@ -56,11 +58,17 @@ class TrainedTeacher:
 def traced_teacher(
     config: StudyConfig, dataset: Dataset, role: Role = "search"
 ) -> tuple[Architecture, dict[str, Tensor]]:
-    """The untrained teacher of a study: its architecture and its initial weights, the same for the same seed."""
+    """The untrained teacher of a study: its architecture and its initial weights, the same for the same seed.
+
+    A teacher of the user's own may come with weights, which are then these.
+    """
     seed = derive_seed(config.seed, f"{role}-teacher-weights")
-    module = teacher(config.teacher, dataset.num_classes, dataset.in_channels, dataset.image_size, seed=seed)
-    example = torch.zeros(1, dataset.in_channels, dataset.image_size, dataset.image_size)
-    return trace(module, example)
+    channels, size = config.image_channels or dataset.in_channels, dataset.image_size
+    if is_own(config):
+        module = own_teacher(config, dataset, seed)
+    else:
+        module = teacher(config.teacher, dataset.num_classes, channels, size, seed=seed)
+    return trace(module, torch.zeros(1, channels, size, size))
 
 
 def train_teacher(
@@ -73,21 +81,24 @@ def train_teacher(
 ) -> TrainedTeacher:
     """Train a teacher, or take the one that lies in `folder` already.
 
-    recipe: None stands for `Recipe.teacher`.
-    watch hears each epoch of a training that happens now, and those of one that is taken. Raises TrainingError if the
+    recipe: None stands for `Recipe.teacher`. watch hears each epoch of a training that happens now, and those of one
+    that is taken. A teacher that comes with its weights is not trained, but measured. Raises TrainingError if the
     training fails.
     """
+    if config.teacher_weights:
+        return _measured(role, config, data)
     recipe = recipe or Recipe.teacher(config)
     key = f"{role}-teacher"
-    path = (
-        folder
-        / f"{config.teacher}-{data.dataset.name.replace('/', '_')}-{role}-{_identity(role, config, data, recipe)}"
-    )
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{config.teacher}-{data.dataset.name}")
+    path = folder / f"{readable}-{role}-{_identity(role, config, data, recipe)}"
     path.mkdir(parents=True, exist_ok=True)
     with open(path / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (path / "teacher.json").exists():
             found = _load(role, path)
+            if any(layer.kind == "opaque" for layer in found.architecture.layers):
+                own = traced_teacher(config, data.dataset, role)[0]
+                found = replace(found, architecture=found.architecture.with_code_of(own))
             for result in found.curve:
                 watch.on_epoch(key, result)
             return found
@@ -114,11 +125,22 @@ def train_teacher(
         return trained
 
 
+def _measured(role: Role, config: StudyConfig, data: StudyData) -> TrainedTeacher:
+    """The user's own teacher with its own weights, the same in both roles."""
+    architecture, weights = traced_teacher(config, data.dataset, role)
+    images = data.validation if role == "search" else data.test
+    network = build(architecture, weights).to(data.device)
+    return TrainedTeacher(role, architecture, weights, evaluate(network, images, device=data.device), ())
+
+
 def _identity(role: Role, config: StudyConfig, data: StudyData, recipe: Recipe) -> str:
     """A hash of all that the trained weights depend on."""
     labels = hashlib.blake2b(data.dataset.train_labels.tobytes(), digest_size=8).hexdigest()
     held = config.validation if role == "search" else 0
     parts = [role, config.teacher, config.dataset, labels, config.seed, held, asdict(recipe)]
+    defaults = (0, "", "")
+    if (others := (config.image_channels, config.normalise, config.teacher_options)) != defaults:
+        parts += others  # only then, so that teachers trained before there were such parameters keep their names
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 

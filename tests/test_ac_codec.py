@@ -185,7 +185,7 @@ def test_a_damaged_checkpoint_costs_the_time_only(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def learned() -> Codec:
     codec = new_codec(SHAPE.features, 16, 16, 0)
-    train_codec(codec, TENSORS, None, replace(SETTINGS, iterations=250, batch_size=8, lr=4e-3), 0)
+    train_codec(codec, TENSORS, None, replace(SETTINGS, iterations=400, batch_size=8, lr=4e-3), 0)
     return codec
 
 

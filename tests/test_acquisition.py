@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ from esnac_lib.acquisition import (
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
 from esnac_lib.encoding import encode
 from esnac_lib.kernels import KernelSettings, learn_kernel
+from esnac_lib.outline import Outline
 
 # -- expected improvement --------------------------------------------------------------------------------------------
 
@@ -84,7 +86,7 @@ def test_certain_values() -> None:
 
 @dataclass(frozen=True)
 class Toy:
-    """Stands in for an architecture: the maximisers only look at its arch_id."""
+    """Stands in for an outline: the maximisers only look at its key and, where two keys are alike, at its arch_id."""
 
     decisions: tuple[int, ...]
 
@@ -92,10 +94,14 @@ class Toy:
     def arch_id(self) -> str:
         return ",".join(map(str, self.decisions))
 
+    @property
+    def key(self) -> bytes:
+        return bytes(self.decisions[:2])
+
 
 @dataclass
 class ToySpace:
-    """`size` decisions with `values` values each."""
+    """`size` decisions with `values` values each, and their outlines."""
 
     size: int
     values: int
@@ -111,9 +117,13 @@ class ToySpace:
     def cross(self, a: tuple[int, ...], b: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
         return tuple(x if rng.random() < 0.5 else y for x, y in zip(a, b, strict=True))
 
-    def apply(self, decisions: tuple[int, ...]) -> Any:
+    def outline(self, decisions: tuple[int, ...]) -> Any:
         self.calls += 1
         return Toy(decisions)
+
+
+def forbid(texts: Iterable[str]) -> list[Any]:
+    return [Toy(tuple(map(int, text.split(",")))) for text in texts]
 
 
 @dataclass
@@ -122,9 +132,9 @@ class ToyScore:
 
     asked: list[str] = field(default_factory=list)
 
-    def __call__(self, architectures: list[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        self.asked += [architecture.arch_id for architecture in architectures]
-        mean = np.array([-sum((x - 7) ** 2 for x in item.decisions) / 100 for item in architectures], float)
+    def __call__(self, outlines: list[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self.asked += [outline.arch_id for outline in outlines]
+        mean = np.array([-sum((x - 7) ** 2 for x in item.decisions) / 100 for item in outlines], float)
         variance = np.full(len(mean), 0.1)
         return mean, variance, log_expected_improvement(mean, variance, 0.0)
 
@@ -136,13 +146,13 @@ MAXIMISERS = [maximise_by_sampling, maximise_by_evolution]
 @pytest.mark.parametrize("candidates", [1, 49, 400])
 def test_budget_and_result(maximise, candidates: int) -> None:  # type: ignore[no-untyped-def]
     score = ToyScore()
-    best = maximise(ToySpace(8, 10), score, set(), candidates, np.random.default_rng(0))
+    space = ToySpace(8, 10)
+    best = maximise(space, space, score, [], candidates, np.random.default_rng(0))
     assert isinstance(best, Candidate)
     assert len(score.asked) == len(set(score.asked)) == candidates
-    values = ToyScore()([Toy(tuple(map(int, text.split(",")))) for text in score.asked])[2]
+    values = ToyScore()(forbid(score.asked))[2]
     assert best.log_ei == values.max()
-    assert best.architecture.arch_id == score.asked[values.argmax()]
-    assert best.architecture == Toy(best.decisions)
+    assert Toy(best.decisions).arch_id == score.asked[values.argmax()]
     assert best.ei == math.exp(best.log_ei)
     assert best.variance == 0.1
     assert best.mean == pytest.approx(-sum((x - 7) ** 2 for x in best.decisions) / 100)
@@ -153,28 +163,29 @@ def test_forbidden_is_never_scored(maximise) -> None:  # type: ignore[no-untyped
     everything = {f"{a},{b}" for a in range(4) for b in range(4)}
     allowed = {"0,3", "2,2", "1,0"}
     score = ToyScore()
-    best = maximise(ToySpace(2, 4), score, everything - allowed, 1000, np.random.default_rng(0))
+    space = ToySpace(2, 4)
+    best = maximise(space, space, score, forbid(everything - allowed), 1000, np.random.default_rng(0))
     assert set(score.asked) == allowed
     assert len(score.asked) == 3
     assert best is not None
-    assert best.architecture.arch_id == "2,2"
+    assert best.decisions == (2, 2)
 
 
 @pytest.mark.parametrize("maximise", MAXIMISERS)
 def test_an_exhausted_space_ends_at_once(maximise) -> None:  # type: ignore[no-untyped-def]
     space, score = ToySpace(2, 3), ToyScore()
-    everything = frozenset(f"{a},{b}" for a in range(3) for b in range(3))
-    assert maximise(space, score, everything, 1000, np.random.default_rng(0)) is None
+    everything = forbid(f"{a},{b}" for a in range(3) for b in range(3))
+    assert maximise(space, space, score, everything, 1000, np.random.default_rng(0)) is None
     assert score.asked == []
     assert space.calls <= 200
-    assert maximise(space, score, set(), 0, np.random.default_rng(0)) is None
+    assert maximise(space, space, score, [], 0, np.random.default_rng(0)) is None
 
 
 @pytest.mark.parametrize("maximise", MAXIMISERS)
 def test_the_same_draws_give_the_same_candidate(maximise) -> None:  # type: ignore[no-untyped-def]
     space = ToySpace(8, 10)
-    one, two = (maximise(space, ToyScore(), set(), 300, np.random.default_rng(4)) for _ in range(2))
-    other = maximise(space, ToyScore(), set(), 300, np.random.default_rng(5))
+    one, two = (maximise(space, space, ToyScore(), [], 300, np.random.default_rng(4)) for _ in range(2))
+    other = maximise(space, space, ToyScore(), [], 300, np.random.default_rng(5))
     assert one == two
     assert one != other
 
@@ -183,7 +194,7 @@ def test_evolution_finds_more_than_sampling() -> None:
     space = ToySpace(8, 10)
     pairs = []
     for seed in range(10):
-        found = [maximise(space, ToyScore(), set(), 400, np.random.default_rng(seed)) for maximise in MAXIMISERS]
+        found = [maximise(space, space, ToyScore(), [], 400, np.random.default_rng(seed)) for maximise in MAXIMISERS]
         pairs.append([candidate.mean for candidate in found if candidate])
     sampled, evolved = np.mean(pairs, axis=0)
     assert evolved > sampled + 0.05
@@ -192,10 +203,9 @@ def test_evolution_finds_more_than_sampling() -> None:
 
 def test_evolution_starts_from_the_best_observed() -> None:
     space, near = ToySpace(12, 20), (7,) * 11 + (9,)
-    forbidden = {Toy(near).arch_id}
+    given = space, space, ToyScore(), [space.outline(near)], 60
     cold, warm = (
-        maximise_by_evolution(space, ToyScore(), forbidden, 60, np.random.default_rng(0), population=20, start=start)
-        for start in ([], [near])
+        maximise_by_evolution(*given, np.random.default_rng(0), population=20, start=start) for start in ([], [near])
     )
     assert cold is not None
     assert warm is not None
@@ -211,22 +221,24 @@ def chain(widths: tuple[int, ...]) -> Architecture:
 
 
 class ChainSpace(ToySpace):
-    def apply(self, decisions: tuple[int, ...]) -> Any:
+    def apply(self, decisions: tuple[int, ...]) -> Architecture:
         return chain(tuple(value + 1 for value in decisions))
+
+    def outline(self, decisions: tuple[int, ...]) -> Any:
+        return Outline.of(self.apply(decisions))
 
 
 @pytest.mark.parametrize("maximise", MAXIMISERS)
 def test_with_a_kernel(maximise) -> None:  # type: ignore[no-untyped-def]
     settings = KernelSettings(max_steps=3, max_edge=4)
     space, rng = ChainSpace(3, 6), np.random.default_rng(0)
-    observed = [space.apply(space.sample(rng)) for _ in range(6)]
+    observed = [space.sample(rng) for _ in range(6)]
+    encodings = [encode(space.apply(item), 4) for item in observed]
     f = rng.random(6)
-    kernel = learn_kernel([encode(item, 4) for item in observed], f, settings, torch.Generator().manual_seed(0))
-    forbidden = {item.arch_id for item in observed}
-    best = maximise(space, scorer(kernel), forbidden, 40, rng)
-    assert best.architecture.arch_id not in forbidden
-    assert best.architecture == space.apply(best.decisions)
-    mean, variance = kernel.predict([encode(best.architecture, 4)])
+    kernel = learn_kernel(encodings, f, settings, torch.Generator().manual_seed(0))
+    best = maximise(space, space, scorer(kernel), list(map(space.outline, observed)), 40, rng)
+    assert best.decisions not in observed
+    mean, variance = kernel.predict([encode(space.apply(best.decisions), 4)])
     assert best.mean == pytest.approx(mean[0], abs=1e-4)
     assert best.variance == pytest.approx(variance[0], abs=1e-4)
     np.testing.assert_allclose(best.ei, expected_improvement(mean, variance, f.max()), rtol=1e-3)

@@ -269,8 +269,8 @@ WRONG: dict[str, tuple[tuple[Layer, ...], Slot, str]] = {
     "conv on features": (
         (Layer("a", "flatten", (slot(INPUT),)), conv("b", 0, 4)), slot(1), r"layer 'b': an input of shape \(100,\)",
     ),
-    "batch norm on features": (
-        (Layer("a", "flatten", (slot(INPUT),)), Layer("b", "batch_norm", (slot(0),))), slot(1), "height, width",
+    "instance norm on features": (
+        (Layer("a", "flatten", (slot(INPUT),)), Layer("b", "instance_norm", (slot(0),))), slot(1), "height, width",
     ),
     "concat of sizes": (
         (Layer("a", "max_pool", (slot(INPUT),), attrs=POOL), Layer("b", "concat", (slot(0), slot(INPUT)))),

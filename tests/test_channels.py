@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, Slot, slot
 from esnac_lib.channels import Segment, kept_count, trace_channels
+from esnac_lib.errors import ArchitectureError
+from esnac_lib.grouping import ChannelGroup
 from esnac_lib.operators import is_depthwise, shrink
-from esnac_lib.space import ChannelGroup, SearchSpace
+from esnac_lib.space import SearchSpace
 from esnac_lib.teachers import REGISTRY
 from esnac_lib.tracing import trace
 
@@ -332,6 +334,153 @@ def test_channels_that_are_summed_with_a_shuffle_are_frozen() -> None:
     assert groups_of(filtered) == [{"a", "again"}, {"b"}]
     depthwise = with_head(conv("a", INPUT, 4), shuffle, conv("again", 1, 4, groups=4), conv("b", slot(0, 2), 6))
     assert groups_of(depthwise) == [{"b"}]
+
+
+# -- products, selections, zeros, norms, opaque code -------------------------------------------------------------------
+
+
+def gate(source: int, first: int, width: int) -> list[Layer]:
+    """Squeeze and excitation of a layer, as the layers `first` to `first` + 3."""
+    return [
+        Layer(f"pool{first}", "adaptive_avg_pool", (slot(source),), attrs={"output_size": 1}),
+        conv(f"squeeze{first}", first, 2),
+        conv(f"excite{first}", first + 1, width),
+        Layer(f"gated{first}", "multiply", (slot(first + 2), slot(source))),
+    ]
+
+
+def test_a_gate_is_tied_to_what_it_gates() -> None:
+    net = with_head(conv("a", INPUT, 8), *gate(0, 1, 8), conv("b", 4, 6))
+    assert groups_of(net, "dependency") == [{"a", "excite1"}, {"squeeze1"}, {"b"}]
+    [group, *_] = SearchSpace(net, grouping="dependency").groups
+    small = shrink(net, group.keep(0.5))
+    assert [small.layers[i].channels for i in (0, 2, 3, 5)] == [4, 2, 4, 6]
+    assert small.in_shapes[4] == ((4, 1, 1), (4, 4, 4))
+
+
+def test_one_map_for_all_channels_is_tied_to_nothing() -> None:
+    """Of 1×4×4; nor is a sum with it, nor with one number an image."""
+    net = with_head(
+        conv("a", INPUT, 8), conv("map", 0, 1), Layer("product", "multiply", (slot(1), slot(0))),
+        conv("one", 0, 1, kernel_size=4), Layer("sum", "add", (slot(2), slot(3))), conv("b", 4, 6),
+    )  # fmt: skip
+    assert groups_of(net, "dependency") == [{"a"}, {"map"}, {"one"}, {"b"}]
+    [group, *_] = SearchSpace(net, grouping="dependency").groups
+    assert shrink(net, group.keep(0.9)).shapes[4] == (1, 4, 4)  # one channel is left, and shapes still fit
+
+
+def test_maps_joined_with_the_input_are_frozen() -> None:
+    net = with_head(conv("a", INPUT, 3), Layer("product", "multiply", (slot(INPUT), slot(0))), conv("b", 1, 6))
+    assert groups_of(net) == [{"b"}]
+    beside = with_head(conv("a", INPUT, 1), Layer("product", "multiply", (slot(INPUT), slot(0))), conv("b", 1, 6))
+    assert groups_of(beside) == [{"a"}, {"b"}]
+    assert shrink(beside, {0: np.array([0]), 2: np.array([1])}).shapes[1] == (3, 4, 4)
+
+
+def halves(*runs: list[tuple[int, int]]) -> Architecture:
+    """A convolution of 8 channels, selections of it, and a convolution after each."""
+    layers = [conv("a", INPUT, 8)]
+    layers += [Layer(f"select{n}", "select", (slot(0),), attrs={"runs": run}) for n, run in enumerate(runs)]
+    layers += [conv(f"b{n}", n + 1, 4) for n in range(len(runs))]
+    return with_head(*layers, Layer("cat", "concat", tuple(slot(len(runs) + 1 + n) for n in range(len(runs)))))
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.9, 0.99])
+def test_what_different_selections_pick_never_goes_entirely(ratio: float) -> None:
+    net = halves([(0, 2)], [(2, 5)], [(4, 8)])
+    flow = trace_channels(net)
+    [cut] = [family for family in range(flow.families) if flow.family_width(family) == 8]
+    parts = sorted(s.positions[0].tolist() for s in flow.segments if s.family == cut)
+    assert parts == [[0, 1], [2, 3], [4], [5, 6, 7]]
+    group = next(g for g in SearchSpace(net, grouping="dependency").groups if 0 in g.keep(0.5))
+    kept = set(group.keep(ratio)[0].tolist())
+    assert all(kept & set(part) for part in parts)
+    small = shrink(net, group.keep(ratio))
+    for n, picked in enumerate(({0, 1}, {2, 3, 4}, {4, 5, 6, 7})):
+        left = sorted(kept)
+        runs = small.layers[1 + n]["runs"]
+        assert [left[p] for start, stop in runs for p in range(start, stop)] == sorted(picked & kept)
+
+
+def test_a_permutation_is_followed_exactly() -> None:
+    """A shuffle written as a selection ties channels to the right ones, and freezes nothing."""
+    order = Layer("shuffle", "select", (slot(0),), attrs={"runs": [(n, n + 1) for n in (0, 3, 1, 4, 2, 5)]})
+    net = with_head(conv("a", INPUT, 6), order, conv("b", INPUT, 6), Layer("r", "relu", (slot(1, 2),)))
+    [group] = SearchSpace(net, grouping="dependency").groups
+    kept = {net.layers[i].name: positions.tolist() for i, positions in group.keep(0.5).items()}
+    assert sorted(np.array([0, 3, 1, 4, 2, 5])[kept["b"]].tolist()) == kept["a"] and len(kept["a"]) == 3
+    assert shrink(net, group.keep(0.5)).shapes[3] == (3, 4, 4)
+
+
+def test_features_that_selections_pick_unequally_are_not_one_segment() -> None:
+    """Of the 4 pixels of each of 3 channels one selection picks 4, 2 and 0, the other 2, 4 and 0."""
+    layers = (
+        conv("a", INPUT, 3), Layer("flatten", "flatten", (slot(0),)),
+        Layer("s1", "select", (slot(1),), attrs={"runs": [(0, 6)]}),
+        Layer("s2", "select", (slot(1),), attrs={"runs": [(2, 8)]}), Layer("r", "relu", (slot(3),)),
+        Layer("cat", "concat", (slot(2), slot(4))), Layer("linear", "linear", (slot(5),), 10),
+    )  # fmt: skip
+    net = Architecture(layers, (3, 2, 2), slot(6))
+    assert sorted(s.positions[0].tolist() for s in trace_channels(net).segments if 0 in s.positions) == [[0], [1], [2]]
+    assert (2, 4) not in SearchSpace(net, grouping="dependency").connectable
+
+
+def test_zeros_shrink_with_what_they_are_summed_with() -> None:
+    """A shortcut that is padded with zeros: 4 channels of the stem and 4 of zeros beside 8 of a branch."""
+    net = with_head(
+        conv("stem", INPUT, 4), Layer("zeros", "zeros", (slot(0),), 4), Layer("cat", "concat", (slot(0), slot(1))),
+        conv("branch", 0, 8), Layer("r", "relu", (slot(2, 3),)), conv("b", 4, 5),
+    )  # fmt: skip
+    assert groups_of(net, "dependency") == [{"stem", "zeros", "branch"}, {"b"}]
+    [group, _] = SearchSpace(net, grouping="dependency").groups
+    kept = {net.layers[i].name: positions.tolist() for i, positions in group.keep(0.5).items()}
+    assert kept == {"stem": [0, 1], "zeros": [0, 1], "branch": [0, 1, 4, 5]}
+    small = shrink(net, group.keep(0.5))
+    assert small.layers[1].channels == 2 and small.shapes[4] == (4, 4, 4)
+
+
+def test_zeros_ask_their_input_for_its_size_only() -> None:
+    """Of what they read, the channels are free."""
+    net = with_head(
+        conv("a", INPUT, 6), Layer("zeros", "zeros", (slot(0),), 2), conv("b", 0, 3),
+        Layer("cat", "concat", (slot(2), slot(1))),
+    )  # fmt: skip
+    assert groups_of(net, "dependency") == [{"a"}, {"zeros"}, {"b"}]
+    small = shrink(net, {0: np.array([5])})
+    assert small.layers[1].kept_in is None and small.shapes[3] == (5, 4, 4)
+
+
+def test_a_group_norm_has_its_groups() -> None:
+    norm = Layer("norm", "group_norm", (slot(0),), attrs={"groups": 4})
+    space = SearchSpace(with_head(conv("a", INPUT, 12), norm, conv("b", 1, 6)), grouping="dependency")
+    assert [(group.name, group.multiple) for group in space.groups] == [("12 (a)", 4), ("6 (b)", 1)]
+    assert shrink(space.teacher, space.groups[0].keep(0.9)).shapes[1] == (4, 4, 4)
+    after = Layer("norm", "group_norm", (slot(2),), attrs={"groups": 3})
+    cat = Layer("cat", "concat", (slot(0), slot(1)))
+    assert groups_of(with_head(conv("a", INPUT, 2), conv("b", INPUT, 4), cat, after, conv("c", 3, 5))) == [{"c"}]
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "prelu", "scale", "instance_norm", "pad", "upsample", "affine"])
+def test_what_works_channel_by_channel_passes_them_on(kind: str) -> None:
+    attrs: dict[str, Any] = {"pad": {"sizes": (1, 0, 0, 1)}, "upsample": {"size": 6}}.get(kind, {})
+    net = with_head(conv("a", INPUT, 6), Layer("it", kind, (slot(0),), attrs=attrs), conv("b", 1, 4))
+    flow = trace_channels(net)
+    assert np.array_equal(flow.out_atoms[0], flow.out_atoms[1])
+    assert groups_of(net, "dependency") == [{"a"}, {"b"}]
+
+
+def test_opaque_code_freezes_what_it_reads_and_puts_out() -> None:
+    attrs = {"what": "roll", "inputs": [(6, 4, 4), (5, 4, 4)], "output": (6, 4, 4)}
+    net = with_head(
+        conv("a", INPUT, 6), conv("b", INPUT, 5), conv("free", 0, 4), conv("c", 2, 6),
+        Layer("mix", "opaque", (slot(3), slot(1)), attrs=attrs), conv("d", slot(0, 4), 7),
+    )  # fmt: skip
+    assert groups_of(net, "dependency") == [{"free"}, {"d"}]
+    frozen = {i for segment in trace_channels(net).segments if segment.frozen for i in segment.positions}
+    assert {net.layers[i].name for i in frozen} >= {"a", "b", "c"}
+    with pytest.raises(ArchitectureError, match="layer 'mix' is opaque: the channels that it reads cannot be shrunk"):
+        shrink(net, {1: np.arange(4)})
+    assert shrink(net, {2: np.arange(2), 5: np.arange(3)}).shapes[4] == (6, 4, 4)
 
 
 def test_a_segment() -> None:

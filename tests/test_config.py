@@ -74,13 +74,13 @@ def test_defaults_are_valid_and_smoke_sized() -> None:
         ({"dataset": "cifar-10"}, "dataset = 'cifar-10' is unknown: allowed are digits, fashion_mnist, "),
         (
             {"sampler": "Esnak"},
-            "sampler = 'Esnak' is unknown: allowed are random, esnac, tpe, tpe_multivariate, n2n, evolution; "
-            "did you mean 'esnac'?",
+            "sampler = 'Esnak' is unknown: allowed are random, esnac, tpe, tpe_multivariate, n2n, evolution, "
+            "transfer, narrow; did you mean 'esnac'?",
         ),
         (
             {"sampler": 3},
-            "sampler = 3 is of the wrong type (int): one of random, esnac, tpe, tpe_multivariate, n2n, evolution is "
-            "allowed",
+            "sampler = 3 is of the wrong type (int): one of random, esnac, tpe, tpe_multivariate, n2n, evolution, "
+            "transfer, narrow is allowed",
         ),
         ({"device": "cuda:x"}, "device = 'cuda:x' is unknown: allowed are auto, cpu, cuda, cuda:N; did you mean"),
         ({"device": "cuda:0\n"}, "device = 'cuda:0\\n' is unknown"),
@@ -133,7 +133,7 @@ def test_long_values_are_cut() -> None:
     assert len(refusal(K="a\nb" * 10_000)) < 300
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "a b", "-a", ".a", "ä", "a\n", "x" * 101])
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b/c", "/a", "a/", "../a", "a b", "-a", ".a", "ä", "a\n", "x" * 101])
 def test_study_names_that_are_no_folder(name: str) -> None:
     assert "is no name of a folder" in refusal(study=name)
 
@@ -147,7 +147,7 @@ def test_known_names() -> None:
         assert "is unknown" in refusal(dataset=dataset)
     for device in ("auto", "cpu", "cuda", "cuda:3"):
         assert StudyConfig(device=device).device == device
-    assert len(TEACHERS) == len(set(TEACHERS)) == 7 + 15
+    assert len(TEACHERS) == len(set(TEACHERS)) == 9 + 15
 
 
 def test_numbers() -> None:
@@ -260,14 +260,20 @@ class TestResume:
         other: dict[str, Any] = {
             **{"teacher": "conv7", "dataset": "svhn", "sampler": "random", "objective": "marginal"},
             **{"acquisition": "evolution", "final": "paper", "schedule": "step", "operators": "remove"},
+            **{"teacher_options": '{"width": 2}', "teacher_weights": "net.safetensors", "normalise": "0.5/0.2"},
+            **{"image_channels": 3, "grouping": "dependency", "sampling": "mild", "subset": 0.7},
         }
-        free = {*RESULT_FREE, "study", "steps"}
+        free = {*RESULT_FREE, "study", "steps", "source"}
         for name, value in StudyConfig().to_dict().items():
             changed = other.get(name, not value if isinstance(value, bool) else None)
             changed = value + 1 if changed is None and not isinstance(value, str) else changed
             if name not in free:
+                rest = {"teacher": "my_nets:net"} if name in ("teacher_options", "teacher_weights") else {}
                 with pytest.raises(ConfigError, match=f"parameters: {name}: stored"):
-                    check_resume(StudyConfig().to_dict(), StudyConfig.from_dict({name: changed}))
+                    check_resume(StudyConfig(**rest).to_dict(), StudyConfig.from_dict({**rest, name: changed}))
+        old, new = (StudyConfig(sampler="transfer", source=source) for source in "ab")
+        with pytest.raises(ConfigError, match="parameters: source: stored 'a', given 'b'"):
+            check_resume(old.to_dict(), new)
 
     def test_unknown_to_this_version(self) -> None:
         with pytest.raises(ConfigError, match="novelty: stored 3, given nothing"):
@@ -327,3 +333,31 @@ def test_the_steps_of_n2n_do_not_grow() -> None:
 def test_n2n_adds_no_skips() -> None:
     with pytest.raises(ConfigError, match="only removes and shrinks"):
         StudyConfig(sampler="n2n", operators="skip")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"teacher": "my nets:net"}, "names no callable"),
+        ({"teacher": "my_nets:"}, "names no callable"),
+        ({"teacher": "m:n", "teacher_options": "{width: 2}"}, "is no JSON"),
+        ({"teacher": "m:n", "teacher_options": "[2]"}, "a JSON object"),
+        ({"teacher": "m:n", "teacher_weights": "net.pt"}, r"a \.safetensors file is allowed"),
+        ({"teacher_options": '{"width": 2}'}, "is for a teacher of your own"),
+        ({"normalise": "0.5"}, "mean/std is allowed"),
+        ({"normalise": "0.5,0.5/0.2"}, "mean/std is allowed"),
+        ({"normalise": "0.5/0"}, "std above 0"),
+        ({"image_channels": 1}, r"0 \(as the images are\) and 3 are allowed"),
+        ({"max_params": 1000, "operators": "remove"}, "max_params is kept by shrinking"),
+        ({"min_accuracy": 1.5}, "min_accuracy = 1.5 is out of range"),
+    ],
+)
+def test_a_teacher_of_ones_own_is_checked_in_one_line(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as told:
+        StudyConfig.from_dict(values)
+    assert "\n" not in str(told.value)
+
+
+def test_a_teacher_of_ones_own() -> None:
+    config = StudyConfig(teacher="nets/mine.py:Net", teacher_options='{"num_classes": 10}', normalise="0.5,0.4/0.2,0.1")
+    assert config.own_normalisation == ((0.5, 0.4), (0.2, 0.1)) and StudyConfig().own_normalisation is None

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esnac_lib.embedding import Embedding, pad
+from esnac_lib import embedding as module
+from esnac_lib.embedding import Embedding, used_columns
 from esnac_lib.errors import ArchitectureError
 
 WIDTH = 22
@@ -27,75 +28,78 @@ def new(seed: int = 5, **sizes: int) -> Embedding:
     return Embedding(WIDTH, generator=torch.Generator().manual_seed(seed), **sizes)
 
 
-def twin(embedding: Embedding, batch: Tensor, lengths: Tensor) -> Tensor:
+def twin(embedding: Embedding, encodings: list[np.ndarray]) -> Tensor:
     """The definition: nn.LSTM on the packed batch, hidden states averaged, normalised."""
-    packed = nn.utils.rnn.pack_padded_sequence(batch, lengths, batch_first=True, enforce_sorted=False)
+    items = [torch.from_numpy(encoding) for encoding in encodings]
+    packed = nn.utils.rnn.pack_sequence(items, enforce_sorted=False)
     states, _ = nn.utils.rnn.pad_packed_sequence(embedding.lstm(packed)[0], batch_first=True)
-    mean = torch.stack([row[:n].mean(0) for row, n in zip(states, lengths.tolist(), strict=True)])
+    mean = torch.stack([row[: len(item)].mean(0) for row, item in zip(states, items, strict=True)])
     return mean / mean.norm(dim=1, keepdim=True)
 
 
-def test_pad() -> None:
-    encodings = sequences()
-    batch, lengths = pad(encodings)
-    assert batch.shape == (7, max(map(len, encodings)), WIDTH)
-    assert batch.dtype == torch.float32
-    assert lengths.tolist() == [len(encoding) for encoding in encodings]
-    for row, encoding in zip(batch.numpy(), encodings, strict=True):
-        np.testing.assert_array_equal(row[: len(encoding)], encoding)
-        assert not row[len(encoding) :].any()
-
-
-@pytest.mark.parametrize(
-    "encodings", [[], [np.zeros((0, 3), np.float32)], [np.ones((2, 3)), np.ones((2, 4))], [np.ones(3)]]
-)
-def test_pad_refuses(encodings: list[np.ndarray]) -> None:
-    with pytest.raises(ArchitectureError):
-        pad(encodings)
-
-
 @pytest.mark.parametrize("sizes", [{}, {"hidden": 8, "layers": 1}])
-def test_forward_and_gradients_equal_the_packed_lstm(sizes: dict[str, int]) -> None:
-    embedding = new(**sizes)
-    batch, lengths = pad(sequences())
-    ours, theirs = embedding(batch, lengths), twin(embedding, batch, lengths)
-    assert ours.shape == (7, embedding.size)
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
-    direction = torch.linspace(-1, 1, ours.numel()).view_as(ours)
-    parameters = list(embedding.parameters())
-    our_gradients = torch.autograd.grad((ours * direction).sum(), parameters)
-    for mine, other in zip(our_gradients, torch.autograd.grad((theirs * direction).sum(), parameters), strict=True):
-        torch.testing.assert_close(mine, other, atol=2e-6 * max(1.0, other.abs().max().item()), rtol=1e-4)
+def test_embeddings_are_those_of_the_packed_lstm(sizes: dict[str, int]) -> None:
+    embedding, encodings = new(**sizes), sequences()
+    found = embedding.embed(encodings)
+    assert found.shape == (7, embedding.size)
+    torch.testing.assert_close(found, twin(embedding, encodings), atol=1e-6, rtol=0)
 
 
-def test_double_precision_agrees_to_rounding() -> None:
-    embedding = new().double()
-    batch, lengths = pad(sequences())
-    ours = embedding(batch.double(), lengths)
-    torch.testing.assert_close(ours, twin(embedding, batch.double(), lengths), atol=1e-14, rtol=0)
-
-
-def test_padding_and_company_change_nothing() -> None:
-    embedding = new()
-    encodings = sequences(12, seed=2)
-    batch, lengths = pad(encodings)
-    together = embedding(batch, lengths)
-    alone = torch.cat([embedding(*pad([encoding])) for encoding in encodings])
+def test_chunks_and_company_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedding, encodings = new(), sequences(12, seed=2)
+    together = embedding.embed(encodings)
+    alone = torch.cat([embedding.embed([encoding]) for encoding in encodings])
     torch.testing.assert_close(together, alone, atol=2e-6, rtol=0)
-    longer = torch.cat([batch, torch.zeros(12, 9, WIDTH)], dim=1)
-    torch.testing.assert_close(together, embedding(longer, lengths), atol=2e-6, rtol=0)
-    for row, n in zip(longer, lengths.tolist(), strict=True):
-        row[n:] = 7.0  # not even what the padding holds
-    torch.testing.assert_close(together, embedding(longer, lengths), atol=2e-6, rtol=0)
+    monkeypatch.setattr(module, "CHUNK", 20)  # rows: one or two sequences at a time
+    torch.testing.assert_close(embedding.embed(encodings), alone, atol=2e-6, rtol=0)
+    assert embedding.embed([]).shape == (0, embedding.size)
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, no more than CHUNK rows, or one sequence, go through the LSTM at once."""
+    rows: list[tuple[int, int]] = []
+    forward = nn.LSTM.forward
+
+    def counting(self: nn.LSTM, items: Tensor) -> object:
+        rows.append((items.shape[0], items.shape[1]))
+        return forward(self, items)
+
+    monkeypatch.setattr(nn.LSTM, "forward", counting)
+    monkeypatch.setattr(module, "CHUNK", 12)
+    encodings = sequences(60, seed=3)
+    new().embed(encodings)
+    assert all(count * length <= 12 or count == 1 for count, length in rows)
+    assert any(count > 1 for count, _ in rows)
+    assert sum(count * length for count, length in rows) == sum(map(len, encodings))
+
+
+@pytest.mark.parametrize("bad", [np.zeros((0, WIDTH), np.float32), np.ones((2, WIDTH - 1)), np.ones(WIDTH)])
+def test_encodings_that_are_refused(bad: np.ndarray) -> None:
+    with pytest.raises(ArchitectureError, match="is needed"):
+        new().embed([*sequences(2), bad])
+
+
+def test_used_columns() -> None:
+    encodings = sequences()
+    used = used_columns(encodings)
+    assert used.max() < WIDTH - 5
+    np.testing.assert_array_equal(used, np.flatnonzero(np.concatenate(encodings).any(0)))
 
 
 def test_unit_vectors_that_depend_on_the_order() -> None:
-    embedding = new()
     encoding = sequences(3)[2]
     assert len(encoding) > 2
-    both = embedding(*pad([encoding, encoding[::-1]]))
+    both = new().embed([encoding, np.ascontiguousarray(encoding[::-1])])
     torch.testing.assert_close(both.norm(dim=1), torch.ones(2))
     assert (both[0] - both[1]).norm() > 1e-4
+
+
+def test_weights_out_and_in() -> None:
+    one, other = new(1), new(2)
+    other.set_weights(one.weights())
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert one.weights()[0].ih.shape == (1, 2, 256, WIDTH)
+    assert one.weights()[3].hh.shape == (1, 2, 256, 64)
 
 
 def test_initial_weights_are_pytorchs_own_for_that_seed() -> None:

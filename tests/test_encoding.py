@@ -5,13 +5,11 @@ from __future__ import annotations
 from math import sqrt
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, Slot, slot
 from esnac_lib.encoding import KINDS, encode, encoding_size
-from esnac_lib.errors import ArchitectureError
 
 CONV = {"kernel_size": 3, "padding": 1}
 
@@ -54,8 +52,12 @@ def test_by_hand() -> None:
 
 def test_default_width_and_every_kind_has_a_place() -> None:
     assert encoding_size() == encode(residual()).shape[1] == len(KINDS) + 2 * 128 + 6
-    assert KINDS[:2] == ("conv", "linear")  # saved kernels depend on the order
-    assert len(set(KINDS)) == len(KINDS) == 12
+    # saved kernels depend on the order
+    assert KINDS[:12] == (
+        "conv", "linear", "batch_norm", "relu", "sigmoid", "dropout", "max_pool", "avg_pool", "adaptive_avg_pool",
+        "flatten", "concat", "channel_shuffle",
+    )  # fmt: skip
+    assert len(set(KINDS)) == len(KINDS) == 29
 
 
 def test_windows_that_are_not_square() -> None:
@@ -78,11 +80,28 @@ def test_concat_shuffle_and_repeated_sources() -> None:
     np.testing.assert_array_equal(encoding[3, m:], [0, 0, 0, 3, 0, 0, 1, 0, 0, 0])
 
 
-def test_an_edge_that_is_too_long() -> None:
-    assert encode(residual(), 3).shape == (8, len(KINDS) + 12)
-    with pytest.raises(ArchitectureError, match=r"over 3 layers, 'r1' to 'p': at most 2 .* raise max_edge") as caught:
-        encode(residual(), 2)
-    assert "\n" not in str(caught.value)
+def test_an_edge_that_is_too_long_sets_the_last_element() -> None:
+    """The edge over 3 layers, from r1 to the pool, as if it went over 2."""
+    exact, short, n, m = encode(residual(), 3), encode(residual(), 2), 2, len(KINDS) + 6
+    np.testing.assert_array_equal(short[:, :m], exact[:, :m])
+    for both, whole in ((short[:, m : m + n], exact[:, m : m + 3]), (short[:, m + n :], exact[:, m + 3 :])):
+        np.testing.assert_array_equal(both[:, 0], whole[:, 0])
+        np.testing.assert_array_equal(both[:, 1], np.maximum(whole[:, 1], whole[:, 2]))
+    assert short[5, m + 1] == short[2, m + n + 1] == 1 and short.shape == (8, encoding_size(2))
+
+
+def test_zeros_have_channels_and_a_group_norm_has_groups() -> None:
+    layers = (
+        Layer("norm", "group_norm", (slot(INPUT),), attrs={"groups": 3}), Layer("zeros", "zeros", (slot(0),), 5),
+        Layer("cat", "concat", (slot(0), slot(1))), Layer("up", "upsample", (slot(2),), attrs={"size": 4}),
+        Layer("half", "affine", (slot(3),), attrs={"factor": 0.5}),
+    )  # fmt: skip
+    encoding = encode(Architecture(layers, (3, 8, 8), slot(4)), 4)
+    m = len(KINDS)
+    assert [KINDS[row.argmax()] for row in encoding[:, :m]] == [layer.kind for layer in layers]
+    np.testing.assert_array_equal(
+        encoding[:, m : m + 6], [[0, 0, 0, 3, 0, 0], [0, 0, 0, 0, 3, 5], [0] * 6, [0] * 6, [0] * 6]
+    )
 
 
 def test_an_architecture_without_layers() -> None:

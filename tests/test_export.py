@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from esnac_lib.architecture import Architecture
-from esnac_lib.export import load_bundle, read_bundle, save_bundle, save_python, to_onnx
+from esnac_lib.architecture import Architecture, Layer, slot
+from esnac_lib.export import load_bundle, read_bundle, save_all, save_bundle, save_python, to_onnx
 from esnac_lib.network import Weights, build, inherit
 from esnac_lib.randomness import make_generator, make_rng
 from esnac_lib.space import SearchSpace
@@ -145,3 +146,20 @@ def test_onnx_computes_the_same(name: str, tmp_path: Path) -> None:
     for count in (1, 2, 5):
         [found] = session.run(["output"], {"input": images(architecture, count).numpy()})
         assert_close(torch.from_numpy(found), answers(name, count), 1e-4)
+
+
+def test_all_forms_at_once_each_as_far_as_it_goes(tmp_path: Path) -> None:
+    architecture, weights = student("cnn4")
+    found = save_all(tmp_path / "taken", architecture, weights)
+    assert found == {"bundle": "taken/", "python": "taken/python/student.py", "onnx": "taken/student.onnx"}
+    assert all((tmp_path / path).exists() for path in found.values())
+    last = architecture.output_shape
+    attrs = {"what": "roll", "inputs": [last], "output": last}
+    layer = Layer("mix", "opaque", (architecture.output,), attrs=attrs, code=nn.Identity(), reason="torch.roll")
+    mixed = replace(architecture, layers=(*architecture.layers, layer), output=slot(len(architecture.layers)))
+    found = save_all(tmp_path / "mixed", mixed, weights)
+    assert found["onnx"] == "mixed/student.onnx"
+    assert all(
+        found[form].startswith("not written: layer 'mix' is opaque (torch.roll)") for form in ("bundle", "python")
+    )
+    assert [path.name for path in (tmp_path / "mixed").iterdir()] == ["student.onnx"]

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from graphs import architectures
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
@@ -146,6 +147,33 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         save_bundle(tmp_path, net(), weights_of(net()) | {"bn.bias": torch.arange(4)})
 
 
+@given(architecture=architectures())
+@settings(max_examples=20)
+def test_any_graph_comes_back(tmp_path_factory: pytest.TempPathFactory, architecture: Architecture) -> None:
+    folder, weights = tmp_path_factory.mktemp("bundle"), weights_of(architecture)
+    save_bundle(folder, architecture, weights)
+    found = read_bundle(folder)
+    assert found.architecture == architecture and found.weights.keys() == weights.keys()
+    x = torch.randn(2, *architecture.input_shape)
+    with torch.no_grad():
+        assert torch.equal(load_bundle(folder)(x), build(architecture, weights).eval()(x))
+
+
+def opaque() -> Architecture:
+    attrs = {"what": "roll", "inputs": [(3,)], "output": (3,)}
+    layer = Layer(
+        "mix", "opaque", (slot(3),), attrs=attrs, code=torch.nn.Identity(), reason="torch.roll\nin mix, line 7"
+    )
+    return Architecture((*net().layers, layer), (2, 4, 4), slot(4))
+
+
+def test_an_opaque_layer_is_refused_with_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(EsnacError) as caught:
+        save_bundle(tmp_path / "new", opaque(), weights_of(opaque()))
+    assert str(caught.value) == "layer 'mix' is opaque (torch.roll in mix, line 7): a bundle cannot hold its code"
+    assert not (tmp_path / "new").exists()
+
+
 # -- damage ------------------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +250,7 @@ def test_an_exchanged_file_is_named(folder: Path, tmp_path: Path) -> None:
         ("architecture.json", net(6).to_json().encode(), "needed is (6, 2, 3, 3)"),
         ("architecture.json", net().to_json().replace('"version":1', '"version":9').encode(), "version 9"),
         ("architecture.json", net().to_json().replace("batch_norm", "exec").encode(), "kind 'exec'"),
+        ("architecture.json", opaque().to_json().encode(), "'mix' is opaque (torch.roll in mix, line 7)"),
         ("architecture.json", b"\xff\xfe", "damaged"),
         ("architecture.json", b"[" * 100_000, "damaged"),
         ("architecture.json", b"__import__('os').abort()", "not an architecture in JSON"),

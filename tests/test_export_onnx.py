@@ -9,10 +9,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import Tensor, nn
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
 from esnac_lib.errors import ArchitectureError, EsnacError
 from esnac_lib.export import onnx_model, to_onnx
+from esnac_lib.layer_types import ACTIVATIONS, LAYER_TYPES
 from esnac_lib.network import Weights, build
 
 NET = Architecture(
@@ -133,3 +135,141 @@ def test_weights_and_paths_that_do_not_fit(weights: Weights, tmp_path: Path, mon
     monkeypatch.setattr(onnx_model, "_export", lambda *arguments: Program())
     with pytest.raises(EsnacError, match=r"^cannot write '.*' \(File exists\)"):
         to_onnx(tmp_path / "file" / "student.onnx", NET, weights)
+
+
+# -- every kind of layer -----------------------------------------------------------------------------------------------
+
+
+def side_by_side(*layers: tuple[Any, ...], shape: tuple[int, ...] = (4, 6, 5)) -> Architecture:
+    """Layers (kind, attrs, channels) that all read the input, flattened and joined."""
+    made: list[Layer] = []
+    for kind, attrs, *channels in layers:
+        index = len(made)
+        inputs = (slot(INPUT),) * max(1, LAYER_TYPES[kind].slots)
+        made.append(Layer(f"{index}", kind, inputs, *channels, attrs=attrs))
+        made.append(Layer(f"flat{index}", "flatten", (slot(index),)))
+    made.append(Layer("join", "concat", tuple(slot(i) for i in range(1, len(made), 2))))
+    return Architecture(tuple(made), shape, slot(len(made) - 1))
+
+
+def gates() -> Architecture:
+    """Products and sums with broadcasting, and kinds that read features."""
+    layers = (
+        Layer("pool", "adaptive_avg_pool", (slot(INPUT),), attrs={"output_size": 1}),
+        Layer("flat", "flatten", (slot(0),)), Layer("bn", "batch_norm", (slot(1),)),
+        Layer("ln", "layer_norm", (slot(2),)), Layer("scale", "scale", (slot(3),)), Layer("prelu", "prelu", (slot(4),)),
+        Layer("back", "unflatten", (slot(5),)), Layer("one", "conv", (slot(INPUT),), 1, {"kernel_size": 1}),
+        Layer("product", "multiply", (slot(6), slot(INPUT))), Layer("sum", "add", (slot(8, INPUT), slot(7, 7))),
+        Layer("zeros", "zeros", (slot(9),), 3), Layer("cat", "concat", (slot(10), slot(9), slot(7))),
+    )  # fmt: skip
+    return Architecture(layers, (4, 6, 5), slot(11))
+
+
+NUMBERS = (0.5, 0.75)
+KINDS = {
+    "activations": side_by_side(
+        *(("activation", {"function": name, "arguments": NUMBERS[:n]}) for name, n in ACTIVATIONS.items())
+    ),
+    "norms": side_by_side(
+        ("prelu", {}), ("prelu", {"shared": True}), ("layer_norm", {}), ("layer_norm", {"bias": False, "eps": 0.1}),
+        ("group_norm", {"groups": 2}), ("group_norm", {"groups": 4, "affine": False}), ("instance_norm", {}),
+        ("instance_norm", {"affine": True}), ("scale", {}), ("scale", {"bias": True}), ("batch_norm", {}),
+    ),
+    "maps": side_by_side(
+        ("affine", {"factor": -2, "offset": 1}), ("select", {"runs": [(1, 3)]}), ("zeros", {}, 2),
+        ("select", {"runs": [(3, 4), (0, 2), (1, 2)]}), ("stochastic_depth", {"p": 0.5}),
+        ("adaptive_max_pool", {"output_size": 1}), ("adaptive_max_pool", {"output_size": (3, 5)}),
+        *(("pad", {"sizes": (1, 2, 3, 0), "mode": mode, "value": 0.5}) for mode in
+          ("constant", "reflect", "replicate", "circular")),
+        ("pad", {"sizes": (-1, 2, 0, -2)}),
+    ),
+    "sizes": side_by_side(
+        *(("upsample", {"size": size, "mode": mode, "align_corners": corners})
+          for size in ((12, 10), (4, 7)) for mode in ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
+          for corners in ((False, True) if mode.startswith("bi") else (False,)))
+    ),
+    "gates": gates(),
+}  # fmt: skip
+
+
+def some_weights(architecture: Architecture) -> Weights:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        name: torch.rand(tensor.shape, generator=generator) + 0.25
+        if name.endswith("running_var")
+        else torch.randn(tensor.shape, generator=generator)
+        for name, tensor in build(architecture).weights().items()
+    }
+
+
+def assert_same(architecture: Architecture, weights: Weights, path: Path) -> None:
+    to_onnx(path, architecture, weights)
+    for count in (1, 2, 5):
+        x = torch.randn(count, *architecture.input_shape, generator=torch.Generator().manual_seed(count))
+        with torch.no_grad():
+            expected = build(architecture, weights).eval()(x)
+        torch.testing.assert_close(run(path, x), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_computes_the_same(name: str, tmp_path: Path) -> None:
+    assert_same(KINDS[name], some_weights(KINDS[name]), tmp_path / "student.onnx")
+
+
+def test_every_kind_is_among_them() -> None:
+    """Those of NET, and of the students of real teachers, besides."""
+    found = {layer.kind for network in (NET, *KINDS.values()) for layer in network.layers}
+    assert found == set(LAYER_TYPES) - {"max_pool", "relu", "opaque"}
+
+
+def test_a_pool_that_onnx_has_not_is_named_in_one_line(tmp_path: Path) -> None:
+    """Four rows of six: windows of one and of two pixels, which overlap."""
+    architecture = side_by_side(("adaptive_max_pool", {"output_size": (4, 5)}))
+    with pytest.raises(EsnacError, match=r"cannot export .* No ONNX function found .*adaptive_max_pool2d") as caught:
+        to_onnx(tmp_path / "student.onnx", architecture, {})
+    assert "\n" not in str(caught.value) and not list(tmp_path.glob("*.onnx*"))
+
+
+# -- opaque layers -----------------------------------------------------------------------------------------------------
+
+
+class Rolled(nn.Module):
+    """What no table knows, with a counter of integers."""
+
+    def __init__(self, careful: bool = True) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2)
+        self.careful = careful
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.careful and float(x.sum()) > 0:
+            return -x
+        return torch.roll(self.norm(x), 1, 2).cumsum(3)
+
+
+def opaque(code: nn.Module | None) -> Architecture:
+    tensors = [(name, tuple(tensor.shape), name in ("norm.weight", "norm.bias"))
+               for name, tensor in Rolled().state_dict().items()]  # fmt: skip
+    attrs = {"what": "roll", "inputs": [(2, 3, 3)], "output": (2, 3, 3), "tensors": tensors}
+    layer = Layer("mix", "opaque", (slot(INPUT),), attrs=attrs, code=code, reason="torch.roll")
+    return Architecture((layer,), (2, 3, 3), slot(0))
+
+
+def test_opaque_code_goes_out_if_it_can(tmp_path: Path) -> None:
+    code = Rolled()
+    code(torch.randn(4, 2, 3, 3))  # moves the running statistics and the counter
+    architecture = opaque(code)
+    weights = build(architecture).weights()
+    assert weights["mix.norm.num_batches_tracked"].dtype == torch.int64
+    assert_same(architecture, weights, tmp_path / "student.onnx")
+
+
+@pytest.mark.parametrize(
+    ("code", "why"), [(Rolled(careful=False), "cannot export this student"), (None, "only its teacher's module")]
+)
+def test_opaque_code_that_cannot_go_out_is_told_in_one_line(code: Any, why: str, tmp_path: Path) -> None:
+    weights = build(opaque(Rolled())).weights()
+    with pytest.raises(EsnacError, match=why) as caught:
+        to_onnx(tmp_path / "student.onnx", opaque(code), weights)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert not list(tmp_path.glob("*.onnx*"))

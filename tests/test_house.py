@@ -28,14 +28,16 @@ PARAMS = sorted((ROOT / "params").glob("*.yaml"))
 LOCK = ROOT / "requirements.lock"
 
 FLOORS = {
-    0: "errors randomness layer_types canonical architecture objective",
-    1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch",
-    2: "network traceable tracing operators encoding study_data",
-    3: "teachers channels space embedding gp kernels student trainer",
-    4: "trained_teacher final_training acquisition evaluator export",
-    5: "samplers",
-    6: "study architecture_compression",
-    7: "report monitor",
+    0: "errors randomness layer_attrs layer_types canonical architecture objective lstm",
+    1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch "
+    "shared_evaluations experiment_config paper_experiments report_config comparison_config coverage_config "
+    "compress_config",
+    2: "modules network tracing operators encoding study_data",
+    3: "teachers user_model channels decisions grouping space embedding gp learning kernels student trainer",
+    4: "outline trained_teacher final_training acquisition evaluator export kernel_file",
+    5: "samplers proof",
+    6: "trials source_kernels study plan coverage architecture_compression offline",
+    7: "report monitor experiment pruning benchmarks",
     8: "__init__",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -259,7 +261,7 @@ def test_a_notebook_keeps_the_rules(path: Path) -> None:
     assert len(sources) == 1, "one cell is tagged `parameters`"
     assert plain_values(sources[0])
     for text, cell in code_cells(notebook):
-        assert len(text.splitlines()) <= 30, text
+        assert len(text.splitlines()) <= 30 or text in sources, text  # of parameters there are as many as there are
         assert not re.search(r"^\s*class\s", text, re.MULTILINE), text
         assert "sys.path" not in text, text
         if "# NBVAL_CHECK_OUTPUT" not in text:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
 from esnac_lib.errors import ArchitectureError
+from esnac_lib.layer_types import LAYER_TYPES
 from esnac_lib.network import Network, build, inherit, layer_name, module_name, weight_shapes
 
 
 def every_kind() -> Architecture:
-    """A network with every kind of layer, sums with multiplicity, a sum that holds the input, and a summed output."""
+    """The kinds of the paper's teachers, sums with multiplicity, a sum that holds the input, and a summed output."""
     half = {"kernel_size": (3, 1), "stride": (2, 1), "padding": (1, 0)}
     layers = (
         Layer("a.conv", "conv", (slot(INPUT),), 4, {"kernel_size": 3, "padding": 2, "dilation": 2}),
@@ -42,6 +43,53 @@ def every_kind() -> Architecture:
         Layer("fc2", "linear", (slot(13),), 5, {"bias": False}),
     )
     return Architecture(layers, (4, 9, 7), slot(13, 13, 14))
+
+
+class Mixed(nn.Module):
+    """What no table knows: two inputs, a parameter, and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(4))
+        self.register_buffer("offset", torch.zeros(()))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.cumsum(a, 1) * self.weight[:, None, None] + b.roll(1, 2) + self.offset
+
+
+MIXED = {"what": "cumsum", "inputs": [(4, 9, 7), (4, 9, 7)], "output": (4, 9, 7),
+         "tensors": [("weight", (4,), True), ("offset", (), False)]}  # fmt: skip
+
+
+def every_other_kind() -> Architecture:
+    """All other kinds, with sums in the slots of a product and in front of a selection."""
+    layers = (
+        Layer("act", "activation", (slot(INPUT),), attrs={"function": "leaky_relu", "arguments": (0.2,)}),
+        Layer("prelu", "prelu", (slot(INPUT, 0),)),
+        Layer("ln", "layer_norm", (slot(1, 1),), attrs={"eps": 0.1}),
+        Layer("gn", "group_norm", (slot(2),), attrs={"groups": 2, "eps": 0.1}),
+        Layer("in", "instance_norm", (slot(3),), attrs={"affine": True, "eps": 0.1}),
+        Layer("mix", "opaque", (slot(4), slot(1, 2)), attrs=MIXED, code=Mixed()),
+        Layer("scale", "scale", (slot(5),), attrs={"bias": True}),
+        Layer("affine", "affine", (slot(6),), attrs={"factor": 0.5, "offset": -1}),
+        Layer("drop", "stochastic_depth", (slot(7),), attrs={"p": 0.5}),
+        Layer("pool", "adaptive_max_pool", (slot(8),), attrs={"output_size": 1}),
+        Layer("flat", "flatten", (slot(9),)),
+        Layer("ln2", "layer_norm", (slot(10),), attrs={"weight": False}),
+        Layer("bn", "batch_norm", (slot(11),)),
+        Layer("back", "unflatten", (slot(12),)),
+        Layer("product", "multiply", (slot(13, 9), slot(8, 8, INPUT))),
+        Layer("sum", "add", (slot(14), slot(13))),
+        Layer("pick", "select", (slot(15, 8),), attrs={"runs": [(2, 4), (0, 3)]}),
+        Layer("zeros", "zeros", (slot(16),), 2),
+        Layer("cat", "concat", (slot(17), slot(16))),
+        Layer("pad", "pad", (slot(18),), attrs={"sizes": (1, -1, 2, 0), "mode": "circular"}),
+        Layer("up", "upsample", (slot(19),), attrs={"size": (6, 15), "mode": "nearest"}),
+    )
+    return Architecture(layers, (4, 9, 7), slot(20))
+
+
+BOTH = pytest.mark.parametrize("make", [every_kind, every_other_kind])
 
 
 def random_weights(architecture: Architecture, seed: int = 0) -> dict[str, Tensor]:
@@ -64,19 +112,65 @@ def naive(architecture: Architecture, weights: dict[str, Tensor], x: Tensor) -> 
 
     for layer in architecture.layers:
         mine = {key.rpartition(".")[2]: w for key, w in weights.items() if key.rpartition(".")[0] == layer.name}
-        outputs.append(naive_layer(layer.kind, dict(layer.attrs), mine, [read(part) for part in layer.inputs]))
+        a = dict(layer.attrs) | {"channels": layer.channels}
+        outputs.append(naive_layer(layer.kind, a, mine, [read(part) for part in layer.inputs]))
     return read(architecture.output)
+
+
+def normalised(x: Tensor, over: tuple[int, ...], a: dict[str, Any], w: dict[str, Any]) -> Tensor:
+    columns = {key: tensor.view(-1, *[1] * (x.ndim - 2)) for key, tensor in w.items()}
+    centred = x - x.mean(over, keepdim=True)
+    x = centred / (centred.square().mean(over, keepdim=True) + a["eps"]).sqrt()
+    return x * columns.get("weight", 1) + columns.get("bias", 0)
 
 
 def naive_layer(kind: str, a: dict[str, Any], w: dict[str, Any], inputs: list[Tensor]) -> Tensor:
     x = inputs[0]
     match kind:
+        case "activation":
+            return torch.where(x < 0, 0.2 * x, x)
+        case "prelu":
+            return torch.where(x < 0, w["weight"][:, None, None] * x, x)
+        case "layer_norm":
+            return normalised(x, (1,), a, w)
+        case "instance_norm":
+            return normalised(x, (2, 3), a, w)
+        case "group_norm":
+            halves = [normalised(half, (1, 2, 3), a, {}) for half in x.chunk(2, 1)]
+            return torch.cat(halves, 1) * w["weight"][:, None, None] + w["bias"][:, None, None]
+        case "opaque":
+            sums = torch.stack([x[:, : i + 1].sum(1) for i in range(4)], 1)
+            return sums * w["weight"][:, None, None] + inputs[1][:, :, [8, *range(8)]] + w["offset"]
+        case "scale":
+            return x * w["weight"][:, None, None] + w["bias"][:, None, None]
+        case "affine":
+            return a["factor"] * x + a["offset"]
+        case "stochastic_depth":
+            return x
+        case "adaptive_max_pool":
+            return x.amax((2, 3), keepdim=True)
+        case "unflatten":
+            return x.view(*x.shape, 1, 1)
+        case "multiply":
+            return torch.mul(*torch.broadcast_tensors(*inputs))
+        case "add":
+            return torch.stack(torch.broadcast_tensors(*inputs)).sum(0)
+        case "select":
+            return torch.cat([x[:, start:stop] for start, stop in a["runs"]], 1)
+        case "zeros":
+            return torch.zeros(len(x), a["channels"], *x.shape[2:])
+        case "pad":  # of rows the last two come first; of columns the last is cut, then the first goes before
+            x = torch.cat([x[:, :, -2:], x], 2)[:, :, :, :-1]
+            return torch.cat([x[:, :, :, -1:], x], 3)
+        case "upsample":
+            rows, columns = (torch.arange(n) * old // n for n, old in zip(a["size"], x.shape[2:], strict=True))
+            return x[:, :, rows][:, :, :, columns]
         case "conv":
             return F.conv2d(x, w["weight"], w.get("bias"), a["stride"], a["padding"], a["dilation"], a["groups"])
         case "linear":
             return x @ w["weight"].T + w.get("bias", 0)
         case "batch_norm":
-            columns = {key: tensor[:, None, None] for key, tensor in w.items()}
+            columns = {key: tensor.view(-1, *[1] * (x.ndim - 2)) for key, tensor in w.items()}
             x = (x - columns["running_mean"]) / (columns["running_var"] + a["eps"]).sqrt()
             return x * columns.get("weight", 1) + columns.get("bias", 0)
         case "relu":
@@ -101,13 +195,18 @@ def naive_layer(kind: str, a: dict[str, Any], w: dict[str, Any], inputs: list[Te
     raise AssertionError(kind)
 
 
-def test_network_agrees_with_the_naive_evaluation() -> None:
-    architecture = every_kind()
+def test_the_two_networks_hold_every_kind() -> None:
+    assert {layer.kind for make in (every_kind, every_other_kind) for layer in make().layers} == set(LAYER_TYPES)
+
+
+@BOTH
+def test_network_agrees_with_the_naive_evaluation(make: Callable[[], Architecture]) -> None:
+    architecture = make()
     weights = random_weights(architecture)
     x = torch.randn(3, 4, 9, 7, generator=torch.Generator().manual_seed(1))
     network = build(architecture, weights).eval()
     expected = naive(architecture, weights, x)
-    assert expected.shape == (3, 5)
+    assert expected.shape == (3, *architecture.output_shape)
     torch.testing.assert_close(network(x), expected)
     for layer, shape, seen in zip(architecture.layers, architecture.shapes, _seen(network, x), strict=True):
         assert seen == shape, layer.name
@@ -129,8 +228,9 @@ def test_nothing_is_changed_in_place() -> None:
     assert torch.equal(x, kept)
 
 
-def test_gradients_reach_all_weights() -> None:
-    network = build(every_kind())
+@BOTH
+def test_gradients_reach_all_weights(make: Callable[[], Architecture]) -> None:
+    network = build(make())
     network(torch.randn(4, 4, 9, 7)).square().sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 
@@ -150,8 +250,9 @@ def test_tensors_are_dropped_when_nobody_needs_them() -> None:
     assert counts[4] == [False, True, False, True]
 
 
-def test_a_copied_network_runs_its_own_layers() -> None:
-    network = build(every_kind()).eval()
+@BOTH
+def test_a_copied_network_runs_its_own_layers(make: Callable[[], Architecture]) -> None:
+    network = build(make(), random_weights(make())).eval()
     copied = copy.deepcopy(network)
     x = torch.randn(2, 4, 9, 7)
     before = network(x)
@@ -159,7 +260,28 @@ def test_a_copied_network_runs_its_own_layers() -> None:
         for parameter in copied.parameters():
             parameter.zero_()
     assert torch.equal(network(x), before)
-    assert not copied(x).any()
+    assert not torch.equal(copied(x), before)
+
+
+def test_opaque_code_is_copied_from_its_teacher() -> None:
+    """A student from JSON has no code until its teacher gives it back; its weights are the student's."""
+    teacher = every_other_kind()
+    student = Architecture.from_json(teacher.to_json())
+    weights = random_weights(student)
+    assert student == teacher and student.arch_id == teacher.arch_id
+    with pytest.raises(ArchitectureError, match="layer 'mix' is opaque"):
+        build(student, weights)
+    network = build(student.with_code_of(teacher), weights)
+    assert torch.equal(network.weights()["mix.weight"], weights["mix.weight"])
+    code = next(layer.code for layer in teacher.layers if layer.kind == "opaque")
+    assert not code.weight.detach().any() and not code.offset.any()
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_running_statistics_of_features_move_too() -> None:
+    network = build(every_other_kind())
+    network(torch.randn(6, 4, 9, 7))
+    assert network.weights()["bn.running_mean"].any()
 
 
 # -- names and weights -----------------------------------------------------------------------------------------------
@@ -182,16 +304,18 @@ def test_awkward_layer_names() -> None:
     assert keys == names
 
 
-def test_weights_are_all_there_is() -> None:
-    network = build(every_kind())
-    assert {name: tuple(tensor.shape) for name, tensor in network.weights().items()} == weight_shapes(every_kind())
+@BOTH
+def test_weights_are_all_there_is(make: Callable[[], Architecture]) -> None:
+    network = build(make())
+    assert {name: tuple(tensor.shape) for name, tensor in network.weights().items()} == weight_shapes(make())
     assert len(network.state_dict()) == len(network.weights())
     assert all(tensor.is_floating_point() for tensor in network.weights().values())
-    assert sum(parameter.numel() for parameter in network.parameters()) == every_kind().num_params
+    assert sum(parameter.numel() for parameter in network.parameters()) == make().num_params
 
 
-def test_state_dict_round_trip_through_a_plain_dict() -> None:
-    first, second = build(every_kind()), build(every_kind())
+@BOTH
+def test_state_dict_round_trip_through_a_plain_dict(make: Callable[[], Architecture]) -> None:
+    first, second = build(make()), build(make())
     second.load_state_dict(dict(first.state_dict().items()))
     assert all(torch.equal(a, b) for a, b in zip(first.weights().values(), second.weights().values(), strict=True))
 
@@ -221,8 +345,9 @@ def test_running_statistics_move_with_the_momentum_and_can_be_reset() -> None:
     assert (float(network.weights()["bn.running_mean"]), float(network.weights()["bn.running_var"])) == (0, 1)
 
 
-def test_build_copies_keeps_the_dtype_and_draws_nothing() -> None:
-    architecture = every_kind()
+@BOTH
+def test_build_copies_keeps_the_dtype_and_draws_nothing(make: Callable[[], Architecture]) -> None:
+    architecture = make()
     weights = {name: tensor.double() for name, tensor in random_weights(architecture).items()}
     before = torch.get_rng_state()
     network = build(architecture, weights)
@@ -232,8 +357,8 @@ def test_build_copies_keeps_the_dtype_and_draws_nothing() -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-    assert weights["fc.weight"].any()
-    assert build(architecture).weights()["fc.weight"].dtype == torch.float32
+    assert all(tensor.any() for tensor in weights.values())
+    assert all(tensor.dtype == torch.float32 for tensor in build(architecture).weights().values())
 
 
 def _without(weights: dict[str, Tensor]) -> None:
@@ -271,9 +396,10 @@ def test_weights_that_do_not_fit_are_refused(change: Callable[[dict[str, Tensor]
 # -- inheriting ------------------------------------------------------------------------------------------------------
 
 
-def test_doing_nothing_gives_the_same_tensors() -> None:
-    weights = random_weights(every_kind())
-    inherited = inherit(weights, every_kind())
+@BOTH
+def test_doing_nothing_gives_the_same_tensors(make: Callable[[], Architecture]) -> None:
+    weights = random_weights(make())
+    inherited = inherit(weights, make())
     assert list(inherited) == list(weights)
     assert all(inherited[name] is weights[name] for name in weights)
 

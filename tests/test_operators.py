@@ -426,8 +426,29 @@ def positions_kept(teacher: Architecture, student: Architecture, keep: Mapping[i
             before = F.channel_shuffle(torch.arange(channels)[None, :, None], layer["groups"]).flatten()
             now = F.channel_shuffle(first[None, :, None], student.layers[j]["groups"]).flatten()
             first = torch.stack([(before == channel).nonzero()[0, 0] for channel in now])
+        elif layer.kind == "select":
+            before, now = (torch.cat([torch.arange(*run) for run in x["runs"]]) for x in (layer, student.layers[j]))
+            left = [p for p, channel in enumerate(before.tolist()) if channel in first.tolist()]
+            assert first[now].tolist() == before[left].tolist()  # the teacher's, in the teacher's order
+            first = torch.tensor(left)
+        elif layer.kind in ("multiply", "add"):
+            first = max(zip(shapes, inputs, strict=True), key=lambda pair: pair[0][0])[1]
         found.append(first)
     return found
+
+
+def normalised(layer: Layer, x: Tensor, left: Tensor, groups: int, weights: Mapping[str, Tensor]) -> Tensor:
+    """A layer norm, or a group norm in these groups, of the channels that are left; zero elsewhere."""
+    y = torch.zeros_like(x)
+    for image in range(len(x)):
+        for channels in left.view(groups, -1):
+            part = x[image, channels]
+            over = 0 if layer.kind == "layer_norm" else tuple(range(part.ndim))
+            centred = part - part.mean(over, keepdim=True)
+            y[image, channels] = centred / (centred.square().mean(over, keepdim=True) + layer["eps"]).sqrt()
+    columns = [weights.get(f"{layer.name}.{name}") for name in ("weight", "bias")]
+    weight, bias = (None if c is None else c.view(-1, *[1] * (x.ndim - 2)) for c in columns)
+    return y * (1 if weight is None else weight) + (0 if bias is None else bias)
 
 
 def dense(layer: Layer, weight: Tensor, groups: int, inputs: Tensor, outputs: Tensor, channels: int) -> Tensor:
@@ -462,6 +483,8 @@ def assert_shrunk_is_masked(teacher: Architecture, student: Architecture, keep: 
             full = dense(layer, weights[f"{layer.name}.weight"], other["groups"], seen, left, channels)
             bias = weights.get(f"{layer.name}.bias")
             out = F.conv2d(inputs[0], full, bias, layer["stride"], layer["padding"], layer["dilation"])
+        elif layer.kind in ("layer_norm", "group_norm"):
+            out = normalised(layer, inputs[0], left, dict(layer.attrs).get("groups", 1), weights)
         else:
             out = module(*inputs)
         big[j] = torch.zeros_like(out)
@@ -483,6 +506,119 @@ def test_shrunk_networks_are_masked_teachers(teacher: Architecture, data: st.Dat
             keep.setdefault(index, []).append(positions)
     chosen = {i: np.sort(np.concatenate(parts)) for i, parts in keep.items()}
     assert_shrunk_is_masked(teacher, shrink(teacher, chosen), chosen)
+
+
+def attached(kind: str, **attrs: Any) -> tuple[Layer, ...]:
+    return (Layer("it", kind, (slot(0),), attrs=attrs),)
+
+
+JOINED = (conv("b", INPUT, 6), Layer("it", "multiply", (slot(0), slot(1))))
+KEPT = [0, 2, 5]
+# What stands between a convolution of 6 channels and the one that reads it; which filters stay; which channels are read
+# then, by hand.
+BETWEEN: dict[str, tuple[tuple[Layer, ...], dict[int, list[int]], list[int]]] = {
+    "activation": (attached("activation", function="hardsigmoid"), {0: KEPT}, KEPT),
+    "prelu": (attached("prelu"), {0: KEPT}, KEPT),
+    "shared prelu": (attached("prelu", shared=True), {0: KEPT}, KEPT),
+    "instance_norm": (attached("instance_norm", affine=True), {0: KEPT}, KEPT),
+    "scale": (attached("scale", bias=True), {0: KEPT}, KEPT),
+    "affine": (attached("affine", factor=2, offset=1), {0: KEPT}, KEPT),
+    "multiply": (JOINED, {0: KEPT, 1: KEPT}, KEPT),
+    "gate": (
+        (Layer("pool", "adaptive_avg_pool", (slot(0),), attrs={"output_size": 1}), conv("squeeze", 1, 4),
+         conv("excite", 2, 6), Layer("it", "multiply", (slot(3), slot(0)))),
+        {0: KEPT, 2: [1, 3], 3: KEPT}, KEPT,
+    ),
+    "features": (
+        (Layer("pool", "adaptive_avg_pool", (slot(0),), attrs={"output_size": 1}), Layer("flat", "flatten", (slot(1),)),
+         Layer("norm", "batch_norm", (slot(2),)), Layer("back", "unflatten", (slot(3),)),
+         Layer("it", "multiply", (slot(0), slot(4)))),
+        {0: KEPT}, KEPT,
+    ),
+    "add": (
+        (conv("b", INPUT, 6, kernel_size=(5, 1)), Layer("it", "add", (slot(0), slot(1)))), {0: KEPT, 1: KEPT}, KEPT,
+    ),
+    "map": ((conv("b", 0, 1), Layer("it", "add", (slot(1), slot(0)))), {0: KEPT}, KEPT),
+    "select": (attached("select", runs=[(4, 6), (0, 3)]), {0: KEPT}, [1, 2, 4]),
+    "repeat": (attached("select", runs=[(0, 2), (0, 2), (5, 6)]), {0: KEPT}, [0, 2, 4]),
+    "shuffle": (attached("select", runs=[(n, n + 1) for n in (0, 3, 1, 4, 2, 5)]), {0: [1, 2, 3]}, [1, 2, 4]),
+    "zeros": (
+        (Layer("zeros", "zeros", (slot(0),), 3), Layer("it", "concat", (slot(1), slot(0), slot(1)))),
+        {0: KEPT, 1: [0, 2]}, [0, 2, 3, 5, 8, 9, 11],
+    ),
+    "pad": (attached("pad", sizes=(1, 0, -1, 2), mode="replicate"), {0: KEPT}, KEPT),
+    "upsample": (attached("upsample", size=(7, 3), mode="bilinear"), {0: KEPT}, KEPT),
+    "adaptive_max_pool": (attached("adaptive_max_pool", output_size=2), {0: KEPT}, KEPT),
+    "stochastic_depth": (attached("stochastic_depth", p=0.5), {0: KEPT}, KEPT),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BETWEEN)
+def test_each_kind_passes_on_what_is_kept(case: str) -> None:
+    """The student computes what the teacher does if the head does not look at the channels that were dropped."""
+    between, chosen, seen = BETWEEN[case]
+    head = conv("head", len(between), 3)
+    teacher = net(conv("a", INPUT, 6), *between, head)
+    keep = {index: np.array(positions) for index, positions in chosen.items()}
+    student = shrink(teacher, keep)
+    assert kept(student.layers[-1]) == (None, seen)
+    weights = weights_of(teacher)
+    mask = torch.zeros_like(weights["head.weight"])
+    mask[:, seen] = 1
+    blind = weights | {"head.weight": weights["head.weight"] * mask}
+    if case == "gate":
+        blind["excite.weight"] = blind["excite.weight"] * torch.tensor([0, 1, 0, 1])[None, :, None, None]
+        blind["squeeze.weight"] = blind["squeeze.weight"] * torch.tensor([1, 0, 1, 0, 0, 1])[None, :, None, None]
+    if case == "map":
+        blind["b.weight"] = blind["b.weight"] * torch.tensor([1, 0, 1, 0, 0, 1])[None, :, None, None]
+    expected = build(teacher, blind).eval()(images(teacher))
+    torch.testing.assert_close(build(student, inherit(weights, student)).eval()(images(teacher)), expected)
+    assert_shrunk_is_masked(teacher, student, keep)
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "group_norm"])
+def test_norms_over_channels_see_those_that_are_left(kind: str) -> None:
+    teacher = net(
+        conv("a", INPUT, 6), *attached(kind, **({"groups": 2} if kind == "group_norm" else {})), conv("b", 1, 3)
+    )
+    keep = {0: np.array([0, 1, 3, 5])}
+    student = shrink(teacher, keep)
+    assert kept(student.layers[1]) == ([0, 1, 3, 5], [0, 1, 3, 5])
+    assert_shrunk_is_masked(teacher, student, keep)
+    if kind == "group_norm":
+        with pytest.raises(ArchitectureError, match=r"layer 'it': 3 channels in 2 groups"):
+            shrink(teacher, {0: np.array(KEPT)})
+
+
+def test_joins_of_different_channels_are_refused() -> None:
+    graph = net(conv("a", INPUT, 6), *JOINED, conv("b2", 2, 3))
+    with pytest.raises(ArchitectureError, match="'it' would join maps of which different channels were kept"):
+        shrink(graph, {0: np.array([0, 1]), 1: np.array([0, 2])})
+    with pytest.raises(ArchitectureError, match="'it' would join maps of which different channels were kept"):
+        shrink(graph, {0: np.array([0, 1])})
+
+
+def test_a_selection_of_nothing_that_is_left_is_refused() -> None:
+    graph = net(conv("a", INPUT, 6), *attached("select", runs=[(1, 3)]), conv("b", 1, 3))
+    with pytest.raises(ArchitectureError, match="layer 'it' would select none of the channels that are left"):
+        shrink(graph, {0: np.array([0, 3])})
+
+
+def test_all_channels_kept_is_nothing_shrunk() -> None:
+    """Wherever they go: next to the input in a concat, through a selection, into a sum with the input."""
+    layers = (
+        Layer("zeros", "zeros", (slot(INPUT),), 2), Layer("cat", "concat", (slot(INPUT), slot(0))),
+        Layer("first", "select", (slot(1),), attrs={"runs": [(0, 4)]}), conv("head", slot(INPUT, 2), 3),
+    )  # fmt: skip
+    graph = net(*layers)
+    assert shrink(graph, {0: np.arange(2)}) == graph
+
+
+def test_zeros_cannot_be_removed_and_joins_neither() -> None:
+    graph = net(conv("a", INPUT, 6), *JOINED, Layer("zeros", "zeros", (slot(2),), 6), conv("c", slot(2, 3), 6))
+    assert [is_removable(graph, i) for i in range(5)] == [False, False, False, False, True]
+    with pytest.raises(ArchitectureError, match="no skip connection can join layers 0 and 2"):
+        add_skips(graph, [(0, 2)])
 
 
 def every_way_of_channels() -> Architecture:

@@ -4,33 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
-from esnac_lib.kernels import KernelSettings
+from esnac_lib.errors import SpaceError
+from esnac_lib.kernels import Kernel, KernelSettings
 from esnac_lib.samplers import (
     EsnacSampler,
     EvolutionSampler,
     N2nSampler,
+    NarrowSampler,
     Proposal,
     RandomSampler,
     Sampler,
     Told,
     TpeSampler,
+    TransferSampler,
 )
 from esnac_lib.space import SearchSpace
 from esnac_lib.teachers import teacher
 from esnac_lib.tracing import trace
 
 QUICK = KernelSettings(max_steps=6)
+
+
+@cache
+def learned_elsewhere() -> tuple[Kernel, ...]:
+    """Two kernels of a study of another teacher."""
+    space = SearchSpace(trace(teacher("conv7", 10, 1, 8, seed=0), torch.zeros(1, 1, 8, 8))[0])
+    source = EsnacSampler(space, 7, QUICK)
+    source.tell(told(RandomSampler(space, 7).ask(6)))
+    return tuple(source.kernels(2))
+
+
 SAMPLERS: dict[str, Callable[[SearchSpace, int], Sampler]] = {
     "random": RandomSampler,
     "tpe": lambda space, seed: TpeSampler(space, seed, startup=3),
     "tpe-multivariate": lambda space, seed: TpeSampler(space, seed, True, True, startup=3),
     "n2n": lambda space, seed: N2nSampler(space, seed, evaluations=12),
     "n2n-shrinks": lambda space, seed: N2nSampler(space, seed, evaluations=6),
+    "narrow": NarrowSampler,
+    "transfer": lambda space, seed: TransferSampler(space, seed, learned_elsewhere(), "random", candidates=12),
+    "transfer-evolution": lambda space, seed: TransferSampler(
+        space, seed, learned_elsewhere(), "evolution", candidates=12
+    ),
     "evolution": lambda space, seed: EvolutionSampler(space, seed, population=3, tournament=2),
     "esnac": lambda space, seed: EsnacSampler(space, seed, QUICK, "random", candidates=12),
     "esnac-evolution": lambda space, seed: EsnacSampler(space, seed, QUICK, "evolution", candidates=12),
@@ -133,6 +153,10 @@ def test_an_exhausted_space_ends(make: Callable[..., Sampler]) -> None:
     ]
     small = SearchSpace(Architecture((conv, *rest), (1, 4, 4), slot(3)), operators=("remove",))
     assert len(small.removable) == 1  # so there is one student: without the ReLU
+    if make is NarrowSampler:  # which cannot do without shrinking
+        with pytest.raises(SpaceError, match="add shrink to the operators"):
+            make(small, 0)
+        return
     sampler = make(small, 0)
     proposals = sampler.ask(4)
     assert len(proposals) == 1
@@ -156,6 +180,6 @@ def test_esnac_predicts_before_it_is_told(space: SearchSpace) -> None:
 def test_every_kernel_has_the_teacher_and_may_have_nothing_else(space: SearchSpace) -> None:
     sampler = EsnacSampler(space, 0, replace(QUICK, subset_probability=0.0), candidates=5)
     sampler.tell(told(RandomSampler(space, 0).ask(4)))
-    [kernel] = sampler._learn(sampler._told, 1)
+    [kernel] = sampler.kernels(1)
     assert kernel.f.tolist() == [0.0]
     assert len(sampler.ask(2)) == 2

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
 from esnac_lib.channels import kept_count
 from esnac_lib.errors import SpaceError
+from esnac_lib.grouping import MAX_RATIO_IN_GROUPS
 from esnac_lib.operators import add_skips, shrink
 from esnac_lib.randomness import make_rng
 from esnac_lib.space import (
-    MAX_RATIO_IN_GROUPS,
+    MILD_REMOVAL_PROBABILITIES,
     OPERATORS,
     REMOVAL_PROBABILITIES,
     SKIP_PROBABILITIES,
@@ -360,6 +361,25 @@ def test_distribution_of_samples() -> None:
                 assert layer.channels == max(1, floor((1 - ratio) * width))
 
 
+def test_distribution_of_mild_samples() -> None:
+    """Most layers stay, ratios lie around a common centre, and some samples are uniformly narrowed teachers."""
+    space = SearchSpace(architecture_of("resnet18"), sampling="mild")
+    samples = [space.sample(make_rng(1, "mild", k)) for k in range(500)]
+    share = np.array([len(d.removed) for d in samples]) / len(space.removable)
+    assert abs(share.mean() - np.mean(MILD_REMOVAL_PROBABILITIES)) < 0.01 and share.max() < 0.5
+    ratios = np.array([d.ratios for d in samples])
+    assert ratios.min() >= 0 and ratios.max() < 1 and abs(ratios.mean() - 0.5) < 0.05
+    assert np.corrcoef(ratios.T)[0, 1] > 0.8
+    exact = [d for d in samples if not d.removed and np.ptp(d.ratios) == 0]
+    assert abs(len(exact) / 500 - 1 / 5 * 1 / 4) < 0.04 and len({d.ratios for d in exact}) == len(exact)
+    assert all(space.contains(space.apply(decisions)) for decisions in samples[:20])
+
+
+def test_an_unknown_sampling_is_refused() -> None:
+    with pytest.raises(SpaceError, match="sampling = 'wild': allowed are paper and mild"):
+        SearchSpace(residual().teacher, sampling="wild")
+
+
 def test_shufflenets_ratios_and_widths() -> None:
     space = space_of("shufflenet")
     samples = [space.sample(make_rng(2, "shufflenet", k)) for k in range(200)]
@@ -567,6 +587,30 @@ def test_random_teachers(teacher: Architecture, seed: int, grouping: str) -> Non
         assert space.contains(Architecture.from_json(student.to_json()))
 
 
+def test_equal_counts_of_other_filters_are_read_back() -> None:
+    """A group of two segments keeps 1 + 3 filters at one ratio and 2 + 2 at another: which of them, the layer says."""
+    attrs = {"bias": True, "dilation": (1, 1), "groups": 1, "kernel_size": (1, 1), "padding": (0, 0), "stride": (1, 1)}
+    teacher = Architecture(
+        (
+            Layer("conv", "conv", (slot(INPUT),), 12, attrs),
+            Layer("first", "select", (slot(0),), 0, {"runs": ((0, 5),)}),
+            Layer("flat", "flatten", (slot(1),), 0, {}),
+            Layer("last", "linear", (slot(2),), 5, {"bias": True}),
+        ),
+        (1, 2, 2),
+        ((3, 1),),
+    )
+    space = SearchSpace(teacher)
+    assert [len(segment.positions[0]) for segment in space.groups[0].segments] == [5, 7]
+    found = set()
+    for ratio in np.linspace(0, 0.999, 200):
+        decisions = Decisions(frozenset(), (float(ratio),), frozenset())
+        student = space.apply(decisions)
+        found.add((student.layers[0].channels, student.layers[1]["runs"]))
+        assert space.apply(space.decisions_of(student)).arch_id == student.arch_id
+    assert {(4, ((0, 1),)), (4, ((0, 2),))} <= found
+
+
 # -- narrowing without a search ----------------------------------------------------------------------------------------
 
 
@@ -597,3 +641,10 @@ def test_without_shrinking_nothing_is_narrowed() -> None:
     with pytest.raises(SpaceError, match=r'make a SearchSpace\(teacher, \("shrink",\)\)') as caught:
         space_of("cnn4", ("remove", "skip")).narrow(1000)
     assert "\n" not in str(caught.value)
+
+
+def test_a_ratio_that_few_others_equal_is_read_back() -> None:
+    """Of 17 widths that one group serves, each rounded by itself, only ratios of a narrow interval keep the same."""
+    space = SearchSpace(architecture_of("shufflenet_1.0x_g3"))
+    decisions = space.normalise(Decisions(frozenset(), (0.24369704944317375,) * len(space.groups), frozenset()))
+    assert space.contains(space.apply(decisions))

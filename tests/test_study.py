@@ -264,7 +264,10 @@ def test_every_sampler_of_the_parameters_is_there() -> None:
 
 @pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"esnac"}))
 def test_one_loop_serves_every_sampler(sampler: str) -> None:
-    study(sampler=sampler, final="none").run()
+    transfer = sampler == "transfer"
+    if transfer:
+        study(study="source", sampler="random", final="none").run()
+    study(sampler=sampler, source="source" if transfer else "", final="none").run()
     table = trials()
     assert (table["state"] == "complete").all() and table["arch_id"].is_unique and len(table) == 4
 

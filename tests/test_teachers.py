@@ -65,6 +65,20 @@ def test_conv7_is_exact() -> None:
     assert count("conv7", 10, 1, 28) == 708_458
 
 
+def test_conv7_at_half_width() -> None:
+    """Convolutions 160 + 2,320 + 4,640 + 9,248 + 18,496 + 36,928 + 73,856, batch norms 2 · 352, linear 62,730."""
+    assert count("conv7_half", 10, 1, 28) == 145_648 + 704 + 62_730
+
+
+def test_resnet20_has_the_size_of_he_et_al() -> None:
+    """§4.2: 0.27 M parameters on CIFAR-10, there without weights in the two shortcuts that have some here."""
+    shortcuts = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    assert count("resnet20_s2", 10) - shortcuts == 269_722
+    architecture, _ = trace(teacher("resnet20_s2", 10, 1, 28), torch.rand(1, 1, 28, 28))
+    assert {shape[1:] for shape in architecture.shapes if len(shape) == 3} == {(14, 14), (7, 7), (4, 4), (1, 1)}
+    assert [layer.kind for layer in architecture.layers].count("conv") == 1 + 18 + 2
+
+
 def test_cnn4_is_small() -> None:
     assert 60_000 <= count("cnn4", 10, 1, 8) <= 120_000
 

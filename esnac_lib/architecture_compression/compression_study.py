@@ -37,6 +37,7 @@ from esnac_lib.errors import ConfigError
 from esnac_lib.evaluator import LocalEvaluator
 from esnac_lib.final_training import FinalResult
 from esnac_lib.ledger import Ledger
+from esnac_lib.ledger_file import has_ledger
 from esnac_lib.progress import Progress, duration
 from esnac_lib.study_data import StudyData, pick_device
 from esnac_lib.trained_teacher import traced_teacher
@@ -55,7 +56,7 @@ class CompressionStudy:
         self.folder = study_dir(self.shared)
         self.ledger_path = self.folder / "ledger.sqlite"
         self.progress = progress or Progress()
-        if self.ledger_path.exists():
+        if has_ledger(self.ledger_path):
             check_compression_resume(Ledger(self.ledger_path, read_only=True).config, config)
         self.device = pick_device(config.device)
         if self.device.startswith("cuda") and not torch.cuda.is_available():
@@ -104,6 +105,7 @@ class CompressionStudy:
         found, surrogate = self._codec(ledger, trials)
         if last < STAGES.index("compression"):
             return
+        self.progress.begin("decoded architectures")
         compression = Compression(
             self.config, trials, surrogate, found,
             on_path=partial(self._keep_path, ledger), note=self.progress.note,

@@ -8,6 +8,7 @@ None of them needs the teacher's source, and nothing that is loaded can run code
 """
 
 from esnac_lib.export.bundle import Bundle, load_bundle, read_bundle, save_bundle
+from esnac_lib.export.everything import save_all
 from esnac_lib.export.onnx_model import to_onnx
 from esnac_lib.export.python_file import python_weights, save_python, to_python
 
@@ -16,6 +17,7 @@ __all__ = [
     "load_bundle",
     "python_weights",
     "read_bundle",
+    "save_all",
     "save_bundle",
     "save_python",
     "to_onnx",

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from esnac_lib.architecture import Architecture
 from esnac_lib.errors import ArchitectureError, EsnacError
-from esnac_lib.export.files import check_floating, exportable, one_line, write_files
+from esnac_lib.export.files import check_floating, exportable, one_line, refuse_opaque, write_files
 from esnac_lib.network import Network, Weights, build, check_weights, weight_shapes
 
 FORMAT = "esnac bundle"
@@ -65,9 +65,10 @@ def save_bundle(
         normalisation: (mean, std), each with one number a channel of the input, of images scaled to [0, 1].
 
     Raises:
-        ArchitectureError: the weights are not those of the architecture.
+        ArchitectureError: the weights are not those of the architecture, or a layer is opaque.
         EsnacError: classes or normalisation do not fit the network, or the folder cannot be written.
     """
+    refuse_opaque(architecture, "a bundle")
     tensors = exportable(architecture, weights)
     if classes is not None:
         classes = _checked_classes(classes, architecture)
@@ -103,9 +104,10 @@ def read_bundle(folder: str | Path) -> Bundle:
     try:
         data = {name: _read_file(folder, name, facts["sha256"][name]) for name in (GRAPH, WEIGHTS)}
         architecture = Architecture.from_json(data[GRAPH].decode())
+        refuse_opaque(architecture, "a bundle")
         weights = load(data[WEIGHTS])
         check_weights(architecture, weights)
-        check_floating(weights)
+        check_floating(architecture, weights)
         expected = _facts(architecture)
         for name in ("input_shape", "output_shape", "params"):
             if facts[name] != expected[name]:

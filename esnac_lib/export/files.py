@@ -41,15 +41,25 @@ def exportable(architecture: Architecture, weights: Mapping[str, Tensor]) -> Wei
     Raises ArchitectureError unless they are exactly those of the architecture, in floating point.
     """
     check_weights(architecture, weights)
-    check_floating(weights)
+    check_floating(architecture, weights)
     return {name: weights[name].detach().cpu().clone().contiguous() for name in weight_shapes(architecture)}
 
 
-def check_floating(weights: Mapping[str, Tensor]) -> None:
-    """Raises ArchitectureError for a weight of integers, which no layer can hold."""
+def check_floating(architecture: Architecture, weights: Mapping[str, Tensor]) -> None:
+    """Raises ArchitectureError for a weight of integers, which only an opaque layer can hold."""
+    opaque = [layer for layer in architecture.layers if layer.kind == "opaque"]
+    free = {f"{layer.name}.{name}" for layer in opaque for name, *_ in layer["tensors"]}
     for name, tensor in weights.items():
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() and name not in free:
             raise ArchitectureError(f"weight {name!r} holds {tensor.dtype}: needed are floating-point numbers")
+
+
+def refuse_opaque(architecture: Architecture, form: str) -> None:
+    """Raises ArchitectureError if there is a layer of which only its teacher's source has the code."""
+    for layer in architecture.layers:
+        if layer.kind == "opaque":
+            why = " ".join((layer.reason or layer["what"]).split())
+            raise ArchitectureError(f"layer {layer.name!r} is opaque ({why}): {form} cannot hold its code")
 
 
 def one_line(error: BaseException) -> str:

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from esnac_lib.architecture import Layer
+from esnac_lib.export.python_modules import CLASSES
 
 MAX_ATTRIBUTE = 32  # characters; more, and too few calls fit on one line
 MAX_VARIABLE = 22
 MODULE_NAMES = frozenset(dir(nn.Module()))  # what an attribute of a module must not be called
-IMPORTS = frozenset({"F", "Tensor", "nn", "torch"})
+OUTSIDE = frozenset({"F", "Tensor", "nn", "torch", *CLASSES})  # names of the generated program besides its class
 
 
 def attribute_names(layers: Sequence[Layer]) -> list[str]:
@@ -23,15 +24,15 @@ def attribute_names(layers: Sequence[Layer]) -> list[str]:
 
 
 def variable_names(layers: Sequence[Layer], taken: Iterable[str]) -> list[str]:
-    """One short name for each layer's output: valid, unique, and none of `taken`, of Python's own or our imports."""
-    return _unique(layers, {*taken, *dir(builtins), *IMPORTS, "self"}, MAX_VARIABLE)
+    """One short name for each layer's output: valid, unique, and none of `taken`, of Python's own or the program's."""
+    return _unique(layers, {*taken, *dir(builtins), *OUTSIDE, "self"}, MAX_VARIABLE)
 
 
 def is_class_name(name: object) -> bool:
     """Whether a class of the generated program can have this name."""
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         return False
-    return name not in IMPORTS and name not in dir(builtins) and not name.startswith("_")
+    return name not in OUTSIDE and name not in dir(builtins) and not name.startswith("_")
 
 
 def _unique(layers: Sequence[Layer], taken: Iterable[str], limit: int) -> list[str]:

@@ -56,8 +56,8 @@ def to_onnx(
     if opset is not None and (type(opset) is not int or not LEAST_OPSET <= opset <= newest):
         allowed = f"integers from {LEAST_OPSET} to {newest}"
         raise EsnacError(f"opset = {opset!r}: allowed are {allowed}, or None for PyTorch's choice")
-    tensors = {name: tensor.float() for name, tensor in exportable(architecture, weights).items()}
-    network = build(architecture, tensors).eval()
+    tensors = exportable(architecture, weights)
+    network = build(architecture, tensors).eval().float()
     path = Path(path)
     partial = path.with_name(f"{path.name}.part")
     try:
@@ -91,11 +91,18 @@ def _export(network: Network, opset: int | None, dynamic_batch: bool) -> Any:
                 verbose=False,
             )
     except Exception as error:  # whatever goes wrong in there, this student has no ONNX
-        raise EsnacError(f"PyTorch cannot export this student as ONNX ({one_line(error)[:300]})") from error
+        raise EsnacError(f"PyTorch cannot export this student as ONNX ({one_line(_origin(error))[:300]})") from error
     written = program.model.opset_imports[""]
     if opset not in (None, written):
         raise EsnacError(f"opset = {opset}: this PyTorch can only export opset {written}; give that, or None")
     return program
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The error that led to this one: PyTorch wraps its own several times, with advice for those who work on it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _check(path: Path, network: Network, batches: tuple[int, ...]) -> None:

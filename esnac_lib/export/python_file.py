@@ -10,34 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from esnac_lib.architecture import Architecture, Layer
+from esnac_lib.architecture import Architecture
 from esnac_lib.errors import ArchitectureError, EsnacError
-from esnac_lib.export.files import exportable, write_files
+from esnac_lib.export.files import exportable, refuse_opaque, write_files
 from esnac_lib.export.naming import attribute_names, is_class_name
-from esnac_lib.export.python_forward import FUNCTIONS, Block, call, forward_body, is_new_part, layer_blocks
-from esnac_lib.layer_types import LAYER_TYPES, REQUIRED, Shape
+from esnac_lib.export.python_expressions import has_module, is_known
+from esnac_lib.export.python_forward import Block, forward_body, is_new_part, layer_blocks
+from esnac_lib.export.python_modules import CLASSES, module_lines
 from esnac_lib.network import Weights
 
 PROGRAM, WEIGHTS = "student.py", "student.safetensors"
-
-# The class in torch.nn of each kind that is no plain function. Attributes have the names of its arguments.
-MODULES: Mapping[str, str] = {
-    "conv": "Conv2d",
-    "linear": "Linear",
-    "batch_norm": "BatchNorm2d",
-    "dropout": "Dropout",
-    "max_pool": "MaxPool2d",
-    "avg_pool": "AvgPool2d",
-    "adaptive_avg_pool": "AdaptiveAvgPool2d",
-    "channel_shuffle": "ChannelShuffle",
-}
-TAKES_CHANNELS = ("conv", "linear", "batch_norm")  # their first argument is the number of input channels
 
 
 def to_python(architecture: Architecture, class_name: str = "Student") -> str:
@@ -45,12 +32,13 @@ def to_python(architecture: Architecture, class_name: str = "Student") -> str:
 
     The module maps (B, *input_shape) to (B, *output_shape). Its attributes are called after the layers;
     `python_weights` gives its state dict. Raises EsnacError for a class name that Python does not allow, or one that
-    would hide something else, and ArchitectureError for a layer that is no module of torch.nn.
+    would hide something else, and ArchitectureError for an opaque layer.
     """
     if not is_class_name(class_name):
         raise EsnacError(f"class_name = {class_name!r}: needed is a name of a class that is not taken, like 'Student'")
+    refuse_opaque(architecture, "a Python file")
     for layer in architecture.layers:
-        if layer.kind not in MODULES and layer.kind not in FUNCTIONS:
+        if not is_known(layer):
             raise ArchitectureError(f"layer {layer.name!r} ({layer.kind}) cannot be written as Python: remove it first")
     attributes = attribute_names(architecture.layers)
     argument, body = forward_body(architecture, attributes)
@@ -62,6 +50,8 @@ def to_python(architecture: Architecture, class_name: str = "Student") -> str:
         f"    def forward(self, {argument}: Tensor) -> Tensor:",
         *body,
     ]
+    code = "\n".join(lines)
+    classes = [text for name, text in CLASSES.items() if f" = {name}(" in code]
     return "\n".join(
         [
             f'"""{class_name}: a network found by esnac_lib, which is not needed to use it.',
@@ -75,9 +65,10 @@ def to_python(architecture: Architecture, class_name: str = "Student") -> str:
             "    model.eval()",
             '"""',
             "",
-            *_imports("\n".join(lines)),
+            *_imports("\n".join((code, *classes))),
             "",
             "",
+            *(f"{text[1:]}\n" for text in classes),
             f"class {class_name}(nn.Module):",
             f'    """Maps {shapes[0]} to {shapes[1]}.',
             "",
@@ -133,26 +124,9 @@ def _constructor(architecture: Architecture, attributes: list[str]) -> list[str]
     for layer, shapes, attribute, block in zip(
         architecture.layers, architecture.in_shapes, attributes, layer_blocks(architecture), strict=True
     ):
-        if layer.kind in MODULES:
+        if has_module(layer, shapes):
             if before is not None and is_new_part(before, block):
                 lines.append("")
-            lines += call(f"self.{attribute} = nn.{MODULES[layer.kind]}", _arguments(layer, shapes[0]))
+            lines += module_lines(layer, shapes[0], attribute)
             before = block
     return lines
-
-
-def _arguments(layer: Layer, shape: Shape) -> list[str | list[str]]:
-    """What the module of a layer is made with: channels, size, and every attribute that is not PyTorch's default."""
-    arguments: list[str | list[str]] = [str(shape[0])] if layer.kind in TAKES_CHANNELS else []
-    if layer.has_filters:
-        arguments.append(str(layer.channels))
-    for position, (name, default) in enumerate(LAYER_TYPES[layer.kind].attrs.items()):
-        if (value := layer[name]) != default:
-            comes_first = position == 0 and default is REQUIRED
-            arguments.append(_shortest(value) if comes_first else f"{name}={_shortest(value)}")
-    return arguments
-
-
-def _shortest(value: Any) -> str:
-    """A pair of equal numbers as one number; everything else as Python writes it."""
-    return repr(value[0] if isinstance(value, tuple) and value[0] == value[1] else value)

@@ -8,28 +8,24 @@ its tensor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from esnac_lib.architecture import INPUT, Architecture, Slot
 from esnac_lib.export.naming import variable_names
+from esnac_lib.export.python_expressions import expression, is_operator, needs_name
+from esnac_lib.export.python_text import ATOM, INDENT, PRODUCT, SUM, WIDTH, Text
 
-WIDTH = 88  # the usual limit of formatters
-INDENT = " " * 8
 SHORT_NAMES = ("x", "y", "z")
 FAR_INPUT = "image"
 MOST_CALLS = 4  # in one statement
 MOST_TERMS = 4  # of a sum within a call
 MOST_SUM = 56  # characters of a sum within a call
+MOST_OPERAND = 22  # characters of an operand of what is no call
+DEEPEST = 3  # of what is nested deeper, as in "features.1.0.block.2.fc1", a part would be a line or two
 FAR = 8  # statements between a tensor and its last reader that make it worth a name of its own
 
-# Layers that are plain functions, with the arguments after the input; all others are modules of their own.
-FUNCTIONS: Mapping[str, tuple[str, list[str]]] = {
-    "relu": ("F.relu", []),
-    "sigmoid": ("torch.sigmoid", []),
-    "flatten": ("torch.flatten", ["1"]),
-    "concat": ("torch.cat", ["dim=1"]),
-}
-ACTIVATIONS = ("relu", "sigmoid")
+ACTIVATIONS = ("relu", "sigmoid", "activation", "prelu")  # a statement ends with one
+JOINTS = ("concat", "multiply", "add")
 
 Block = tuple[str, ...]  # the path of what a layer is part of: ("stages", "stage1", "0")
 
@@ -45,17 +41,17 @@ def forward_body(architecture: Architecture, attributes: Sequence[str]) -> tuple
 def layer_blocks(architecture: Architecture) -> list[Block]:
     """What each layer is part of.
 
-    The path in its name says so, which a function has not: an activation or a concat is then part of what stands
-    before it, and so is any other layer without weights if that goes on after it.
+    The path in its name says so, which a function has not: an activation, a concat or a product is then part of what
+    stands before it, and so is any other layer without weights if that goes on after it.
     """
-    paths = [tuple(layer.name.split(".")[:-1]) for layer in architecture.layers]
+    paths = [tuple(layer.name.split(".")[:-1][:DEEPEST]) for layer in architecture.layers]
     known = [bool(path or params) for path, params in zip(paths, architecture.layer_params, strict=True)]
     blocks: list[Block] = []
     for index, layer in enumerate(architecture.layers):
         block = paths[index]
         if blocks and not known[index]:
             after = next((paths[i] for i in range(index, len(paths)) if known[i]), ())
-            if layer.kind in (*ACTIVATIONS, "concat") or after[:1] == blocks[-1][:1]:
+            if layer.kind in (*ACTIVATIONS, *JOINTS) or after[:1] == blocks[-1][:1]:
                 block = blocks[-1]
         blocks.append(block)
     return blocks
@@ -65,29 +61,6 @@ def is_new_part(before: Block, now: Block) -> bool:
     """Whether an empty line stands between two blocks: not if one is part of the other."""
     shared = min(len(before), len(now))
     return before != now and (shared == 0 or before[:shared] != now[:shared])
-
-
-def call(start: str, arguments: Sequence[str | list[str]], indent: str = INDENT) -> list[str]:
-    """The lines of `start(arguments)`: a single one, or one an argument where that is too long.
-
-    An argument is an expression, or a list of them. The comma at the end of every line keeps formatters from joining
-    them again.
-    """
-    line = f"{indent}{start}({', '.join(map(_flat, arguments))})"
-    if len(line) <= WIDTH:
-        return [line]
-    lines = [f"{indent}{start}("]
-    for argument in arguments:
-        line = f"{indent}    {_flat(argument)},"
-        if isinstance(argument, list) and len(line) > WIDTH:
-            lines += [f"{indent}    [", *(f"{indent}        {part}," for part in argument), f"{indent}    ],"]
-        else:
-            lines.append(line)
-    return [*lines, f"{indent})"]
-
-
-def _flat(argument: str | list[str]) -> str:
-    return argument if isinstance(argument, str) else f"[{', '.join(argument)}]"
 
 
 class _Writer:
@@ -123,25 +96,31 @@ class _Writer:
                 self.lines.append("")
             self._write_statement(position, run)
         if not self.returns_last:
-            self.lines.append(f"{INDENT}return {self._sum(self.architecture.output, self.totals[0])}")
+            self.lines.append(f"{INDENT}return {self._sum(self.architecture.output, self.totals[0]).text}")
         return argument, self.lines
 
     def _write_statement(self, position: int, run: list[int]) -> None:
-        layer = self.architecture.layers[run[0]]
-        inputs = [self._sum(part, total) for part, total in zip(layer.inputs, self.totals, strict=False)]
+        first, last = run[0], run[-1]
+        inputs = self._inputs(first)
         self.names = {source: name for source, name in self.names.items() if self.last_read[source] > position}
-        last, returned = run[-1], self.returns_last and position == len(self.statements) - 1
+        returned = self.returns_last and position == len(self.statements) - 1
         target = self._free_name(last, near=returned or self.last_read[last] - position <= FAR)
         while run:
             for count in self._cuts(run):
                 is_end = count == len(run)
                 between = target if is_end else self._free_name(run[count - 1])
                 lines = self._nested("return " if is_end and returned else f"{between} = ", run[:count], inputs)
-                if len(lines) == 1:
+                if len(lines) == 1 and len(lines[0]) <= WIDTH:
                     break
             self.lines += lines
-            run, inputs = run[count:], [between]
+            run, inputs = run[count:], [Text(between)]
         self.names[last] = target
+
+    def _inputs(self, index: int) -> list[Text]:
+        """The expressions of a layer's slots."""
+        layer, shapes = self.architecture.layers[index], self.architecture.in_shapes[index]
+        most = MOST_OPERAND if is_operator(layer, shapes) else 0 if needs_name(layer, shapes) else MOST_SUM
+        return [self._sum(part, total, most) for part, total in zip(layer.inputs, self.totals, strict=False)]
 
     def _cuts(self, run: Sequence[int]) -> list[int]:
         """How many layers of a run a line could hold, best first: all, those before its convolution, ever fewer."""
@@ -150,27 +129,28 @@ class _Writer:
         fewer = range(min(len(run), MOST_CALLS + 1) - 1, 0, -1)
         return [*([len(run)] if len(run) <= MOST_CALLS else []), *before, *fewer]
 
-    def _nested(self, start: str, run: Sequence[int], inputs: list[str]) -> list[str]:
+    def _nested(self, start: str, run: Sequence[int], inputs: list[Text]) -> list[str]:
         """The lines of a statement in which each layer of a run is called on the one before."""
-        expressions = inputs
         for index in run:
-            kind = self.architecture.layers[index].kind
-            function, others = FUNCTIONS.get(kind, (f"self.{self.attributes[index]}", []))
-            arguments = [expressions if kind == "concat" else expressions[0], *others]
-            lines = call(start + function, arguments)
-            expressions = [f"{function}({', '.join(map(_flat, arguments))})"]
-        return lines
+            layer, shapes = self.architecture.layers[index], self.architecture.in_shapes[index]
+            found = expression(layer, shapes, f"self.{self.attributes[index]}", inputs)
+            inputs = [found if isinstance(found, Text) else found.flat]
+        return found.lines(start)
 
-    def _sum(self, part: Slot, total: str) -> str:
-        """The expression of a slot. A sum that is too long for a call is added up before, under the name `total`."""
+    def _sum(self, part: Slot, total: str, most: int = MOST_SUM) -> Text:
+        """The expression of a slot. A sum of more than `most` characters is added up before, under the name `total`."""
         terms = [self.names[source] if count == 1 else f"{count} * {self.names[source]}" for source, count in part]
-        while len(terms) > MOST_TERMS or len(" + ".join(terms)) > MOST_SUM:
+        if len(part) == 1 and part[0][1] == 1:
+            return Text(terms[0])
+        while terms != [total] and (len(terms) > MOST_TERMS or len(" + ".join(terms)) > most):
             count = len(terms)
             while count > 2 and len(f"{INDENT}{total} = {' + '.join(terms[:count])}") > WIDTH:
                 count -= 1
             self.lines.append(f"{INDENT}{total} = {' + '.join(terms[:count])}")
             terms = [total, *terms[count:]]
-        return " + ".join(terms)
+        if len(terms) == 1:
+            return Text(terms[0], ATOM if terms == [total] else PRODUCT)
+        return Text(" + ".join(terms), SUM)
 
     def _free_name(self, index: int, near: bool = True) -> str:
         """A name for the output of a layer: a short one that holds nothing, if the output is read soon."""
@@ -189,6 +169,7 @@ def _statements(architecture: Architecture, blocks: Sequence[Block]) -> list[lis
             and layer.inputs == (((before, 1),),)
             and len(architecture.consumers[before]) == 1
             and layers[before].kind not in ACTIVATIONS
+            and not needs_name(layer, architecture.in_shapes[index])
             and not (layer.has_filters and any(layers[i].has_filters for i in runs[-1]))
             and not is_new_part(blocks[before], blocks[index])
         )

@@ -5,11 +5,28 @@ report.solution_table(record)
 report.save(report.f_against_index(record), record, "f_against_index")
 """
 
+from esnac_lib.report.beside import as_printed, beside_papers, other_studies, verdicts, write_report
 from esnac_lib.report.claims import claim
+from esnac_lib.report.comparison import (
+    LABELS,
+    comparison_table,
+    draws_table,
+    margins_table,
+    proxy_table,
+    read_proxy,
+    without_a_search_table,
+    write_summary,
+)
+from esnac_lib.report.comparison_figures import proxy_figure, samplers_figure, sizes_figure
+from esnac_lib.report.coverage_figure import coverage_figure, readable_census
 from esnac_lib.report.embedding_map import embedding_map
 from esnac_lib.report.graphs import student_graph
+from esnac_lib.report.marginal import marginal_table
+from esnac_lib.report.maximisers import maximisers_figure, maximisers_table
 from esnac_lib.report.published import Published, published
+from esnac_lib.report.ranking import ranking
 from esnac_lib.report.read import Measured, StudyRecord, read
+from esnac_lib.report.runs import read_runs
 from esnac_lib.report.saving import save
 from esnac_lib.report.search_figures import (
     accuracy_against_parameters,
@@ -17,27 +34,68 @@ from esnac_lib.report.search_figures import (
     predicted_against_observed,
     search_f_against_final_f,
 )
+from esnac_lib.report.shufflenet import accuracy_against_size, sizes_claim, sizes_table
+from esnac_lib.report.stages import stages_figure
 from esnac_lib.report.tables import failures_table, finalists_table, readable, seconds_table, solution_table
 from esnac_lib.report.training_curves import training_curves
+from esnac_lib.report.transfer import kernels_table, transfer_figure
+from esnac_lib.report.variant_figures import best_f, decisions_made
+from esnac_lib.report.variants import ExperimentRecord, decisions_table, read_experiment, read_studies, variants_table
 
 __all__ = [
+    "LABELS",
+    "ExperimentRecord",
     "Measured",
     "Published",
     "StudyRecord",
     "accuracy_against_parameters",
+    "accuracy_against_size",
+    "as_printed",
+    "beside_papers",
+    "best_f",
     "claim",
+    "comparison_table",
+    "coverage_figure",
+    "decisions_made",
+    "decisions_table",
+    "draws_table",
     "embedding_map",
     "f_against_index",
     "failures_table",
     "finalists_table",
+    "kernels_table",
+    "marginal_table",
+    "margins_table",
+    "maximisers_figure",
+    "maximisers_table",
+    "other_studies",
     "predicted_against_observed",
+    "proxy_figure",
+    "proxy_table",
     "published",
+    "ranking",
     "read",
+    "read_experiment",
+    "read_proxy",
+    "read_runs",
+    "read_studies",
     "readable",
+    "readable_census",
+    "samplers_figure",
     "save",
     "search_f_against_final_f",
     "seconds_table",
+    "sizes_claim",
+    "sizes_figure",
+    "sizes_table",
     "solution_table",
+    "stages_figure",
     "student_graph",
     "training_curves",
+    "transfer_figure",
+    "variants_table",
+    "verdicts",
+    "without_a_search_table",
+    "write_report",
+    "write_summary",
 ]

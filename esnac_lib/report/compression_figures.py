@@ -86,7 +86,7 @@ def accuracy_against_size(record: CompressionRecord, *others: StudyRecord) -> Fi
     printed = published(record.config.study_config)
     if printed is not None:
         axes.plot([printed.params, printed.teacher_params], [printed.accuracy, printed.teacher_accuracy], ":",
-                  marker="o", markersize=6, color=style.GREY, markerfacecolor="white", label="published: student, teacher",
+                  marker="o", markersize=6, color=style.GREY, markerfacecolor="white", label="published",
                   zorder=0)  # fmt: skip
     style.tidy(axes, xlabel="parameters (log scale)", ylabel="test accuracy after final training [%]")
     style.count_ticks(axes)

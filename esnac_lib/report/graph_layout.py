@@ -109,6 +109,8 @@ def describe(layer: Layer, in_shape: Sequence[int]) -> str:
     if layer.kind == "linear":
         return f"linear, {layer.channels}"
     name = NAMES.get(layer.kind, layer.kind.replace("_", " "))
+    if layer.kind in ("activation", "opaque"):
+        return str(known["function" if layer.kind == "activation" else "what"])
     if "kernel_size" in known:
         return f"{name} {_window(known)}"
     if "output_size" in known:

@@ -49,7 +49,7 @@ def published(config: StudyConfig) -> Published | None:
     """
     if config.teacher in ("conv7", "conv10"):
         return _architecture_compression(config)
-    papers = _papers()["esnac"]
+    papers = load_papers()["esnac"]
     setting = papers["table1"].get(config.dataset, {}).get(config.teacher)
     found = setting and _esnac_row(papers, setting, config)
     if not found:
@@ -91,7 +91,7 @@ def _esnac_row(papers: Mapping[str, Any], setting: Mapping[str, Any], config: St
 
 
 def _architecture_compression(config: StudyConfig) -> Published | None:
-    row = _papers()["architecture_compression"]["table1"].get(config.dataset)
+    row = load_papers()["architecture_compression"]["table1"].get(config.dataset)
     if row is None or row["model"].replace("-", "").lower() != config.teacher:
         return None
     accuracy = row["accuracy"] + row["delta_accuracy"]
@@ -112,7 +112,8 @@ def _architecture_compression(config: StudyConfig) -> Published | None:
 
 
 @lru_cache(maxsize=1)
-def _papers() -> dict[str, Any]:
+def load_papers() -> dict[str, Any]:
+    """All that published.yaml holds."""
     with open(Path(__file__).with_name("published.yaml"), encoding="utf-8") as file:
         return dict(yaml.safe_load(file))
 

@@ -23,7 +23,7 @@ from esnac_lib.ledger import Ledger
 from esnac_lib.objective import objective
 from esnac_lib.space import Decisions
 
-KINDS = ("teacher", "final", "full", "narrowed", "solution", "baseline")
+KINDS = ("teacher", "final", "full", "narrowed", "solution", "baseline", "shared", "pruned")
 """The kinds of results that a study leaves in its ledger."""
 
 SAMPLER_NAMES = {"esnac": "ESNAC", "random": "random search"}
@@ -68,7 +68,7 @@ class StudyRecord:
     @property
     def place(self) -> PurePath:
         """The study's folder, from the folder that holds the outputs: it names no place on a machine."""
-        return PurePath(self.folder.parent.name, self.folder.name)
+        return PurePath(*self.folder.parts[-1 - len(PurePath(self.config.study).parts) :])
 
     @property
     def has_summary(self) -> bool:
@@ -207,8 +207,8 @@ class StudyRecord:
 def read(study: str | Path) -> StudyRecord:
     """Read a study by its name, its folder, or its ledger's path. Raises LedgerError where there is no ledger."""
     path = Path(study)
-    if isinstance(study, str) and path.name == study and path.suffix != ".sqlite":
-        path = outputs_root() / study
+    if isinstance(study, str) and path.suffix != ".sqlite" and (path.name == study or (outputs_root() / path).is_dir()):
+        path = outputs_root() / path
     ledger_path = path if path.suffix == ".sqlite" else path / "ledger.sqlite"
     ledger = Ledger(ledger_path, read_only=True)
     # results first: whatever they speak of was recorded before them, should the study be running

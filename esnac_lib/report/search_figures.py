@@ -20,10 +20,10 @@ BINS = 25
 NOTHING = "No architecture has been evaluated yet."
 
 
-def f_against_index(*records: StudyRecord) -> Figure:
-    """f of each evaluated architecture in order, with the best so far, and the histogram (ESNAC Figure 2).
+def f_against_index(*records: StudyRecord, labels: Sequence[str] = ()) -> Figure:
+    """f of each evaluated architecture in order, with the best so far, and the histogram (ESNAC Figures 1 and 2).
 
-    Several studies lie over each other. Failed ones are marked at the bottom.
+    Several studies lie over each other, by their samplers' names or by `labels`. Failed ones are marked at the bottom.
     """
     figure = style.new_figure(10, 4.4)
     values = np.concatenate([record.complete["f"] for record in records])
@@ -33,7 +33,7 @@ def f_against_index(*records: StudyRecord) -> Figure:
     low = np.floor(10 * values.min(initial=1.0)) / 10 if len(values) else 0.0
     bins = np.linspace(low, max(1.0, values.max(initial=0.0)), BINS + 1)
     looks = zip(cycle(style.SERIES), cycle(style.LINES), strict=False)
-    for record, label, (colour, line) in zip(records, _labels(records), looks, strict=False):
+    for record, label, (colour, line) in zip(records, labels or _labels(records), looks, strict=False):
         told, complete = record.told, record.complete
         left.plot(
             complete["trial"] + 1, complete["f"], "o", color=colour, markersize=4.5, alpha=0.55, label=f"{label}: f"

@@ -253,7 +253,7 @@ class N2nSampler:
         self.removal_rate = removal_rate
         self.shrinkage_rate = shrinkage_rate
         self.max_edge = max_edge
-        self._without_skips = SearchSpace(space.teacher, operators, space.grouping)
+        self._without_skips = SearchSpace(space.teacher, operators, space.grouping.kind, space.limits)
         can_remove, can_shrink = "remove" in operators and bool(space.removable), "shrink" in operators
         self._removals = round(removal_share * evaluations) if can_remove and can_shrink else math.inf * can_remove
         self._scale = np.maximum(1.0, encode(space.teacher, max_edge).max(0))

@@ -18,8 +18,8 @@ from torch import nn
 from esnac_lib.architecture import Architecture
 from esnac_lib.errors import ArchitectureError
 from esnac_lib.network import Network, build
-from esnac_lib.teachers.conv import CNN4, CONV7, CONV10, PlainNet
-from esnac_lib.teachers.resnet import RESNET18, RESNET34, ResNet
+from esnac_lib.teachers.conv import CNN4, CONV7, CONV7_HALF, CONV10, PlainNet
+from esnac_lib.teachers.resnet import NARROW, RESNET18, RESNET20, RESNET34, ResNet
 from esnac_lib.teachers.shufflenet import ShuffleNet
 from esnac_lib.teachers.vgg import VGG19
 
@@ -50,8 +50,10 @@ REGISTRY: Final[dict[str, TeacherEntry]] = {
         for groups in (1, 2, 3, 4, 8)
     },
     "conv7": TeacherEntry(partial(PlainNet, CONV7), 4),
+    "conv7_half": TeacherEntry(partial(PlainNet, CONV7_HALF), 4),
     "conv10": TeacherEntry(partial(PlainNet, CONV10), 32),
     "cnn4": TeacherEntry(partial(PlainNet, CNN4, bias=False, average=True), 4),
+    "resnet20_s2": TeacherEntry(partial(ResNet, RESNET20, widths=NARROW, stem_stride=2), 8),
 }
 
 

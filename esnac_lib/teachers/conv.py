@@ -13,6 +13,7 @@ from torch import nn
 POOL: Final = 0
 
 CONV7: Final = (32, 32, POOL, 64, 64, POOL, 128, 128, 256)
+CONV7_HALF: Final = tuple(width // 2 for width in CONV7)
 # The paper gives CONV-10's widths and five pools but not where they stand: here after every second block, as in CONV-7.
 CONV10: Final = (64, 256, POOL, 256, 256, POOL, 256, 256, POOL, 256, 1024, POOL, 1024, 1024, POOL)
 CNN4: Final = (32, 32, POOL, 64, 64, POOL)

@@ -1,4 +1,7 @@
-"""ResNet-18 and ResNet-34 for 32 × 32 images (He et al., 2016): a 3 × 3 stem without max-pool, as ESNAC uses them."""
+"""Residual networks of basic blocks for small images (He et al., 2016): a 3 × 3 stem without max-pool.
+
+ResNet-18 and ResNet-34 are as ESNAC uses them; ResNet-20 is He et al.'s for CIFAR (§4.2), with 16, 32 and 64 channels.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from torch import Tensor, nn
 
 RESNET18: Final = (2, 2, 2, 2)
 RESNET34: Final = (3, 4, 6, 3)
+RESNET20: Final = (3, 3, 3)
 WIDTHS: Final = (64, 128, 256, 512)
+NARROW: Final = (16, 32, 64)
 
 
 class BasicBlock(nn.Module):
@@ -38,18 +43,28 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Four stages of `BasicBlock`s with 64, 128, 256 and 512 channels, average pool, one linear layer.
+    """Stages of `BasicBlock`s, each of so many blocks, average pool, one linear layer.
 
+    widths: channels of each stage. stem_stride: of the first convolution; 2 quarters the cost of the whole network.
     Maps (B, in_channels, image_size, image_size) to logits (B, num_classes).
     """
 
-    def __init__(self, blocks: tuple[int, ...], num_classes: int, in_channels: int, image_size: int) -> None:
+    def __init__(
+        self,
+        blocks: tuple[int, ...],
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        *,
+        widths: tuple[int, ...] = WIDTHS,
+        stem_stride: int = 1,
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, WIDTHS[0], 3, 1, 1, bias=False)
-        self.bn = nn.BatchNorm2d(WIDTHS[0])
+        self.conv = nn.Conv2d(in_channels, widths[0], 3, stem_stride, 1, bias=False)
+        self.bn = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU()
-        stages, channels, size = [], WIDTHS[0], image_size
-        for index, (count, width) in enumerate(zip(blocks, WIDTHS, strict=True)):
+        stages, channels, size = [], widths[0], -(-image_size // stem_stride)
+        for index, (count, width) in enumerate(zip(blocks, widths, strict=True)):
             stride = 1 if index == 0 else 2
             size = -(-size // stride)
             units = [BasicBlock(channels, width, stride)]

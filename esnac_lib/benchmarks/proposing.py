@@ -1,0 +1,291 @@
+"""How fast ESNAC proposes: our `ask` beside one that takes architectures one at a time (`slow_proposing`).
+
+The space is that of an untrained teacher for 100 classes of 32×32 colour images; the observations are random students
+with an f made up from their decisions, for nothing is trained. The slow twin is measured for a few steps and candidates
+and scaled to as many as our kernels took. Every function returns plain rows.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import inspect
+import pstats
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from esnac_lib import gp
+from esnac_lib.architecture import Architecture
+from esnac_lib.benchmarks.slow_proposing import SlowKernel, new_candidate, with_gaps
+from esnac_lib.canonical import canonical_order
+from esnac_lib.embedding import Embedding, used_columns
+from esnac_lib.encoding import encode
+from esnac_lib.kernels import Kernel, KernelSettings, learn_kernel
+from esnac_lib.learning import Adam, Learner, Objectives
+from esnac_lib.lstm import BiLstm, linear
+from esnac_lib.outline import Outline, Outliner
+from esnac_lib.randomness import make_rng
+from esnac_lib.samplers import EsnacSampler, Told
+from esnac_lib.space import SearchSpace
+from esnac_lib.teachers import teacher
+from esnac_lib.tracing import trace
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ProposingCase:
+    """One `ask`: K kernels, each learned on about half of the observations, each choosing among so many candidates.
+
+    max_steps: of a kernel's learning, which ends earlier where its objective settles.
+    """
+
+    teacher: str = "resnet18"
+    observations: int = 20
+    K: int = 2
+    candidates: int = 50
+    max_steps: int = 100
+    device: str = "cpu"
+    seed: int = 0
+
+
+def speed_rows(case: ProposingCase, slow_steps: int = 3, slow_candidates: int = 20) -> list[Row]:
+    """Ours and the slow twin: proposer, sequences, threads, step_seconds and candidate_seconds of one kernel, seconds
+    of the whole `ask`, steps of all kernels together.
+
+    The twin is measured on one thread and on as many as PyTorch has, and with sequences as the published program has
+    them, where a removed layer keeps its place, and as ours.
+    """
+    bench = _Bench(case)
+    learning, kernels = _seconds(lambda: bench.sampler.kernels(case.K))
+    choosing, _ = _seconds(lambda: bench.sampler.propose(kernels))
+    steps, looked_at = sum(kernel.steps for kernel in kernels), case.K * case.candidates
+    threads = torch.get_num_threads()
+    rows = [_row("ours", "short", threads, steps, looked_at, learning / max(1, steps), choosing / looked_at)]
+    typical = sorted(kernels, key=lambda kernel: len(kernel.f))[len(kernels) // 2]
+    for sequences in ("published", "short"):
+        for number in sorted({1, threads}):
+            with _threads(number):
+                slow = bench.slow(typical, sequences == "published")
+                seconds = slow.step_seconds(slow_steps), slow.candidate_seconds(slow_candidates)
+            rows.append(_row("one at a time", sequences, number, steps, looked_at, *seconds))
+    return rows
+
+
+def speed_summary(rows: Sequence[Row]) -> Row:
+    """What `summary.json` holds of `speed_rows`: how many times faster our `ask` is.
+
+    propose_speedup: than the twin with the published sequences, at the number of threads that serves it best;
+    propose_speedup_threads: at PyTorch's own; propose_speedup_short: than the twin with our sequences, at its best.
+    """
+    (ours, *slow) = rows
+
+    def times(sequences: str, threads: int | None = None) -> float:
+        found = [row for row in slow if row["sequences"] == sequences and threads in (None, row["threads"])]
+        return min(row["seconds"] for row in found) / ours["seconds"]
+
+    return {
+        "propose_speedup": times("published"),
+        "propose_speedup_threads": times("published", ours["threads"]),
+        "propose_speedup_short": times("short"),
+    }
+
+
+def growth_rows(cases: Sequence[ProposingCase], steps: int, candidates: int) -> list[Row]:
+    """Seconds of an `ask` in each case, measured for so many steps and candidates and scaled to those of the case:
+    observations, K, learning, choosing, seconds."""
+    largest = _Bench(max(cases, key=lambda case: case.observations))
+    rows = []
+    for case in cases:
+        bench = _Bench(replace(case, candidates=candidates, max_steps=steps), largest)
+        learning, kernels = _seconds(lambda bench=bench: bench.sampler.kernels(bench.case.K))  # type: ignore[misc]
+        choosing, _ = _seconds(lambda bench=bench, kernels=kernels: bench.sampler.propose(kernels))  # type: ignore[misc]
+        parts = {
+            "learning": learning * case.max_steps / steps,
+            "choosing": choosing * case.candidates / candidates,
+        }
+        rows.append({"observations": case.observations, "K": case.K, **parts, "seconds": sum(parts.values())})
+    return rows
+
+
+PARTS: dict[str, tuple[Callable[..., Any], Callable[..., Any] | None]] = {
+    "learning: buffers and their views": (Objectives.__init__, None),
+    "learning: forward": (BiLstm.forward, Objectives.losses),
+    "learning: Gaussian process": (Learner.objective, None),
+    "learning: backward": (Objectives.backward, None),
+    "learning: Adam": (Adam.step, None),
+    "candidates: draws": (SearchSpace.sample, None),
+    "candidates: graphs": (Outliner.outline, None),
+    "candidates: canonical order": (canonical_order, None),
+    "candidates: encodings": (Outline.encode, None),
+    "candidates: embeddings": (Embedding.embed, None),
+    "candidates: Gaussian process": (gp.posterior, None),
+}
+"""What an `ask` consists of: functions of the library, where needed only as called by another."""
+
+
+def profile_rows(case: ProposingCase) -> list[Row]:
+    """Where the time of an `ask` goes, on one thread and under cProfile, which makes small calls a little slower: part,
+    seconds, share."""
+    bench, profiler = _Bench(case), cProfile.Profile()
+    with _threads(1):
+        profiler.runcall(bench.sampler.ask, case.K)
+    stats: Any = pstats.Stats(profiler)
+    seconds = {part: _cumulative(stats.stats, *functions) for part, functions in PARTS.items()}
+    seconds["all else"] = stats.total_tt - sum(seconds.values())
+    return [{"part": part, "seconds": value, "share": value / stats.total_tt} for part, value in seconds.items()]
+
+
+def _cumulative(stats: Mapping[Any, Any], function: Callable[..., Any], caller: Callable[..., Any] | None) -> float:
+    """Seconds within a function, of all calls or of those by one caller."""
+    _, _, _, seconds, callers = stats.get(_place(function), (0, 0, 0.0, 0.0, {}))
+    return float(seconds if caller is None else callers.get(_place(caller), (0, 0, 0.0, 0.0))[3])
+
+
+def _place(function: Callable[..., Any]) -> tuple[str, int, str]:
+    code = inspect.unwrap(function).__code__
+    return code.co_filename, code.co_firstlineno, code.co_name
+
+
+def floor_rows(case: ProposingCase) -> list[Row]:
+    """A step of one kernel's learning, and a candidate's embedding, against what the device can do: part, gigaflops,
+    megabytes, floor_seconds, seconds, times (the measured over the floor).
+
+    The arithmetic is that of the products. The bytes are what a step keeps for its way back, written and read once.
+    The floor is the larger of the two times, at the rates that one thread of the device reaches with large products
+    and copies; both are measured on one thread.
+    """
+    with _threads(1):
+        flops, bytes_ = _rates(case.device)
+        kernel = _Bench(replace(case, K=1, max_steps=5)).sampler.kernels(1)[0]
+        learning, _ = _seconds(lambda: learn_kernel(kernel.encodings, kernel.f, kernel.settings, torch.Generator()))
+        embedding = min(_seconds(lambda: kernel.embed(kernel.encodings))[0] for _ in range(3))
+    rows = []
+    for part, passes, seconds in (("learning step", 3, learning / 5), ("candidate", 1, embedding / len(kernel.f))):
+        share = 1 if part == "learning step" else len(kernel.f)
+        work = passes * _forward_flops(kernel) / share
+        moved = 2 * STATE_BYTES * sum(map(len, kernel.encodings)) if share == 1 else 0
+        floor = max(work / flops, moved / bytes_)
+        rows.append({"part": part, "gigaflops": work / 1e9, "megabytes": moved / 1e6, "floor_seconds": floor,
+                     "seconds": seconds, "times": seconds / floor})  # fmt: skip
+    return rows
+
+
+STATE_BYTES = 23_000  # of a row of four layers of 64 units in both directions, see `lstm.BiLstm`
+
+
+def _forward_flops(kernel: Kernel) -> float:
+    """Of the products that embed D^k once: multiplications and additions."""
+    hidden, depth = kernel.embedding.lstm.hidden_size, kernel.embedding.lstm.num_layers
+    inputs = [len(used_columns(kernel.encodings)), *[2 * hidden] * (depth - 1)]
+    return sum(map(len, kernel.encodings)) * sum(2 * 2 * 4 * hidden * (width + hidden) for width in inputs)
+
+
+def _rates(device: str) -> tuple[float, float]:
+    """Floating-point operations a second in large float32 products, and bytes a second copied (read and written)."""
+    a, b = (torch.rand(size, 512, device=device) for size in (4096, 512))
+    wide = torch.rand(1 << 25, device=device)
+    product = min(_seconds(lambda: linear(a, b)[0, 0].item())[0] for _ in range(5))
+    copy = min(_seconds(lambda: wide.clone()[0].item())[0] for _ in range(5))
+    return 2 * 4096 * 512 * 512 / product, 2 * 4 * len(wide) / copy
+
+
+def _row(
+    proposer: str, sequences: str, threads: int, steps: int, candidates: int, step: float, candidate: float
+) -> Row:
+    whole = steps * step + candidates * candidate
+    return {
+        "proposer": proposer,
+        "sequences": sequences,
+        "threads": threads,
+        "step_seconds": step,
+        "candidate_seconds": candidate,
+        "steps": steps,
+        "candidates": candidates,
+        "seconds": whole,
+    }
+
+
+class _Bench:
+    """A sampler that was told the observations of a case, and the twin of one of its kernels."""
+
+    def __init__(self, case: ProposingCase, larger: _Bench | None = None) -> None:
+        self.case = case
+        self.space: SearchSpace = larger.space if larger else SearchSpace(_teacher(case))
+        self.told: list[Told] = larger.told[: case.observations] if larger else list(self._observations())
+        settings = KernelSettings(max_steps=case.max_steps)
+        self.sampler = EsnacSampler(self.space, case.seed, settings, candidates=case.candidates, device=case.device)
+        self.sampler.tell(self.told)
+
+    def _observations(self) -> Iterator[Told]:
+        whole = self.space.teacher.num_params
+        for index in range(self.case.observations):
+            rng = make_rng(self.case.seed, "benchmark-students", index)
+            decisions = self.space.sample(rng)
+            student = self.space.apply(decisions)
+            left, size = len(student.layers) / len(self.space.teacher.layers), student.num_params / whole
+            yield Told(decisions, student, (1 - size) * (1 + size) * min(1.0, 0.4 + left + rng.normal(0, 0.02)))
+
+    def slow(self, kernel: Kernel, published: bool) -> _Slow:
+        return _Slow(self.space, kernel, len(self.space.teacher.layers) if published else 0)
+
+
+class _Slow:
+    """One kernel of the twin, with sequences of at least so many rows."""
+
+    def __init__(self, space: SearchSpace, kernel: Kernel, length: int) -> None:
+        self.space, self.length = space, length
+        encodings = [self._encoding(encoding) for encoding in kernel.encodings]
+        generator = torch.Generator().manual_seed(0)
+        self.kernel = SlowKernel(encodings, kernel.f.tolist(), kernel.settings, generator)
+
+    def _encoding(self, encoding: np.ndarray) -> np.ndarray:
+        return with_gaps(encoding, max(self.length, len(encoding)))
+
+    def step_seconds(self, steps: int) -> float:
+        """Of one step, on average over so many, after one that is not counted."""
+        self.kernel.step(self.kernel.objective())
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.kernel.step(self.kernel.objective())
+        return (time.perf_counter() - began) / steps
+
+    def candidate_seconds(self, candidates: int) -> float:
+        """Of one candidate, on average over so many: drawn, built, named, encoded, embedded and scored."""
+        rng, seen = make_rng(0, "benchmark-candidates"), set[str]()
+
+        def look() -> None:
+            _, architecture = new_candidate(self.space, seen, rng)
+            self.kernel.log_ei(self._encoding(encode(architecture, self.kernel.settings.max_edge)))
+
+        look()
+        began = time.perf_counter()
+        for _ in range(candidates):
+            look()
+        return (time.perf_counter() - began) / candidates
+
+
+def _teacher(case: ProposingCase) -> Architecture:
+    return trace(teacher(case.teacher, 100, 3, 32, seed=case.seed), torch.zeros(1, 3, 32, 32))[0]
+
+
+def _seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """How long it took, and what it gave. All that is measured here ends with numbers on the CPU."""
+    began = time.perf_counter()
+    result = work()
+    return time.perf_counter() - began, result
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

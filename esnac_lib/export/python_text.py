@@ -1,0 +1,66 @@
+"""Pieces of a generated program: expressions that know when they need brackets, and calls that know when to break."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+WIDTH = 88  # the usual limit of formatters
+INDENT = " " * 8
+SUM, PRODUCT, ATOM = range(3)  # how tightly an expression holds together; a name or a call is an atom
+
+Argument = str | list[str]
+
+
+class Text(NamedTuple):
+    """An expression on one line."""
+
+    text: str
+    level: int = ATOM
+
+    def within(self, level: int) -> str:
+        """The expression as part of one of this level, in brackets if it needs them."""
+        return self.text if self.level >= level else f"({self.text})"
+
+    def lines(self, start: str) -> list[str]:
+        """The statement `start` followed by this expression."""
+        return [f"{INDENT}{start}{self.text}"]
+
+
+class Call(NamedTuple):
+    """A call of a function."""
+
+    function: str
+    arguments: Sequence[Argument]
+
+    @property
+    def flat(self) -> Text:
+        """The call as an expression on one line."""
+        return Text(f"{self.function}({', '.join(map(_flat, self.arguments))})")
+
+    def lines(self, start: str) -> list[str]:
+        """The lines of `start` followed by this call: a single one, or one an argument where that is too long."""
+        return call(f"{start}{self.function}", self.arguments)
+
+
+def call(start: str, arguments: Sequence[Argument]) -> list[str]:
+    """The lines of `start(arguments)`: a single one, or one an argument where that is too long.
+
+    An argument is an expression, or a list of them. The comma at the end of every line keeps formatters from joining
+    them again.
+    """
+    line = f"{INDENT}{start}({', '.join(map(_flat, arguments))})"
+    if len(line) <= WIDTH:
+        return [line]
+    lines = [f"{INDENT}{start}("]
+    for argument in arguments:
+        line = f"{INDENT}    {_flat(argument)},"
+        if isinstance(argument, list) and len(line) > WIDTH:
+            lines += [f"{INDENT}    [", *(f"{INDENT}        {part}," for part in argument), f"{INDENT}    ],"]
+        else:
+            lines.append(line)
+    return [*lines, f"{INDENT})"]
+
+
+def _flat(argument: Argument) -> str:
+    return argument if isinstance(argument, str) else f"[{', '.join(argument)}]"

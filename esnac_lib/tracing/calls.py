@@ -1,0 +1,163 @@
+"""What a recording is made of: values and constants in place of tensors, calls, visits of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Names = frozenset[str]
+
+
+class Place(NamedTuple):
+    """Where a call stands: the path and class of the innermost module, and the line of the user's code.
+
+    plain: whether that module is one of PyTorch's own, which call one function each; holds: whether it has tensors.
+    """
+
+    path: str
+    kind: str
+    line: str
+    plain: bool = False
+    holds: bool = False
+
+    def __str__(self) -> str:
+        module = f"{self.path} ({self.kind})" if self.path else self.kind
+        return f"{module}, {self.line}" if self.line else module
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Value:
+    """A tensor made of the input, as it was after call number `made` (-1: the input itself)."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    made: int
+
+    def __repr__(self) -> str:
+        return f"a tensor {self.shape}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Constant:
+    """A tensor that is not made of the input. names: the parameters and buffers that it was computed from.
+
+    known: whether it is clear where it comes from (a module holds it, or the run made it).
+    """
+
+    tensor: Tensor
+    names: Names
+    known: bool
+    version: int
+
+    def __repr__(self) -> str:
+        return f"a constant {tuple(self.tensor.shape)}"
+
+    def put(self, tensor: Tensor) -> Constant:
+        """Another tensor that was computed from this one alone."""
+        return replace(self, tensor=tensor, version=tensor._version)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A call. In `args` and `kwargs` the tensors are replaced by Values and Constants.
+
+    target: the function, or the module that was called as a whole. results: the tensors that it returned; with
+    `written` also those that it changed in place without returning them. reason: why it cannot be followed.
+    """
+
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[Value, ...]
+    place: Place
+    position: int
+    written: bool = False
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the function, or of the module's class."""
+        return name_of(self.target)
+
+    @property
+    def values(self) -> list[Value]:
+        """The Values that it reads, in order, once for every time that they are read."""
+        return list(leaves((self.args, self.kwargs), Value))
+
+
+@dataclass(eq=False)
+class Visit:
+    """One run of a module's forward: what it was given, what it gave, and the calls and visits in it."""
+
+    module: nn.Module
+    path: str
+    start: int
+    args: Any
+    kwargs: Any = field(default_factory=dict)
+    output: Any = None
+    stop: int = -1
+    items: list[Call | Visit] = field(default_factory=list)
+    place: Place = field(default_factory=lambda: Place("", "", ""))
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """The visit of the whole module, all calls in order, and the output (with Values and Constants for tensors)."""
+
+    root: Visit
+    calls: list[Call]
+    images: Value
+    output: Any
+    tensor: Any  # the output as it was
+
+
+# -- helpers -----------------------------------------------------------------------------------------------------------
+
+
+def name_of(target: Any) -> str:
+    """The name of a function ("add" for `Tensor.add_` and `+=`), a property, or a module's class."""
+    if isinstance(target, nn.Module):
+        return type(target).__name__
+    name = str(getattr(target, "__name__", target))
+    if name == "__get__":
+        name = str(getattr(getattr(target, "__self__", None), "__name__", name))
+    return name.strip("_") or name
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def leaves(tree: Any, kind: type) -> Iterator[Any]:
+    """All objects of a kind in nested tuples, lists, dicts and slices."""
+    if isinstance(tree, kind):
+        yield tree
+    elif isinstance(tree, tuple | list):
+        for item in tree:
+            yield from leaves(item, kind)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from leaves(item, kind)
+    elif isinstance(tree, slice):
+        yield from leaves((tree.start, tree.stop, tree.step), kind)
+
+
+def replaced(tree: Any, kind: type | tuple[type, ...], by: Callable[[Any], Any]) -> Any:
+    """A copy of nested tuples, lists, dicts and slices with every object of a kind replaced."""
+    if isinstance(tree, kind):
+        return by(tree)
+    if isinstance(tree, tuple | list):
+        items = [replaced(item, kind, by) for item in tree]
+        return tree if type(tree) is torch.Size else (tuple(items) if isinstance(tree, tuple) else items)
+    if isinstance(tree, dict):
+        return {key: replaced(item, kind, by) for key, item in tree.items()}
+    if isinstance(tree, slice):
+        return slice(*replaced((tree.start, tree.stop, tree.step), kind, by))
+    return tree

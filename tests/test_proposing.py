@@ -1,0 +1,131 @@
+"""ESNAC's `ask` against the one that takes architectures one at a time, and what is measured of both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from esnac_lib.benchmarks import proposing
+from esnac_lib.benchmarks.proposing import (
+    ProposingCase,
+    floor_rows,
+    growth_rows,
+    profile_rows,
+    speed_rows,
+    speed_summary,
+)
+from esnac_lib.benchmarks.slow_proposing import slow_ask, with_gaps
+from esnac_lib.kernels import KernelSettings
+from esnac_lib.samplers import EsnacSampler, RandomSampler, Told
+from esnac_lib.space import SearchSpace
+from esnac_lib.teachers import teacher
+from esnac_lib.tracing import trace
+
+SMALL = ProposingCase(teacher="cnn4", observations=6, K=2, candidates=4, max_steps=2)
+
+
+@pytest.fixture(scope="module")
+def space() -> SearchSpace:
+    return SearchSpace(trace(teacher("cnn4", 10, 1, 8, seed=0), torch.zeros(1, 1, 8, 8))[0])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_same_trials_as_one_at_a_time(space: SearchSpace, seed: int) -> None:
+    """Two steps of three proposals each. The predictions differ by rounding, which 30 steps of Adam make larger."""
+    settings = KernelSettings(max_steps=30)
+    sampler = EsnacSampler(space, seed, settings, candidates=30)
+    told: list[Told] = []
+    for step in range(3):
+        proposals = sampler.ask(3)
+        if step:
+            slow = slow_ask(space, told, seed, 3, settings, 30)
+            assert [p.decisions for p in proposals] == [p.decisions for p in slow]
+            for name in ("mean", "variance", "ei"):
+                ours, theirs = ([getattr(p, name) for p in found] for found in (proposals, slow))
+                np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+        values = [int(p.architecture.arch_id[:6], 16) / 16**6 for p in proposals]
+        trials = [Told(p.decisions, p.architecture, f) for p, f in zip(proposals, values, strict=True)]
+        sampler.tell(trials)
+        told += trials
+
+
+def test_a_failed_trial_is_no_observation_of_either(space: SearchSpace) -> None:
+    settings = KernelSettings(max_steps=2)
+    first = RandomSampler(space, 3).ask(4)
+    told = [Told(p.decisions, p.architecture, f) for p, f in zip(first, (0.3, None, 0.8, 0.1), strict=True)]
+    sampler = EsnacSampler(space, 3, settings, candidates=5)
+    sampler.tell(told)
+    assert [p.decisions for p in sampler.ask(2)] == [p.decisions for p in slow_ask(space, told, 3, 2, settings, 5)]
+
+
+def test_sequences_of_the_published_length() -> None:
+    encoding = np.ones((3, 5), np.float32)
+    assert with_gaps(encoding, 7).shape == (7, 5)
+    assert with_gaps(encoding, 7)[3:].sum() == 0
+    np.testing.assert_array_equal(with_gaps(encoding, 3), encoding)
+
+
+def test_speed() -> None:
+    before = torch.get_num_threads()
+    rows = speed_rows(SMALL, slow_steps=1, slow_candidates=1)
+    assert torch.get_num_threads() == before
+    assert [row["proposer"] for row in rows] == ["ours", *["one at a time"] * (len(rows) - 1)]
+    assert {(row["sequences"], row["threads"]) for row in rows[1:]} == {
+        (sequences, threads) for sequences in ("published", "short") for threads in {1, before}
+    }
+    for row in rows:
+        assert row["candidates"] == 8
+        assert 1 <= row["steps"] <= 4
+        parts = row["steps"] * row["step_seconds"] + row["candidates"] * row["candidate_seconds"]
+        assert row["seconds"] == pytest.approx(parts)
+        assert min(row["step_seconds"], row["candidate_seconds"]) > 0
+
+
+def test_speed_summary_takes_the_twin_at_its_best() -> None:
+    rows = [
+        {"proposer": "ours", "sequences": "short", "threads": 2, "seconds": 2.0},
+        {"proposer": "one at a time", "sequences": "published", "threads": 1, "seconds": 40.0},
+        {"proposer": "one at a time", "sequences": "published", "threads": 2, "seconds": 90.0},
+        {"proposer": "one at a time", "sequences": "short", "threads": 1, "seconds": 24.0},
+        {"proposer": "one at a time", "sequences": "short", "threads": 2, "seconds": 22.0},
+    ]
+    assert speed_summary(rows) == {
+        "propose_speedup": 20.0,
+        "propose_speedup_threads": 45.0,
+        "propose_speedup_short": 11.0,
+    }
+
+
+def test_growth_is_scaled_to_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [replace(SMALL, observations=3, max_steps=10, candidates=8), replace(SMALL, K=1)]
+    rows = growth_rows(cases, steps=1, candidates=2)
+    assert [(row["observations"], row["K"]) for row in rows] == [(3, 2), (6, 1)]
+    assert all(row["seconds"] == row["learning"] + row["choosing"] for row in rows)
+    monkeypatch.setattr(proposing, "_seconds", lambda work: (1.0, work()))
+    (row, _) = growth_rows(cases, steps=1, candidates=2)
+    assert (row["learning"], row["choosing"]) == (10.0, 4.0)
+
+
+def test_profile_and_floor() -> None:
+    parts = profile_rows(SMALL)
+    assert sum(row["share"] for row in parts) == pytest.approx(1)
+    assert all(row["seconds"] > 0 for row in parts)  # every part is found
+    step, candidate = floor_rows(SMALL)
+    assert step["gigaflops"] > 3 * candidate["gigaflops"] > 0
+    assert (step["megabytes"] > 0) and candidate["megabytes"] == 0
+    for row in (step, candidate):
+        assert row["times"] == pytest.approx(row["seconds"] / row["floor_seconds"])
+        assert row["times"] > 1
+
+
+def test_the_arithmetic_of_an_embedding(space: SearchSpace) -> None:
+    """Against what PyTorch counts of `nn.LSTM`'s definition: each gate is a product with the inputs and one with h."""
+    sampler = EsnacSampler(space, 0, KernelSettings(max_steps=0))
+    sampler.tell([Told(p.decisions, p.architecture, 0.5) for p in RandomSampler(space, 0).ask(3)])
+    (kernel,) = sampler.kernels(1)
+    rows, width = sum(map(len, kernel.encodings)), int(np.concatenate(kernel.encodings).any(0).sum())
+    by_hand = sum(4 * 64 * (inputs + 64) for inputs in (width, 128, 128, 128))  # multiply-accumulates, one direction
+    assert proposing._forward_flops(kernel) == 2 * 2 * rows * by_hand
