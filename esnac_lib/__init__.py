@@ -25,6 +25,7 @@ _HOME = {
     "N2nSampler": "samplers",
     "NarrowSampler": "samplers",
     "RandomSampler": "samplers",
+    "RayEvaluator": "ray_evaluator",
     "SearchSpace": "space",
     "Study": "study",
     "StudyConfig": "config",

@@ -46,10 +46,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """How ESNAC searches, as published and as it did better (sampler_comparison.ipynb has the evidence)."""
 
-RESULT_FREE = frozenset({"device", "data_root", "max_minutes", "beside"})
+RESULT_FREE = frozenset(
+    {"device", "evaluator", "ray_address", "students_per_gpu", "data_root", "max_minutes", "beside"}
+)
 """Parameters that no result depends on: they may change when a study is resumed. (`steps` may grow.)"""
 
-_ONLY_FOR_FINAL_TRAINING = frozenset({"final_epochs", "final_lr", "top"})
+_ONLY_FOR_FINAL_TRAINING = frozenset({"final_epochs", "final_lr", "top", "label_smoothing"})
 _IPYTHON_NAMES = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open", "display"})
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -157,9 +159,19 @@ class StudyConfig(FlatConfig):
     schedule: Annotated[
         Literal["step", "one_cycle"], Field(description="learning rate schedule of teachers and final training")
     ] = "one_cycle"
+    label_smoothing: Annotated[
+        float, Field(ge=0, lt=1, description="label smoothing of the reference teacher and of final training")
+    ] = 0.0
     baseline: Annotated[bool, Field(description="also train the uniformly narrowed teacher")] = True
     seed: Annotated[int, Field(ge=0, description="seed of every random draw")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
+    evaluator: Annotated[
+        Literal["local", "ray"], Field(description="where students are trained: in this process, or by Ray")
+    ] = "local"
+    ray_address: Annotated[
+        str, Field(description="cluster to use (auto: the one of this machine); empty: start one")
+    ] = ""
+    students_per_gpu: Annotated[int, Field(ge=1, description="students that share a GPU of a Ray cluster")] = 4
     max_minutes: Annotated[float, Field(ge=0, description="stop after so many minutes; 0: no limit")] = 0.0
     beside: Annotated[str, Field(description="other studies to show in the same figures, with commas")] = ""
 
@@ -383,7 +395,8 @@ def _explain(config: type[FlatConfig], fault: ErrorDetails) -> str:
     if fault["type"] == "literal_error" and isinstance(value, str):
         return _unknown_choice(f"{name} = {_show(value)}", value, get_args(config.model_fields[name].annotation))
     allowed, hint = _allowed(config, name), _hint(config, name, value)
-    if fault["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"):
+    limits = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+    if fault["type"] in limits:
         return f"{name} = {_show(value)} is out of range: {allowed} is allowed"
     return f"{name} = {_show(value)} is of the wrong type ({type(value).__name__}): {allowed} is allowed{hint}"
 
@@ -403,10 +416,10 @@ def _allowed(config: type[FlatConfig], name: str) -> str:
         text += f" of at least {schema['minimum']:g}"
     if "exclusiveMinimum" in schema:
         text += f" above {schema['exclusiveMinimum']:g}"
-    if "maximum" in schema:
-        text += f" and at most {schema['maximum']:g}"
     if "exclusiveMaximum" in schema:
         text += f" and below {schema['exclusiveMaximum']:g}"
+    if "maximum" in schema:
+        text += f" and at most {schema['maximum']:g}"
     return text
 
 

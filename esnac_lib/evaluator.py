@@ -6,22 +6,24 @@ side by side. It knows nothing of the search.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from esnac_lib.architecture import Architecture
 from esnac_lib.errors import EsnacError, TrainingError
-from esnac_lib.network import Network, build, inherit
+from esnac_lib.faults import one_line
+from esnac_lib.network import Network, Weights, build, inherit
 from esnac_lib.randomness import derive_seed
-from esnac_lib.study_data import StudyData
+from esnac_lib.splitting import train_splitting
+from esnac_lib.student import Images
 from esnac_lib.teachers import fresh_network
 from esnac_lib.trained_teacher import TrainedTeacher
 from esnac_lib.trainer import Outcome, Recipe, Trainee, clear_checkpoint, train
 from esnac_lib.watch import NOBODY, Watch
 from esnac_lib.weights import save_weights
-
-RETRIES = 2  # of a student that met a fault of the machine
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,35 @@ class Evaluation:
     seconds: float
 
 
+class Evaluator(Protocol):
+    """What a study asks of an evaluator. `contextlib.closing` closes one."""
+
+    def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> Generator[Evaluation, None, None]:
+        """What became of each task, in the order in which they end; weights of complete ones lie on the disk then.
+
+        A student becomes the same wherever and beside whomever it is trained: every draw comes from the study's seed,
+        `purpose` and `index`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Lets go of what was held between two calls."""
+        ...
+
+
+class SearchData(Protocol):
+    """What students of a search learn from and are judged by; `StudyData` is one."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def search(self) -> Images: ...
+
+    @property
+    def validation(self) -> Images: ...
+
+
 class LocalEvaluator:
     """Trains students in this process, and writes the weights of their best epochs to `students`.
 
@@ -64,7 +95,7 @@ class LocalEvaluator:
     def __init__(
         self,
         teacher: TrainedTeacher | None,
-        data: StudyData,
+        data: SearchData,
         recipe: Recipe,
         seed: int,
         students: Path,
@@ -78,31 +109,31 @@ class LocalEvaluator:
         self.watch = watch
         self._teacher_network = teacher.network() if teacher and recipe.loss == "distillation" else None
 
-    def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> list[Evaluation]:
-        """Train the students of one step side by side; one that a fault of the machine stopped is tried again alone.
+    def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> Generator[Evaluation, None, None]:
+        """Train the students of one step side by side, in smaller groups where the machine cannot train them all."""
+        checkpoint = self.students / "checkpoint"
+        for evaluation, weights in self.trained(tasks, purpose, index, checkpoint):
+            if weights:
+                save_weights(self.students / f"{evaluation.key}.safetensors", weights)
+            yield evaluation
+        clear_checkpoint(checkpoint)
 
-        purpose, index: name the step, and with the seed every random draw in it.
-        """
-        results: dict[str, Evaluation] = {}
-        networks: dict[str, Network] = {}
+    def trained(
+        self, tasks: Sequence[Task], purpose: str, index: int, checkpoint: Path | None = None
+    ) -> Iterator[tuple[Evaluation, Weights]]:
+        """What became of each task, with the weights of its best epoch (none if it failed); writes no weights."""
+        networks: dict[str, Callable[[], Network]] = {}
         for task in tasks:
             try:
-                networks[task.key] = self._student(task)
+                networks[task.key] = _Remade(partial(self._student, task))
             except (EsnacError, RuntimeError) as error:
-                results[task.key] = Evaluation(task.key, None, 0, f"cannot be built: {_one_line(error)}", False, 0.0)
-        outcomes = self._train(networks, purpose, index) if networks else {}
-        for task in tasks:
-            if task.key in networks:
-                outcome, network = outcomes[task.key], networks[task.key]
-                for _ in range(RETRIES):
-                    if not outcome.retry:
-                        break
-                    clear_checkpoint(self.students / "checkpoint")
-                    network = self._student(task)
-                    outcome = self._train({task.key: network}, purpose, index)[task.key]
-                results[task.key] = self._record(outcome, network)
-        clear_checkpoint(self.students / "checkpoint")
-        return [results[task.key] for task in tasks]
+                yield Evaluation(task.key, None, 0, f"cannot be built: {one_line(error)}", False, 0.0), {}
+        if networks:
+            for outcome, network in train_splitting(networks, partial(self._train, purpose, index, checkpoint)):
+                yield _evaluation(outcome), _best_weights(outcome, network)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
     def _student(self, task: Task) -> Network:
         architecture = task.architecture
@@ -112,9 +143,11 @@ class LocalEvaluator:
             raise TrainingError(f"{task.key} cannot inherit: there is no teacher; give it an initialisation")
         return build(architecture, inherit(self.teacher.weights, architecture))
 
-    def _train(self, networks: dict[str, Network], purpose: str, index: int) -> dict[str, Outcome]:
+    def _train(
+        self, purpose: str, index: int, checkpoint: Path | None, trainees: Sequence[Trainee]
+    ) -> dict[str, Outcome]:
         return train(
-            [Trainee(key, network) for key, network in networks.items()],
+            trainees,
             self.data.search,
             self.data.validation,
             self.recipe,
@@ -123,18 +156,31 @@ class LocalEvaluator:
             index=index,
             device=self.data.device,
             teacher=self._teacher_network,
-            checkpoint=self.students / "checkpoint",
+            checkpoint=checkpoint,
             watch=self.watch,
         )
 
-    def _record(self, outcome: Outcome, network: Network) -> Evaluation:
-        if outcome.state == "complete":
-            network.cpu().load_state_dict(outcome.best_weights)
-            save_weights(self.students / f"{outcome.key}.safetensors", network.weights())
-        return Evaluation(
-            outcome.key, outcome.best_accuracy, outcome.best_epoch, outcome.error, outcome.retry, outcome.seconds
-        )
+
+class _Remade:
+    """Makes a network again and again; the first one at once, so that what cannot be made fails here."""
+
+    def __init__(self, make: Callable[[], Network]) -> None:
+        self._make = make
+        self._first: Network | None = make()
+
+    def __call__(self) -> Network:
+        network, self._first = self._first, None
+        return network or self._make()
 
 
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _evaluation(outcome: Outcome) -> Evaluation:
+    return Evaluation(
+        outcome.key, outcome.best_accuracy, outcome.best_epoch, outcome.error, outcome.retry, outcome.seconds
+    )
+
+
+def _best_weights(outcome: Outcome, network: Network) -> Weights:
+    if outcome.state == "failed":
+        return {}
+    network.cpu().load_state_dict(outcome.best_weights)
+    return network.weights()

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from esnac_lib.architecture import Architecture
 from esnac_lib.batches import DeviceData
 from esnac_lib.errors import TrainingError
-from esnac_lib.network import build
+from esnac_lib.network import Network, build
 from esnac_lib.objective import objective
+from esnac_lib.splitting import train_splitting
 from esnac_lib.study_data import StudyData
-from esnac_lib.trainer import Outcome, Recipe, Trainee, clear_checkpoint, train
+from esnac_lib.trainer import Recipe, clear_checkpoint, train
 from esnac_lib.watch import NOBODY, Watch
 from esnac_lib.weights import load_weights, save_weights
 
@@ -94,31 +96,30 @@ class FinalTraining:
     ) -> list[FinalResult]:
         done = {finalist.key: self._store(phase, finalist.key) for finalist in finalists}
         left = [finalist for finalist in finalists if done[finalist.key] is None]
-        networks = {f.key: build(f.architecture, load_weights(f.weights)) for f in left}
-        outcomes: dict[str, Outcome] = {}
         checkpoint = self.folder / f"checkpoint-{phase}"
-        if left:
-            outcomes = train(
-                [Trainee(key, network) for key, network in networks.items()],
-                images,
-                judged,
-                self.recipe,
-                seed=self.seed,
-                purpose=f"{phase}-training",
-                device=self.data.device,
-                checkpoint=checkpoint,
-                watch=self._watch(phase),
-            )
+        train_group = partial(
+            train,
+            train_data=images,
+            evaluation_data=judged,
+            recipe=self.recipe,
+            seed=self.seed,
+            purpose=f"{phase}-training",
+            device=self.data.device,
+            checkpoint=checkpoint,
+            watch=self._watch(phase),
+        )
         results: dict[str, FinalResult] = {key: FinalResult(**fields) for key, fields in done.items() if fields}
-        for finalist in left:
-            outcome = outcomes[finalist.key]
+        reasons: list[str] = []
+        networks = {finalist.key: partial(_starting, finalist) for finalist in left}
+        for outcome, network in train_splitting(networks, train_group) if left else ():
             if outcome.state != "complete" or outcome.last_accuracy is None or outcome.best_accuracy is None:
+                reasons.append(f"{outcome.key}: {outcome.error}")
                 continue
-            architecture = finalist.architecture
-            networks[finalist.key].cpu().load_state_dict(outcome.last_weights)
-            save_weights(self.folder / f"{finalist.key}-{phase}.safetensors", networks[finalist.key].weights())
-            results[finalist.key] = FinalResult(
-                finalist.key,
+            architecture = network.architecture
+            network.cpu().load_state_dict(outcome.last_weights)
+            save_weights(self.folder / f"{outcome.key}-{phase}.safetensors", network.weights())
+            results[outcome.key] = FinalResult(
+                outcome.key,
                 architecture.num_params,
                 architecture.macs,
                 architecture.arch_id,
@@ -127,9 +128,13 @@ class FinalTraining:
                 on_test,
                 outcome.seconds,
             )
-            self._keep(phase, finalist.key, results[finalist.key])
+            self._keep(phase, outcome.key, results[outcome.key])
         clear_checkpoint(checkpoint)
         if not results:
-            reasons = "; ".join(f"{key}: {outcome.error}" for key, outcome in outcomes.items())
-            raise TrainingError(f"no final training succeeded: {reasons}")
+            raise TrainingError(f"no final training succeeded: {'; '.join(reasons)}")
         return [results[finalist.key] for finalist in finalists if finalist.key in results]
+
+
+def _starting(finalist: Finalist) -> Network:
+    """A finalist's network with the weights that its final training starts from."""
+    return build(finalist.architecture, load_weights(finalist.weights))

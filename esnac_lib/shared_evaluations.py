@@ -115,7 +115,8 @@ def training_of(config: StudyConfig) -> dict[str, Any]:
         "augment": config.augment,
         "seed": config.seed,
         "search": asdict(Recipe.search(config)),
-        "teacher_recipe": asdict(Recipe.teacher(config)),
+        "teacher_recipe": asdict(Recipe.teacher(config, "search")),
+        "evaluator": config.evaluator,  # a cluster has other machines
     }
 
 

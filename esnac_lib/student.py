@@ -19,8 +19,10 @@ from torch.nn import functional as F
 
 from esnac_lib.checkpoints import Saved, cpu_copy, optimizer_tensors, read_checkpoint, restore, write_checkpoint
 from esnac_lib.errors import TrainingError
+from esnac_lib.faults import is_machine_fault, one_line
 from esnac_lib.randomness import derive_seed
 from esnac_lib.recipes import Recipe
+from esnac_lib.stepping import Batch, Lane, RecordedStep, recorder
 from esnac_lib.watch import EpochResult
 
 
@@ -76,7 +78,6 @@ class Group:
     device: torch.device
     train_data: Images
     evaluation_data: Images | None
-    teacher: nn.Module | None
     seed: int
     purpose: str
     index: int
@@ -99,10 +100,12 @@ class Student:
         self.best_epoch = 0
         self.best: dict[str, Tensor] = {}  # stays empty without accuracies: then the last epoch is the best
         self.seconds = 0.0
+        self.lane = Lane(group.device)
         self.optimizer: torch.optim.Optimizer
-        # Of the epoch in progress; the tensors are scalars on the device.
+        self.step: Callable[[Batch], None]
+        # Of the epoch in progress; the tensors are scalars on the device and keep their place.
         self.random: _RandomStream
-        self.images: int
+        self.images = 0
         self.loss: Tensor  # () float64, summed over the images
         self.correct: Tensor  # () int64
         self.finite: Tensor  # () bool
@@ -118,9 +121,14 @@ class Student:
 
     def start(self, checkpoint: Path | None) -> None:
         """Moves the network to the device, and goes on from its checkpoint where there is a sound one."""
-        recipe = self.group.recipe
-        self.network.to(self.group.device).to(memory_format=torch.channels_last)
-        self.optimizer = recipe.make_optimizer(self.network.parameters())
+        recipe, device = self.group.recipe, self.group.device
+        self.network.to(device).to(memory_format=torch.channels_last)
+        record = recorder(device)
+        self.optimizer = recipe.make_optimizer(self.network.parameters(), recorded=record is not None)
+        self.step = self._step if record is None else RecordedStep(self._step, record, self.key)
+        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
         path = None if checkpoint is None else checkpoint / f"{self.key}.safetensors"
         if path is not None and path.exists():
             try:
@@ -172,35 +180,43 @@ class Student:
         purpose = f"{group.purpose}/dropout/{self.key}"
         self.random = _RandomStream(group.device, derive_seed(group.seed, purpose, group.index, epoch - 1))
         self.images = 0
-        self.loss = torch.zeros((), dtype=torch.float64, device=group.device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=group.device)
-        self.finite = torch.ones((), dtype=torch.bool, device=group.device)
+        self.loss.zero_()
+        self.correct.zero_()
+        self.finite.fill_(True)
 
-    def learn(self, x: Tensor, y: Tensor, target: Tensor | None, lr: float) -> None:
-        """One step on images (B, C, H, W), towards labels (B,) or the teacher's logits (B, classes)."""
-        for settings in self.optimizer.param_groups:
-            settings["lr"] = lr
+    def learn(self, batch: Batch, lr: float) -> None:
+        """One step, towards the teacher's logits where the batch has them, else towards its labels."""
+        with self.lane, self.random:
+            for settings in self.optimizer.param_groups:
+                if isinstance(settings["lr"], Tensor):
+                    settings["lr"].fill_(lr)
+                else:
+                    settings["lr"] = lr
+            self.step(batch)
+        self.images += len(batch.y)
+
+    def _step(self, batch: Batch) -> None:
+        """What may be recorded: it reads tensors only, and leaves nothing behind but in tensors."""
+        recipe, target = self.group.recipe, batch.target
         self.optimizer.zero_grad(set_to_none=True)
-        with self.random:
-            logits = logits_of(self.network, x)  # (B, classes)
+        logits = logits_of(self.network, batch.x)  # (B, classes)
         if target is None:
-            loss = F.cross_entropy(logits, y)
+            loss = F.cross_entropy(logits, batch.y, label_smoothing=recipe.label_smoothing)
         elif logits.shape == target.shape:
             loss = F.mse_loss(logits, target)
         else:
             raise TrainingError(f"logits {tuple(logits.shape)} do not have the teacher's form {tuple(target.shape)}")
         loss.backward()
-        if self.group.recipe.clip_norm < math.inf:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.group.recipe.clip_norm, foreach=True)
+        if recipe.clip_norm < math.inf:
+            nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm, foreach=True)
         self.optimizer.step()
-        self.images += len(x)
-        self.loss += loss.detach().double() * len(x)
+        self.loss += loss.detach().double() * len(batch.y)
 
-    def judge(self, x: Tensor, y: Tensor) -> None:
+    def judge(self, batch: Batch) -> None:
         """Counts what it gets right, without looking at the numbers: that would wait for the device."""
         with torch.inference_mode():
-            logits = logits_of(self.network, x)
-            self.correct += (logits.argmax(1) == y).sum()
+            logits = logits_of(self.network, batch.x)
+            self.correct += (logits.argmax(1) == batch.y).sum()
             self.finite &= logits.isfinite().all()
 
     def end_learning(self, epoch: int) -> None:
@@ -237,9 +253,11 @@ class Student:
 
     def release(self) -> None:
         """Gives the memory of a failed student back: what the optimiser keeps, gradients, weights on the device."""
-        vars(self).pop("optimizer", None)
+        for name in ("optimizer", "step"):
+            vars(self).pop(name, None)
         self.best = {}
         with contextlib.suppress(RuntimeError):  # of a device that answers no more
+            self.lane.join()  # what it was still to do there must not meet memory that others have by then
             self.network.zero_grad(set_to_none=True)
             self.network.to("cpu")
             if self.group.device.type == "cuda":
@@ -285,17 +303,5 @@ class _RandomStream:
 
 def logits_of(network: nn.Module, x: Tensor) -> Tensor:
     """float32 (B, classes), computed in bfloat16 on CUDA. The network gets a copy, which it may overwrite."""
-    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=x.is_cuda):
+    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=x.is_cuda, cache_enabled=False):
         return network(x.clone()).float()
-
-
-def one_line(error: Exception) -> str:
-    """The kind of an exception and its message, without line breaks."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-
-
-def is_machine_fault(error: Exception) -> bool:
-    """Whether it may go well another time: memory that ran out, a device that broke."""
-    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(t in str(error) for t in ("can't allocate memory", "ALLOC_FAILED"))

@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from esnac_lib.data import load_dataset
 from esnac_lib.decisions import Limits
 from esnac_lib.environment import describe_environment
 from esnac_lib.errors import ConfigError
-from esnac_lib.evaluator import LocalEvaluator, Task
+from esnac_lib.evaluator import Evaluator, LocalEvaluator, Task
 from esnac_lib.final_training import Finalist, FinalResult, FinalTraining
 from esnac_lib.kernels import KernelSettings
 from esnac_lib.ledger import Ledger
@@ -35,6 +36,7 @@ from esnac_lib.ledger_file import has_ledger
 from esnac_lib.network import Weights
 from esnac_lib.objective import compression_ratio, objective
 from esnac_lib.progress import Progress, duration
+from esnac_lib.ray_evaluator import Cluster, RayEvaluator, check_portable, check_ray
 from esnac_lib.samplers import (
     EsnacSampler,
     EvolutionSampler,
@@ -108,10 +110,14 @@ class Study:
         self.device = pick_device(config.device)
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device = {config.device!r}: this machine has no CUDA device; give 'cpu' or 'auto'")
+        if config.evaluator == "ray":
+            check_ray()
         dataset = load_dataset(config.dataset, data_root_of(config))
         self.data = StudyData(dataset, config, self.device)
         limits = Limits(config.max_params or None, config.max_macs or None)
         teacher = traced_teacher(config, self.data.dataset)[0]
+        if config.evaluator == "ray":
+            check_portable(teacher)
         self.space = SearchSpace(teacher, config.operator_names, config.grouping, limits, config.sampling)
         self._deadline = float("inf")
 
@@ -209,23 +215,24 @@ class Study:
     # -- the search (ESNAC Algorithm 1) ------------------------------------------------------------------------------
 
     def _search(self, ledger: Ledger, teacher: TrainedTeacher, sampler: Sampler) -> None:
-        sampler.tell(told_trials(ledger, range(self.config.steps)))
-        evaluator = self._evaluator(ledger, teacher, "search")
+        done = [step for step in range(self.config.steps) if not ledger.pending(step)]
+        sampler.tell(told_trials(ledger, done))
         shared = SharedEvaluations(self.folder, self.config, describe_environment(self.device))
         began, already = time.monotonic(), count_told(ledger)
-        for step in range(self.config.steps):
-            if step not in set(ledger.trials()["step"]):
-                self._stop_if_asked(ledger)
-                if not self._propose(ledger, sampler, step):
-                    self.progress.note(f"the search space is exhausted after {count_told(ledger)} architectures")
-                    return
-            if not ledger.pending(step):
-                continue
-            self._look_up(ledger, shared, teacher, step)
-            if ledger.pending(step):
-                self._evaluate(ledger, evaluator, teacher, step)
-            sampler.tell(told_trials(ledger, [step]))
-            self._report_step(ledger, step, began, already)
+        with closing(self._evaluator(ledger, teacher, "search")) as evaluator:
+            for step in range(self.config.steps):
+                if step not in set(ledger.trials()["step"]):
+                    self._stop_if_asked(ledger)
+                    if not self._propose(ledger, sampler, step):
+                        self.progress.note(f"the search space is exhausted after {count_told(ledger)} architectures")
+                        return
+                if not ledger.pending(step):
+                    continue
+                self._look_up(ledger, shared, teacher, step)
+                if ledger.pending(step):
+                    self._evaluate(ledger, evaluator, teacher, step)
+                sampler.tell(told_trials(ledger, [step]))
+                self._report_step(ledger, step, began, already)
 
     def _stop_if_asked(self, ledger: Ledger) -> None:
         if self._should_stop(ledger):
@@ -238,15 +245,13 @@ class Study:
         ledger.record(step, [row_of(proposal, seconds) for proposal in proposals])
         return bool(proposals)
 
-    def _evaluator(self, ledger: Ledger, teacher: TrainedTeacher, phase: str) -> LocalEvaluator:
-        return LocalEvaluator(
-            teacher,
-            self.data,
-            Recipe.search(self.config),
-            self.config.seed,
-            self.folder / "students",
-            self._watch(ledger, phase),
-        )
+    def _evaluator(self, ledger: Ledger, teacher: TrainedTeacher, phase: str) -> Evaluator:
+        config, watch = self.config, self._watch(ledger, phase)
+        recipe, students = Recipe.search(config), self.folder / "students"
+        if config.evaluator == "local":
+            return LocalEvaluator(teacher, self.data, recipe, config.seed, students, watch)
+        cluster = Cluster(config.ray_address, config.students_per_gpu, config.device)
+        return RayEvaluator(teacher, self.data, recipe, config.seed, students, watch, cluster)
 
     def _look_up(self, ledger: Ledger, shared: SharedEvaluations, teacher: TrainedTeacher, step: int) -> None:
         """Tell the trials that another study of the experiment has evaluated; `seconds` are that training's."""
@@ -265,25 +270,24 @@ class Study:
                 f = objective(row.params, self.space.teacher.num_params, found.accuracy, teacher.accuracy)
                 ledger.complete(trial, found.accuracy, f, found.best_epoch, found.seconds)
 
-    def _evaluate(self, ledger: Ledger, evaluator: LocalEvaluator, teacher: TrainedTeacher, step: int) -> None:
+    def _evaluate(self, ledger: Ledger, evaluator: Evaluator, teacher: TrainedTeacher, step: int) -> None:
         pending = ledger.pending(step)
         ledger.running(list(pending))
         self.progress.begin(f"step {step + 1}/{self.config.steps}")
-        tasks = {
-            student_key(trial): Task(student_key(trial), self._student(row.architecture))
-            for trial, row in pending.items()
-        }
+        trials = {student_key(trial): trial for trial in pending}
+        tasks = [Task(key, self._student(pending[trial].architecture)) for key, trial in trials.items()]
         # Not the step: what becomes of an architecture depends on the seed alone, so that it can be looked up.
-        results = {result.key: result for result in evaluator.evaluate(list(tasks.values()), "search", 0)}
+        with closing(evaluator.evaluate(tasks, "search", 0)) as results:
+            for result in results:
+                trial = trials[result.key]
+                if result.accuracy is None:
+                    # a diverged student is told as f = 0; a fault of the machine says nothing about its architecture
+                    ledger.fail(trial, result.error or "failed", result.seconds, f=None if result.machine else 0.0)
+                else:
+                    params = pending[trial].params
+                    f = objective(params, self.space.teacher.num_params, result.accuracy, teacher.accuracy)
+                    ledger.complete(trial, result.accuracy, f, result.best_epoch, result.seconds)
         self.progress.end()
-        for trial, row in pending.items():
-            result = results[student_key(trial)]
-            if result.accuracy is None:
-                # a diverged student is told as f = 0; a fault of the machine says nothing about its architecture
-                ledger.fail(trial, result.error or "failed", result.seconds, f=None if result.machine else 0.0)
-            else:
-                f = objective(row.params, self.space.teacher.num_params, result.accuracy, teacher.accuracy)
-                ledger.complete(trial, result.accuracy, f, result.best_epoch, result.seconds)
         self._drop_weights(ledger)
 
     def _student(self, text: str) -> Architecture:
@@ -395,7 +399,9 @@ class Study:
         if lost:
             self.progress.begin(f"search training of {len(lost)} looked up")
             tasks = [Task(item.key, item.architecture) for item in lost]
-            self._evaluator(ledger, teacher, "search").evaluate(tasks, "search", 0)
+            with closing(self._evaluator(ledger, teacher, "search")) as evaluator:
+                for _ in evaluator.evaluate(tasks, "search", 0):
+                    pass  # each writes its weights
 
     def _narrowed(self, ledger: Ledger, teacher: TrainedTeacher, solution: FinalResult) -> FinalResult:
         """The teacher with all widths scaled by one factor to the solution's size, trained like a student (SPEC §1)."""
@@ -405,7 +411,8 @@ class Study:
         weights = self.folder / "students" / f"{key}.safetensors"
         if key not in ledger.results("full") and not weights.exists():
             self.progress.begin("search training of the narrowed teacher")
-            [result] = self._evaluator(ledger, teacher, "baseline").evaluate([Task(key, architecture)], "baseline", 0)
+            with closing(self._evaluator(ledger, teacher, "baseline")) as evaluator:
+                [result] = evaluator.evaluate([Task(key, architecture)], "baseline", 0)
             ledger.result("narrowed", key, asdict(result) | {"architecture": architecture.to_json()})
         self.progress.begin("final training of the narrowed teacher")
         return self._final_training(ledger).on_all_images([Finalist(key, architecture, weights)])[0]

@@ -6,6 +6,7 @@ Only the final evaluation may ask for `test`: no decision of a search or of a tr
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -68,17 +69,19 @@ class StudyData:
         """The test images. For final results only."""
         return self._device_data(self.dataset.test_images, self.dataset.test_labels)
 
+    def plain(self, part: Literal["search", "validation"]) -> dict[str, Any]:
+        """A part as plain data, the arguments that `DeviceData` needs to make it on another machine."""
+        positions = getattr(self.splits, part)
+        return self._plain(self.dataset.train_images[positions], self.dataset.train_labels[positions])
+
     def part(self, positions: np.ndarray) -> DeviceData:
         """The images at these positions of all that may be trained on."""
         return self._device_data(self.dataset.train_images[positions], self.dataset.train_labels[positions])
 
     def _device_data(self, images: np.ndarray, labels: np.ndarray) -> DeviceData:
-        return DeviceData(
-            images,
-            labels,
-            *self.normalisation,
-            flip=self.dataset.flip,
-            augment=self.augment,
-            device=self.device,
-            channels_last=True,
-        )
+        return DeviceData(**self._plain(images, labels), device=self.device)
+
+    def _plain(self, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        mean, std = self.normalisation
+        settings = {"flip": self.dataset.flip, "augment": self.augment, "channels_last": True}
+        return {"images": images, "labels": labels, "mean": mean, "std": std, **settings}

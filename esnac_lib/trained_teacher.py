@@ -14,6 +14,7 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,10 +27,11 @@ from esnac_lib.data import Dataset
 from esnac_lib.errors import TrainingError
 from esnac_lib.network import Network, build
 from esnac_lib.randomness import derive_seed
+from esnac_lib.splitting import train_splitting
 from esnac_lib.study_data import StudyData
 from esnac_lib.teachers import teacher
 from esnac_lib.tracing import trace
-from esnac_lib.trainer import Recipe, Trainee, clear_checkpoint, evaluate, train
+from esnac_lib.trainer import Recipe, clear_checkpoint, evaluate, train
 from esnac_lib.user_model import is_own, own_teacher
 from esnac_lib.watch import NOBODY, EpochResult, Watch
 from esnac_lib.weights import load_weights, save_weights
@@ -87,7 +89,7 @@ def train_teacher(
     """
     if config.teacher_weights:
         return _measured(role, config, data)
-    recipe = recipe or Recipe.teacher(config)
+    recipe = recipe or Recipe.teacher(config, role)
     key = f"{role}-teacher"
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{config.teacher}-{data.dataset.name}")
     path = folder / f"{readable}-{role}-{_identity(role, config, data, recipe)}"
@@ -103,18 +105,18 @@ def train_teacher(
                 watch.on_epoch(key, result)
             return found
         architecture, weights = traced_teacher(config, data.dataset, role)
-        network = build(architecture, weights)
-        outcome = train(
-            [Trainee(key, network)],
-            data.training if role == "search" else data.everything,
-            data.validation if role == "search" else data.test,
-            recipe,
+        train_group = partial(
+            train,
+            train_data=data.training if role == "search" else data.everything,
+            evaluation_data=data.validation if role == "search" else data.test,
+            recipe=recipe,
             seed=config.seed,
             purpose=key,
             device=data.device,
             checkpoint=path / "checkpoint",
             watch=watch,
-        )[key]
+        )
+        [(outcome, network)] = train_splitting({key: partial(build, architecture, weights)}, train_group)
         if outcome.state != "complete" or outcome.last_accuracy is None:
             clear_checkpoint(path / "checkpoint")
             raise TrainingError(f"the {role} teacher could not be trained: {outcome.error}")
@@ -137,7 +139,8 @@ def _identity(role: Role, config: StudyConfig, data: StudyData, recipe: Recipe) 
     """A hash of all that the trained weights depend on."""
     labels = hashlib.blake2b(data.dataset.train_labels.tobytes(), digest_size=8).hexdigest()
     held = config.validation if role == "search" else 0
-    parts = [role, config.teacher, config.dataset, labels, config.seed, held, asdict(recipe)]
+    settings = {name: value for name, value in asdict(recipe).items() if name != "label_smoothing" or value}
+    parts = [role, config.teacher, config.dataset, labels, config.seed, held, settings]
     defaults = (0, "", "")
     if (others := (config.image_channels, config.normalise, config.teacher_options)) != defaults:
         parts += others  # only then, so that teachers trained before there were such parameters keep their names

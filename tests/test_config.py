@@ -92,6 +92,10 @@ def test_defaults_are_valid_and_smoke_sized() -> None:
             {"final_lr": "1e-3"},
             "final_lr = '1e-3' is of the wrong type (str): a number above 0 is allowed; write 0.001",
         ),
+        (
+            {"label_smoothing": 1.0},
+            "label_smoothing = 1.0 is out of range: a number of at least 0 and below 1 is allowed",
+        ),
         ({"max_minutes": -0.5}, "max_minutes = -0.5 is out of range: a number of at least 0 is allowed"),
         ({"augment": "true"}, "augment = 'true' is of the wrong type (str): True or False is allowed; write True"),
         ({"augment": 0}, "augment = 0 is of the wrong type (int): True or False is allowed; write False"),
@@ -230,7 +234,10 @@ class TestNotebook:
 
 def test_difference() -> None:
     config = StudyConfig()
-    assert config.difference(StudyConfig(device="cpu", data_root="/x", max_minutes=3, study="other")) == []
+    assert (
+        config.difference(StudyConfig(device="cpu", data_root="/x", max_minutes=3, study="other", evaluator="ray"))
+        == []
+    )
     assert config.difference(StudyConfig(K=8, seed=1)) == [("K", 4, 8), ("seed", 0, 1)]
     assert set(FIELDS) >= RESULT_FREE
 
@@ -260,6 +267,7 @@ class TestResume:
         other: dict[str, Any] = {
             **{"teacher": "conv7", "dataset": "svhn", "sampler": "random", "objective": "marginal"},
             **{"acquisition": "evolution", "final": "paper", "schedule": "step", "operators": "remove"},
+            "label_smoothing": 0.1,
             **{"teacher_options": '{"width": 2}', "teacher_weights": "net.safetensors", "normalise": "0.5/0.2"},
             **{"image_channels": 3, "grouping": "dependency", "sampling": "mild", "subset": 0.7},
         }

@@ -23,6 +23,7 @@ from esnac_lib.ledger import Ledger
 from esnac_lib.network import build
 from esnac_lib.objective import objective
 from esnac_lib.progress import Progress
+from esnac_lib.samplers import RandomSampler
 from esnac_lib.study import SAMPLERS, Study
 from esnac_lib.study_data import StudyData
 from esnac_lib.weights import load_weights
@@ -146,6 +147,24 @@ def test_interrupted_anywhere_it_ends_with_the_same_trials(
         raise KeyboardInterrupt  # a moment that never came (a third step) is no failure
     study(final="none").run()
     pd.testing.assert_frame_equal(trials()[SAME], alone[SAME])
+
+
+def test_a_step_that_was_told_in_part_is_told_to_the_sampler_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        real, calls = Ledger.complete, iter([False, True])
+
+        def interrupt(self: Ledger, *args: Any) -> None:
+            if next(calls):
+                raise KeyboardInterrupt
+            real(self, *args)
+
+        patch.setattr(Ledger, "complete", interrupt)
+        study(sampler="random", final="none").run()
+    assert trials()["told_at"].notna().tolist() == [True, False]
+    told: list[str] = []
+    monkeypatch.setattr(RandomSampler, "tell", lambda self, rows: told.extend(row.architecture.arch_id for row in rows))
+    study(sampler="random", final="none").run()
+    assert told == trials()["arch_id"].tolist()
 
 
 def test_killed_it_ends_with_the_same_trials(alone: pd.DataFrame, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from esnac_lib.batches import DeviceData
-from esnac_lib.checkpoints import read_checkpoint
+from esnac_lib.checkpoints import CheckpointPace, read_checkpoint
 from esnac_lib.errors import TrainingError
 from esnac_lib.randomness import make_generator
 from esnac_lib.recipes import CLIP_NORM, Recipe
@@ -34,6 +34,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def every_epoch_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is that these tests run on."""
+    monkeypatch.setattr(CheckpointPace, "FREE", math.inf)
 
 
 @pytest.fixture(scope="module")
@@ -567,7 +573,14 @@ def test_nesterov_belongs_to_one_cycle_alone() -> None:
 
 def test_recipes_of_a_study() -> None:
     config = SimpleNamespace(
-        epochs=10, batch_size=32, augment=True, final_epochs=300, final_lr=0.01, teacher_epochs=40, teacher_lr=0.1
+        epochs=10,
+        batch_size=32,
+        augment=True,
+        final_epochs=300,
+        final_lr=0.01,
+        teacher_epochs=40,
+        teacher_lr=0.1,
+        label_smoothing=0.0,
     )
     config.schedule = "step"
     search = Recipe(10, 1e-3, 32, "adam", 5e-4, 0.9, "constant", "distillation", True, True)
@@ -575,8 +588,12 @@ def test_recipes_of_a_study() -> None:
     assert Recipe.final(config) == Recipe(300, 0.01, 32, "sgd", 5e-4, 0.9, "step", "cross_entropy", True, False)  # type: ignore[arg-type]
     config.schedule = "one_cycle"
     one_cycle = Recipe(40, 0.1, 32, "sgd", 5e-4, 0.9, "one_cycle", "cross_entropy", True, False, CLIP_NORM)
-    assert Recipe.teacher(config) == one_cycle  # type: ignore[arg-type]
+    assert Recipe.teacher(config, "search") == one_cycle  # type: ignore[arg-type]
     assert Recipe.final(config).clip_norm == CLIP_NORM  # type: ignore[arg-type]
+    config.label_smoothing = 0.1
+    assert Recipe.teacher(config, "search") == one_cycle  # type: ignore[arg-type]
+    assert Recipe.teacher(config, "reference") == replace(one_cycle, label_smoothing=0.1)  # type: ignore[arg-type]
+    assert Recipe.final(config).label_smoothing == 0.1  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -588,6 +605,7 @@ def test_recipes_of_a_study() -> None:
         ({"weight_decay": -1.0}, "weight_decay = -1.0 must be"),
         ({"momentum": 1.0}, "momentum = 1.0 must be"),
         ({"clip_norm": 0.0}, "clip_norm = 0.0 must be"),
+        ({"label_smoothing": 1.0}, "label_smoothing = 1.0 must be"),
         ({"clip_norm": float("nan")}, "clip_norm = nan must be"),
         ({"schedule": "cosine"}, "schedule = 'cosine' is unknown; choose one of constant, step, one_cycle"),
     ],

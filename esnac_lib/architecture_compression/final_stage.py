@@ -32,7 +32,7 @@ def final_recipe(config: CompressionConfig) -> Recipe:
     """The recipe of every final training, the teacher's too."""
     sgd = config.final_optimizer == "sgd"
     return replace(
-        Recipe.teacher(config.study_config),
+        Recipe.teacher(config.study_config, "search"),
         optimizer=config.final_optimizer,
         weight_decay=5e-4 if sgd else 0.0,
         schedule=config.schedule,

@@ -120,8 +120,8 @@ class Trials:
             ]
             for trial, row in pending.items()
         }
-        results = self.evaluator.evaluate([task for group in tasks.values() for task in group], PURPOSE, 0)
-        by_key = {result.key: result for result in results}
+        trained = self.evaluator.evaluate([task for group in tasks.values() for task in group], PURPOSE, 0)
+        by_key = {result.key: result for result in trained}
         for trial, row in pending.items():
             self._tell(trial, row, [by_key[task.key] for task in tasks[trial]])
         for key in by_key:  # final training starts afresh

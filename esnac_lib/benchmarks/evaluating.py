@@ -1,0 +1,305 @@
+"""How fast students are trained: our loop beside the published one, and beside what nobody can leave out.
+
+Three loops train the same students on the same images; the second of two epochs is timed, without evaluation:
+
+* *published*: `published_loop`, with all its worker processes, in a process of its own (ours changes how its process
+  holds memory, see `devices`, and would speed it up);
+* *ours*: `trainer.train`, as an evaluation calls it;
+* *bare*: the teacher's forward pass once a batch, and forward, loss, backward and optimiser step of each student, on
+  batches that lie ready on the device.
+
+Images a second count an image once for each student that learns from it. Every function returns plain rows.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from esnac_lib.benchmarks.published_loop import WORKERS, train_published, wait_for
+from esnac_lib.config import StudyConfig
+from esnac_lib.data import load_dataset
+from esnac_lib.devices import working_on
+from esnac_lib.network import Network, build, inherit
+from esnac_lib.randomness import make_generator, make_rng
+from esnac_lib.recipes import Recipe
+from esnac_lib.space import SearchSpace
+from esnac_lib.study_data import StudyData
+from esnac_lib.trained_teacher import traced_teacher
+from esnac_lib.trainer import Trainee, evaluate, train
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EvaluatingCase:
+    """What is measured: K random students of an untrained teacher, on some of a data set's images.
+
+    images: how many of the training split; 0 takes all.
+    """
+
+    teacher: str = "cnn4"
+    dataset: str = "digits"
+    data_root: str = ""
+    K: int = 8
+    images: int = 0
+    batch_size: int = 128
+    workers: int = WORKERS
+    device: str = "cpu"
+    seed: int = 0
+
+
+def speed_rows(case: EvaluatingCase, repeats: int = 3) -> list[Row]:
+    """Each loop, with one student and with K, so many times in turn: loop, students, repeat, seconds,
+    images_per_second."""
+    bench = _Bench(case)
+    rows: list[Row] = []
+    with _published_elsewhere(case) as published:
+        loops: dict[str, Callable[[int], float]] = {"published": published, "ours": bench.ours, "bare": bench.bare}
+        for repeat in range(repeats):
+            for count in sorted({1, case.K}):
+                for loop, seconds_of in loops.items():
+                    seconds = seconds_of(count)
+                    speed = count * len(bench.data.search) / seconds
+                    row = {"loop": loop, "students": count, "repeat": repeat, "seconds": seconds}
+                    rows.append(row | {"images_per_second": speed})
+    return rows
+
+
+def speed_summary(rows: Sequence[Row]) -> Row:
+    """What `summary.json` holds of `speed_rows`; ratios are medians of the ratios within a repeat.
+
+    evaluate_speedup: published / ours with K students, evaluate_speedup_single: with one; evaluate_over_bare: ours /
+    bare with K; evaluate_images_per_second: ours with K.
+    """
+    seconds = {(row["loop"], row["students"], row["repeat"]): row["seconds"] for row in rows}
+    most = max(row["students"] for row in rows)
+    repeats = sorted({row["repeat"] for row in rows})
+
+    def ratio(first: str, second: str, count: int) -> float:
+        return median(seconds[first, count, repeat] / seconds[second, count, repeat] for repeat in repeats)
+
+    speeds = [row["images_per_second"] for row in rows if (row["loop"], row["students"]) == ("ours", most)]
+    return {
+        "evaluate_speedup": ratio("published", "ours", most),
+        "evaluate_speedup_single": ratio("published", "ours", 1),
+        "evaluate_over_bare": ratio("ours", "bare", most),
+        "evaluate_images_per_second": median(speeds),
+    }
+
+
+def share_rows(case: EvaluatingCase) -> list[Row]:
+    """Where an epoch of our loop with K students goes: part, seconds, share of the whole.
+
+    What the parts take is measured one by one; "neither" is what is left of the whole.
+    """
+    bench = _Bench(case)
+    whole, both = bench.ours(case.K), bench.bare(case.K)
+    teacher, batches = bench.teacher_alone(), bench.batches_alone()
+    parts = {
+        "students: forward, backward, optimiser": both - teacher,
+        "teacher: forward": teacher,
+        "batches: crop, flip, normalise": batches,
+        "neither": whole - both - batches,
+    }
+    return [{"part": part, "seconds": seconds, "share": seconds / whole} for part, seconds in parts.items()]
+
+
+def profile_rows(case: EvaluatingCase, top: int = 12) -> list[Row]:
+    """The operations that our loop spends most time in, of its own: operation, calls, seconds, share."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    bench = _Bench(case)
+    cuda = case.device.startswith("cuda")
+    activities = [ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]
+    bench.ours(case.K)
+    with profile(activities=activities) as profiled:
+        bench.ours(case.K)
+    times = {
+        (event.key, event.count): (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
+        for event in profiled.key_averages()
+    }
+    whole = sum(times.values())
+    first = sorted(times.items(), key=lambda item: -item[1])[:top]
+    return [
+        {"operation": operation, "calls": calls, "seconds": seconds, "share": seconds / whole}
+        for (operation, calls), seconds in first
+    ]
+
+
+def accuracy_rows(
+    case: EvaluatingCase, seeds: Sequence[int] = (0, 1, 2), epochs: int = 8, teacher_epochs: int = 8
+) -> list[Row]:
+    """Validation accuracy after the last epoch of the same students in both loops: loop, seed, student, accuracy.
+
+    For each seed a teacher is trained, and K students inherit from it. The loops draw other crops and orders, so that
+    single students differ; the means must not.
+    """
+    rows: list[Row] = []
+    for seed in seeds:
+        bench = _Bench(replace(case, seed=seed), epochs)
+        bench.train_teacher(teacher_epochs)
+        published, ours = bench.students(case.K), bench.students(case.K)
+        train_published(
+            published,
+            bench.teacher(),
+            bench.data.plain("search"),
+            bench.recipe,
+            seed=seed,
+            workers=0,
+            device=case.device,
+        )
+        bench.train(ours)
+        for loop, students in (("published", published), ("ours", ours)):
+            for number, student in enumerate(students):
+                accuracy = evaluate(student, bench.data.validation, device=case.device)
+                rows.append({"loop": loop, "seed": seed, "student": number, "accuracy": accuracy})
+    return rows
+
+
+class _Bench:
+    """The students, the teacher and the images of a case, and the loops over them. A loop returns its seconds."""
+
+    def __init__(self, case: EvaluatingCase, epochs: int = 2) -> None:
+        self.case = case
+        config = StudyConfig(
+            teacher=case.teacher,
+            dataset=case.dataset,
+            search_images=case.images,
+            batch_size=case.batch_size,
+            seed=case.seed,
+            epochs=epochs,
+        )
+        dataset = load_dataset(case.dataset, case.data_root)
+        self.config, self.data, self.recipe = config, StudyData(dataset, config, case.device), Recipe.search(config)
+        self.architecture, self.weights = traced_teacher(config, dataset)
+        space = SearchSpace(self.architecture)
+        rngs = (make_rng(case.seed, "benchmark-students", number) for number in range(case.K))
+        self.architectures = [space.apply(space.sample(rng)) for rng in rngs]
+
+    def students(self, count: int) -> list[Network]:
+        """The first so many students, with the weights that they inherit."""
+        return [build(student, inherit(self.weights, student)) for student in self.architectures[:count]]
+
+    def teacher(self) -> Network:
+        return build(self.architecture, self.weights)
+
+    def train_teacher(self, epochs: int) -> None:
+        """The students inherit from a trained teacher from now on."""
+        recipe = replace(Recipe.teacher(self.config, "search"), epochs=epochs)
+        network = self.teacher()
+        train([Trainee("t", network)], self.data.training, None, recipe, seed=self.case.seed, purpose="teacher",
+              device=self.case.device)  # fmt: skip
+        self.weights = network.cpu().weights()
+
+    def train(self, students: Sequence[nn.Module]) -> float:
+        """Our loop, in place; the seconds of its last epoch."""
+        trainees = [Trainee(f"s{number}", student) for number, student in enumerate(students)]
+        outcomes = train(trainees, self.data.search, None, self.recipe, seed=self.case.seed, purpose="benchmark",
+                         device=self.case.device, teacher=self.teacher())  # fmt: skip
+        return sum(outcome.curve[-1].seconds for outcome in outcomes.values())
+
+    def ours(self, count: int) -> float:
+        return self.train(self.students(count))
+
+    def published(self, count: int) -> float:
+        case = self.case
+        return train_published(
+            self.students(count),
+            self.teacher(),
+            self.data.plain("search"),
+            self.recipe,
+            seed=case.seed,
+            workers=case.workers,
+            device=case.device,
+        )[-1]
+
+    def bare(self, count: int) -> float:
+        batches, teacher = self._ready()
+        students = [
+            student.to(self.case.device).to(memory_format=torch.channels_last) for student in self.students(count)
+        ]
+        optimizers = [self.recipe.make_optimizer(student.parameters()) for student in students]
+
+        def step(x: Tensor) -> None:
+            with torch.no_grad():
+                target = teacher(x)
+            for student, optimizer in zip(students, optimizers, strict=True):
+                optimizer.zero_grad()
+                F.mse_loss(student(x), target).backward()
+                optimizer.step()
+
+        return self._seconds(step, batches)
+
+    def teacher_alone(self) -> float:
+        batches, teacher = self._ready()
+        return self._seconds(torch.no_grad()(teacher.forward), batches)
+
+    def batches_alone(self) -> float:
+        def nothing(x: Tensor) -> None: ...
+
+        return self._seconds(nothing, self._batches)
+
+    def _batches(self) -> Iterator[Tensor]:
+        generator = make_generator(self.case.seed, "benchmark", 0)
+        return (x for x, _ in self.data.search.batches(self.recipe.batch_size, generator))
+
+    def _ready(self) -> tuple[Callable[[], Iterable[Tensor]], Network]:
+        batches = list(self._batches())
+        return lambda: batches, self.teacher().to(self.case.device).to(memory_format=torch.channels_last).eval()
+
+    def _seconds(self, step: Callable[[Tensor], object], batches: Callable[[], Iterable[Tensor]]) -> float:
+        """Of a step on each batch, the second time."""
+        device = self.case.device
+        seconds = 0.0
+        with working_on(torch.device(device)):
+            for _ in range(2):
+                began = time.perf_counter()
+                for x in batches():
+                    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda, cache_enabled=False):
+                        step(x)
+                wait_for(device)
+                seconds = time.perf_counter() - began
+        return seconds
+
+
+@contextmanager
+def _published_elsewhere(case: EvaluatingCase) -> Iterator[Callable[[int], float]]:
+    """The published loop in a process of its own, which waits while nothing is asked of it."""
+    context = multiprocessing.get_context("spawn")
+    mine, other = context.Pipe()
+    process = context.Process(target=_serve, args=(case, torch.get_num_threads(), other))
+    process.start()
+    other.close()
+
+    def seconds_of(count: int) -> float:
+        mine.send(count)
+        return float(mine.recv())
+
+    try:
+        yield seconds_of
+    finally:
+        mine.close()
+        process.join()
+
+
+def _serve(case: EvaluatingCase, threads: int, connection: Connection) -> None:
+    torch.set_num_threads(threads)
+    bench = _Bench(case)
+    while True:
+        try:
+            count = connection.recv()
+        except EOFError:
+            return
+        connection.send(bench.published(count))

@@ -1,0 +1,17 @@
+"""What an exception in a training says: in one line, and whether the machine or the network is to blame."""
+
+from __future__ import annotations
+
+import torch
+
+
+def one_line(error: BaseException) -> str:
+    """The kind of an exception and its message, without line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def is_machine_fault(error: BaseException) -> bool:
+    """Whether it may go well another time: memory that ran out, a device that broke."""
+    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(t in str(error) for t in ("can't allocate memory", "ALLOC_FAILED"))
