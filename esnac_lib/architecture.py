@@ -332,6 +332,11 @@ class Architecture:
             layers.append(layer)
         return replace(self, layers=tuple(layers))
 
+    def standing_alone(self) -> Architecture:
+        """This student without a memory of its teacher: with weights of its own it can be a teacher itself."""
+        layers = tuple(replace(layer, origin=None, kept_out=None, kept_in=None) for layer in self.layers)
+        return replace(self, layers=layers)
+
     def table(self) -> list[Mapping[str, Any]]:
         """One row a layer: what a person wants to read."""
         return [

@@ -350,7 +350,10 @@ class Study:
         return order.drop(columns="short").head(self.config.top).to_dict("records")
 
     def solution(self) -> tuple[Architecture, Weights]:
-        """The finally trained student: its architecture and weights. Raises ConfigError before there is one."""
+        """The finally trained student, which needs its teacher no more, and its weights.
+
+        Raises ConfigError before there is one.
+        """
         if not self.ledger_path.exists():
             raise ConfigError(f"study {self.config.study!r} has not been run: there is no solution yet")
         ledger = Ledger(self.ledger_path, read_only=True)
@@ -359,7 +362,7 @@ class Study:
         trials = ledger.trials()
         [text] = trials.loc[trials["trial"].map(student_key) == found["student"], "architecture"]
         weights = load_weights(self.folder / "students" / f"{found['student']}-full.safetensors")
-        return self._student(text), weights
+        return self._student(text).standing_alone(), weights
 
     def _solution(self, ledger: Ledger, teacher: TrainedTeacher, reference: TrainedTeacher) -> FinalResult:
         finalists = [

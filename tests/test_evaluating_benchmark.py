@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from esnac_lib.batches import DeviceData
-from esnac_lib.benchmarks import evaluating
+from esnac_lib.benchmarks import evaluating, published_loop
 from esnac_lib.benchmarks.evaluating import EvaluatingCase, accuracy_rows, profile_rows, share_rows, speed_rows
 from esnac_lib.benchmarks.published_loop import PilImages, train_published
 from esnac_lib.randomness import make_generator
@@ -66,6 +67,20 @@ def test_the_published_loop_learns_and_depends_on_its_seed_alone() -> None:
     first = run(0)
     torch.manual_seed(2)
     assert torch.equal(first, run(0)) and not torch.equal(first, run(1))
+
+
+def test_the_published_loop_forks_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is measured in a spawned process, which spawns by default: each worker would import PyTorch at each epoch."""
+    asked: list[Any] = []
+
+    class Loader(published_loop.DataLoader[Any]):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            asked.append((settings["num_workers"], settings["multiprocessing_context"]))
+            super().__init__(*args, **settings)
+
+    monkeypatch.setattr(published_loop, "DataLoader", Loader)
+    assert all(evaluating._Bench(replace(TINY, workers=workers)).published(1) > 0 for workers in (0, 2))
+    assert asked == [(0, None), (2, "fork")]
 
 
 def test_our_loop_is_a_plain_loop_to_the_bit() -> None:

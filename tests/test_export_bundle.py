@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from graphs import architectures
@@ -17,9 +18,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
-from esnac_lib.errors import EsnacError
+from esnac_lib.errors import ArchitectureError, EsnacError
 from esnac_lib.export import load_bundle, read_bundle, save_bundle
-from esnac_lib.network import Weights, build
+from esnac_lib.network import Weights, build, inherit
+from esnac_lib.operators import shrink
+from esnac_lib.space import SearchSpace
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("bundle.json", "architecture.json", "weights.safetensors")
@@ -110,6 +113,20 @@ def test_a_bundle_is_replaced_and_other_files_are_left_alone(folder: Path) -> No
     assert found.architecture == net(6) and found.classes is None
     assert (folder / "notes.txt").read_text() == "mine"
     assert sorted(path.name for path in folder.iterdir()) == sorted((*FILES, "notes.txt"))
+
+
+def test_it_needs_its_teacher_no_more(tmp_path: Path) -> None:
+    """A shrunk student names channels of its teacher; out of its bundle it is a teacher of its own, shrunk again."""
+    space = SearchSpace(net(8))
+    student = shrink(space.teacher, {0: np.arange(2, 8)})
+    weights = inherit(weights_of(space.teacher), student)
+    with pytest.raises(ArchitectureError):
+        inherit(weights, student)
+    save_bundle(tmp_path, student, weights)
+    bundle = read_bundle(tmp_path)
+    assert bundle.architecture == student and inherit(bundle.weights, bundle.architecture).keys() == weights.keys()
+    smaller = shrink(bundle.architecture, {0: np.arange(1, 3)})
+    assert torch.equal(inherit(bundle.weights, smaller)["conv.weight"], weights["conv.weight"][1:3])
 
 
 def test_what_cannot_be_written_leaves_the_old_bundle(folder: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ FLOORS = {
     0: "errors randomness devices faults layer_attrs layer_types canonical architecture objective lstm",
     1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch "
     "shared_evaluations experiment_config paper_experiments report_config comparison_config coverage_config "
-    "compress_config",
+    "compress_config benchmarks_config",
     2: "modules network tracing operators encoding study_data",
     3: "teachers user_model channels decisions grouping space embedding gp learning kernels stepping student trainer "
     "splitting",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from esnac_lib.benchmarks.proposing import (
     speed_summary,
 )
 from esnac_lib.benchmarks.slow_proposing import slow_ask, with_gaps
+from esnac_lib.benchmarks.whole_step import step_rows
 from esnac_lib.kernels import KernelSettings
 from esnac_lib.samplers import EsnacSampler, RandomSampler, Told
 from esnac_lib.space import SearchSpace
@@ -73,9 +75,9 @@ def test_speed() -> None:
     rows = speed_rows(SMALL, slow_steps=1, slow_candidates=1)
     assert torch.get_num_threads() == before
     assert [row["proposer"] for row in rows] == ["ours", *["one at a time"] * (len(rows) - 1)]
-    assert {(row["sequences"], row["threads"]) for row in rows[1:]} == {
-        (sequences, threads) for sequences in ("published", "short") for threads in {1, before}
-    }
+    ways = {(sequences, "oneDNN", threads) for sequences in ("published", "short") for threads in {1, before}}
+    assert {(row["sequences"], row["lstm"], row["threads"]) for row in rows[1:]} == ways | {("published", "PyTorch", 1)}
+    assert torch.backends.mkldnn.enabled
     for row in rows:
         assert row["candidates"] == 8
         assert 1 <= row["steps"] <= 4
@@ -85,18 +87,32 @@ def test_speed() -> None:
 
 
 def test_speed_summary_takes_the_twin_at_its_best() -> None:
+    def row(sequences: str, lstm: str, seconds: float, step: float = 0.1, candidate: float = 0.01) -> dict[str, object]:
+        own = {"steps": 10, "candidates": 100, "step_seconds": step, "candidate_seconds": candidate}
+        return {"sequences": sequences, "lstm": lstm, "seconds": seconds} | own
+
     rows = [
-        {"proposer": "ours", "sequences": "short", "threads": 2, "seconds": 2.0},
-        {"proposer": "one at a time", "sequences": "published", "threads": 1, "seconds": 40.0},
-        {"proposer": "one at a time", "sequences": "published", "threads": 2, "seconds": 90.0},
-        {"proposer": "one at a time", "sequences": "short", "threads": 1, "seconds": 24.0},
-        {"proposer": "one at a time", "sequences": "short", "threads": 2, "seconds": 22.0},
-    ]
+        row("short", "ours", 2.0), row("published", "oneDNN", 40.0), row("published", "oneDNN", 90.0),
+        row("short", "oneDNN", 24.0), row("short", "oneDNN", 22.0), row("published", "PyTorch", 101.4, 10.0, 0.014),
+    ]  # fmt: skip
     assert speed_summary(rows) == {
         "propose_speedup": 20.0,
-        "propose_speedup_threads": 45.0,
         "propose_speedup_short": 11.0,
+        "propose_speedup_native": pytest.approx((10 * 3.6 + 100 * 0.014) / 2),
     }
+
+
+def test_the_parts_of_a_step() -> None:
+    """Three steps of two trials: the first does not count; the second lasts 10 s, the third 20 s."""
+    start = pd.Timestamp("2030-01-01", tz="UTC")
+    told_at = [start, start, *(start + pd.Timedelta(seconds=s) for s in (7, 10, 29, 30))]
+    trials = pd.DataFrame(
+        {"step": [0, 0, 1, 1, 2, 2], "told_at": told_at, "propose_seconds": [9, 9, 1, 1, 2, 2],
+         "seconds": [99, 99, 3, 3, 6, 9]}
+    )  # fmt: skip
+    rows = step_rows(trials)
+    assert {row["part"]: row["seconds"] for row in rows} == {"proposing": 3.0, "evaluating": 10.5, "neither": 1.5}
+    assert [row["share"] for row in rows] == pytest.approx([0.2, 0.7, 0.1])
 
 
 def test_growth_is_scaled_to_the_case(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,4 +126,5 @@ def test_a_study_within_limits(own: Path, tmp_path: Path, monkeypatch: Any) -> N
     assert summary is not None and summary["limits"]["max_params"] == 150
     assert summary["solution"]["params"] <= 150 < summary["teacher"]["params"]
     architecture, weights = study.solution()
+    assert all(layer.origin is layer.kept_out is layer.kept_in is None for layer in architecture.layers)
     assert architecture.num_params == summary["solution"]["params"] and weights

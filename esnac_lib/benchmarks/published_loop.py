@@ -72,6 +72,7 @@ def train_published(
         recipe.batch_size,
         shuffle=True,
         num_workers=workers,
+        multiprocessing_context="fork" if workers else None,  # as on the authors' system: no worker imports anew
         pin_memory=device.startswith("cuda"),
         generator=make_generator(seed, "published-loop"),
     )

@@ -69,6 +69,7 @@ def save_bundle(
         EsnacError: classes or normalisation do not fit the network, or the folder cannot be written.
     """
     refuse_opaque(architecture, "a bundle")
+    architecture = architecture.standing_alone()
     tensors = exportable(architecture, weights)
     if classes is not None:
         classes = _checked_classes(classes, architecture)

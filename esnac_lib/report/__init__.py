@@ -5,6 +5,7 @@ report.solution_table(record)
 report.save(report.f_against_index(record), record, "f_against_index")
 """
 
+from esnac_lib.report.benchmark_figures import growth_figure, shares_figure
 from esnac_lib.report.beside import as_printed, beside_papers, other_studies, verdicts, write_report
 from esnac_lib.report.claims import claim
 from esnac_lib.report.comparison import (
@@ -63,6 +64,7 @@ __all__ = [
     "f_against_index",
     "failures_table",
     "finalists_table",
+    "growth_figure",
     "kernels_table",
     "marginal_table",
     "margins_table",
@@ -85,6 +87,7 @@ __all__ = [
     "save",
     "search_f_against_final_f",
     "seconds_table",
+    "shares_figure",
     "sizes_claim",
     "sizes_figure",
     "sizes_table",
