@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from esnac_lib.architecture import Architecture
-from esnac_lib.errors import EsnacError
+from esnac_lib.errors import EsnacError, TrainingError
 from esnac_lib.faults import one_line
 from esnac_lib.network import Network, Weights, build, inherit
+from esnac_lib.randomness import derive_seed
 from esnac_lib.splitting import train_splitting
 from esnac_lib.student import Images
+from esnac_lib.teachers import fresh_network
 from esnac_lib.trained_teacher import TrainedTeacher
 from esnac_lib.trainer import Outcome, Recipe, Trainee, clear_checkpoint, train
 from esnac_lib.watch import NOBODY, Watch
@@ -27,10 +29,15 @@ from esnac_lib.weights import save_weights
 
 @dataclass(frozen=True)
 class Task:
-    """A student to evaluate; `key` names it in files and curves."""
+    """A student to evaluate; `key` names it in files and curves.
+
+    initialisation: None for a student that starts from the teacher's weights; a number for one that starts from
+    weights drawn afresh for this number.
+    """
 
     key: str
     architecture: Architecture
+    initialisation: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,11 +87,15 @@ class SearchData(Protocol):
 
 
 class LocalEvaluator:
-    """Trains students in this process, and writes the weights of their best epochs to `students`."""
+    """Trains students in this process, and writes the weights of their best epochs to `students`.
+
+    teacher: whom students inherit from and, if the recipe says so, whose logits they learn; None where every task has
+    an initialisation of its own.
+    """
 
     def __init__(
         self,
-        teacher: TrainedTeacher,
+        teacher: TrainedTeacher | None,
         data: SearchData,
         recipe: Recipe,
         seed: int,
@@ -100,7 +111,7 @@ class LocalEvaluator:
         self.students = students
         self.watch = watch
         self.time_limit = time_limit  # seconds that one student may take, each time it is tried
-        self._teacher_network = teacher.network()
+        self._teacher_network = teacher.network() if teacher and recipe.loss == "distillation" else None
 
     def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> Generator[Evaluation, None, None]:
         """Train the students of one step side by side, in smaller groups where the machine cannot train them all."""
@@ -118,7 +129,7 @@ class LocalEvaluator:
         networks: dict[str, Callable[[], Network]] = {}
         for task in tasks:
             try:
-                networks[task.key] = _Remade(partial(self._student, task.architecture))
+                networks[task.key] = _Remade(partial(self._student, task))
             except (EsnacError, RuntimeError) as error:
                 yield Evaluation(task.key, None, 0, f"cannot be built: {one_line(error)}", False, 0.0), {}
         if networks:
@@ -128,7 +139,12 @@ class LocalEvaluator:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _student(self, architecture: Architecture) -> Network:
+    def _student(self, task: Task) -> Network:
+        architecture = task.architecture
+        if task.initialisation is not None:
+            return fresh_network(architecture, derive_seed(self.seed, "initialisation", task.initialisation))
+        if self.teacher is None:
+            raise TrainingError(f"{task.key} cannot inherit: there is no teacher; give it an initialisation")
         return build(architecture, inherit(self.teacher.weights, architecture))
 
     def _train(

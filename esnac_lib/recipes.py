@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
@@ -19,10 +19,12 @@ from esnac_lib.errors import TrainingError
 if TYPE_CHECKING:
     from esnac_lib.config import StudyConfig
 
-Schedule = Literal["constant", "step", "one_cycle"]
+Schedule = Literal["constant", "step", "one_cycle", "step_60", "step_53_80"]
+STEPS = {"step": (1 / 3, 2 / 3), "step_60": (30 / 50,), "step_53_80": (80 / 150, 120 / 150)}
+"""Where in a training the learning rate falls to a tenth. The last two are Architecture Compression's (§5.2.1)."""
 _CHOICES = {
     "optimizer": ("adam", "sgd"),
-    "schedule": ("constant", "step", "one_cycle"),
+    "schedule": get_args(Schedule),
     "loss": ("distillation", "cross_entropy"),
 }
 WARM_UP = 0.25
@@ -131,16 +133,17 @@ class Recipe:
     def lr_at(self, progress: float) -> float:
         """The learning rate where `progress` in [0, 1] of all batches is done.
 
-        constant: `lr`. step: `lr`, a tenth of it from 1/3 on, a hundredth from 2/3 on. one_cycle: up in a straight
-        line from 0 to `lr` over the first quarter, then down in a straight line to 0.
+        constant: `lr`. step: `lr`, a tenth of it from 1/3 on, a hundredth from 2/3 on; step_60, step_53_80: the same
+        from 60 %, from 53 and 80 % on. one_cycle: up in a straight line from 0 to `lr` over the first quarter, then
+        down in a straight line to 0.
         """
         if not 0 <= progress <= 1:
             raise TrainingError(f"progress = {progress!r} must be between 0 and 1")
         if self.schedule == "constant":
             return self.lr
-        if self.schedule == "step":
-            # The thirds are told from 1/3 and 2/3 themselves, so that no rounding moves a boundary.
-            return self.lr * (1.0 if progress < 1 / 3 else 0.1 if progress < 2 / 3 else 0.01)
+        if self.schedule in STEPS:
+            # The boundaries are compared with the fractions themselves, so that no rounding moves them.
+            return self.lr * (1.0, 0.1, 0.01)[sum(progress >= boundary for boundary in STEPS[self.schedule])]
         return self.lr * min(progress / WARM_UP, (1 - progress) / (1 - WARM_UP))
 
     def make_optimizer(self, parameters: Iterable[torch.nn.Parameter], recorded: bool = False) -> torch.optim.Optimizer:

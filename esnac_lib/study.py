@@ -95,11 +95,15 @@ class Study:
     """One study in `<outputs>/<study>`.
 
     Making the object checks everything that can be wrong (parameters, data, device, an older study of this name)
-    within seconds, raises one line, and writes nothing; `run` does the work.
+    within seconds, raises one line, and writes nothing; `run` does the work. teacher_recipe: how teachers are trained,
+    None stands for `Recipe.teacher`.
     """
 
-    def __init__(self, config: StudyConfig, progress: Progress | None = None) -> None:
+    def __init__(
+        self, config: StudyConfig, progress: Progress | None = None, teacher_recipe: Recipe | None = None
+    ) -> None:
         self.config = config
+        self.teacher_recipe = teacher_recipe
         self.folder = study_dir(config)
         self.ledger_path = self.folder / "ledger.sqlite"
         self.progress = progress or Progress()
@@ -196,6 +200,7 @@ class Study:
             self.data,
             outputs_root() / "teachers",
             self._watch(ledger, f"{role}-teacher"),
+            self.teacher_recipe,
         )
         self.progress.end()
         architecture = teacher.architecture

@@ -52,22 +52,22 @@ class StudyData:
     @cached_property
     def search(self) -> DeviceData:
         """What students learn from during the search: the training split or a fixed subset of it."""
-        return self.training if len(self.splits.search) == len(self.splits.train) else self._part(self.splits.search)
+        return self.training if len(self.splits.search) == len(self.splits.train) else self.part(self.splits.search)
 
     @cached_property
     def training(self) -> DeviceData:
         """All images but the validation split's."""
-        return self._part(self.splits.train)
+        return self.part(self.splits.train)
 
     @cached_property
     def validation(self) -> DeviceData:
         """The images that the search's accuracies are measured on."""
-        return self._part(self.splits.validation)
+        return self.part(self.splits.validation)
 
     @cached_property
     def everything(self) -> DeviceData:
         """Training and validation images together, for reference teachers and the last training of a solution."""
-        return self._part(np.arange(len(self.dataset.train_labels)))
+        return self.part(np.arange(len(self.dataset.train_labels)))
 
     @cached_property
     def test(self) -> DeviceData:
@@ -79,7 +79,8 @@ class StudyData:
         positions = getattr(self.splits, part)
         return self._plain(self.dataset.train_images[positions], self.dataset.train_labels[positions])
 
-    def _part(self, positions: np.ndarray) -> DeviceData:
+    def part(self, positions: np.ndarray) -> DeviceData:
+        """The images at these positions of all that may be trained on."""
         return self._device_data(self.dataset.train_images[positions], self.dataset.train_labels[positions])
 
     def _device_data(self, images: np.ndarray, labels: np.ndarray) -> DeviceData:

@@ -84,15 +84,17 @@ def train_teacher(
     data: StudyData,
     folder: Path,
     watch: Watch = NOBODY,
+    recipe: Recipe | None = None,
 ) -> TrainedTeacher:
     """Train a teacher, or take the one that lies in `folder` already.
 
-    watch hears each epoch of a training that happens now, and those of one that is taken. A teacher that comes with its
-    weights is not trained, but measured. Raises TrainingError if the training fails.
+    recipe: None stands for `Recipe.teacher`. watch hears each epoch of a training that happens now, and those of one
+    that is taken. A teacher that comes with its weights is not trained, but measured. Raises TrainingError if the
+    training fails.
     """
     if config.teacher_weights:
         return _measured(role, config, data)
-    recipe = Recipe.teacher(config, role)
+    recipe = recipe or Recipe.teacher(config, role)
     key = f"{role}-teacher"
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{config.teacher}-{data.dataset.name}")
     path = folder / f"{readable}-{role}-{_identity(role, config, data, recipe)}"

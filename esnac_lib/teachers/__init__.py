@@ -10,18 +10,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import nn
 
+from esnac_lib.architecture import Architecture
 from esnac_lib.errors import ArchitectureError
+from esnac_lib.network import Network, build
 from esnac_lib.teachers.conv import CNN4, CONV7, CONV7_HALF, CONV10, PlainNet
 from esnac_lib.teachers.resnet import NARROW, RESNET18, RESNET20, RESNET34, ResNet
 from esnac_lib.teachers.shufflenet import ShuffleNet
 from esnac_lib.teachers.vgg import VGG19
 
-__all__ = ["REGISTRY", "TeacherEntry", "initialise", "teacher"]
+__all__ = ["REGISTRY", "TeacherEntry", "fresh_network", "initialise", "teacher"]
+
+Made = TypeVar("Made", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,23 @@ def teacher(
             f"not {image_size} x {image_size}; enlarge the images or take another teacher"
         )
     sizes = int(num_classes), int(in_channels), int(image_size)
-    with torch.device("cpu"):
-        if seed is None:
+    if seed is None:
+        with torch.device("cpu"):
             return initialise(entry.build(*sizes))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed other devices too
-            return initialise(entry.build(*sizes))
+    return _seeded(lambda: entry.build(*sizes), seed)
+
+
+def fresh_network(architecture: Architecture, seed: int) -> Network:
+    """The network of an architecture on the CPU, initialised like a teacher; its weights depend on `seed` alone."""
+    return _seeded(lambda: build(architecture), seed)
+
+
+def _seeded(make: Callable[[], Made], seed: int) -> Made:
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed other devices too
+        module = make()
+        initialise(module)
+        return module
 
 
 def initialise(module: nn.Module) -> nn.Module:
