@@ -83,6 +83,11 @@ class Network(nn.Module):
         """Whether its modules still hold the tensors of its architecture; pruning in place takes some of their rows."""
         return {name: tuple(t.shape) for name, t in self._tensors().items()} == weight_shapes(self.architecture)
 
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether a layer is opaque: the user's Python may do one thing in one pass and another in the next."""
+        return any(layer.kind == "opaque" for layer in self.architecture.layers)
+
     def layer_modules(self) -> dict[str, nn.Module]:
         """The module of each layer by the layer's name, in execution order."""
         return {self.architecture.layers[step.position].name: step.module for step in self._plan}

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from esnac_lib.faults import one_line
+from esnac_lib.network import Network
 
 WARM_UP = 3
 """Steps that are taken before one is recorded: the optimiser makes its state, cuDNN chooses its algorithms."""
@@ -121,6 +122,18 @@ class Lane:
 def recorder(device: torch.device) -> Record | None:
     """What records steps on a device; None where a step is just called."""
     return _cuda_graph if device.type == "cuda" else None
+
+
+def steps_of(
+    step: Callable[[Batch], None], network: nn.Module, record: Record | None, name: str
+) -> Callable[[Batch], None]:
+    """The steps of a network as they are to be taken: recorded where that is possible, and where it changes nothing.
+
+    A recorded pass of code that is not this library's (an opaque layer) would do for ever what it did once.
+    """
+    if record is None or (isinstance(network, Network) and network.runs_own_code):
+        return step
+    return RecordedStep(step, record, name)
 
 
 def _cuda_graph(step: Callable[[], None]) -> Callable[[], None]:

@@ -23,7 +23,7 @@ from esnac_lib.errors import TrainingError
 from esnac_lib.faults import is_machine_fault, one_line
 from esnac_lib.randomness import derive_seed
 from esnac_lib.recipes import Recipe
-from esnac_lib.stepping import Batch, Lane, RecordedStep, recorder
+from esnac_lib.stepping import Batch, Lane, recorder, steps_of
 from esnac_lib.time_limit import at_most
 from esnac_lib.watch import EpochResult
 
@@ -132,7 +132,7 @@ class Student:
         self.network.to(device).to(memory_format=torch.channels_last)
         record = recorder(device)
         self.optimizer = recipe.make_optimizer(self.network.parameters(), recorded=record is not None)
-        self.step = self._step if record is None else RecordedStep(self._step, record, self.key)
+        self.step = steps_of(self._step, self.network, record, self.key)
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         self.finite = torch.ones((), dtype=torch.bool, device=device)

@@ -30,7 +30,7 @@ from esnac_lib.errors import TrainingError
 from esnac_lib.faults import is_machine_fault, one_line
 from esnac_lib.randomness import make_generator
 from esnac_lib.recipes import Recipe
-from esnac_lib.stepping import Batch, Feed, Lane, RecordedStep, recorder
+from esnac_lib.stepping import Batch, Feed, Lane, recorder, steps_of
 from esnac_lib.student import Group, Images, Outcome, Student, Trainee, logits_of
 from esnac_lib.watch import NOBODY, TrainingStopped, Watch
 
@@ -141,8 +141,7 @@ class _Lessons:
         self._teach: Callable[[Batch], None] | None = None
         if teacher is not None:
             teacher.to(group.device).to(memory_format=torch.channels_last).eval()
-            step = partial(_teach, teacher)
-            self._teach = step if record is None else RecordedStep(step, record, "the teacher")
+            self._teach = steps_of(partial(_teach, teacher), teacher, record, "the teacher")
 
     def epoch(self, active: list[Student], epoch: int) -> tuple[float, str | None]:
         """One epoch of the students: its seconds a student, and the fault of the machine in what they share, if any."""

@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 import torch
 from test_trainer import DISTILLATION, Few, cnn, group_of, same
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from esnac_lib import stepping, student, trainer
+from esnac_lib.network import build
 from esnac_lib.recipes import CLIP_NORM, Recipe
-from esnac_lib.stepping import WARM_UP, Batch, Feed, Lane, RecordedStep, recorder
+from esnac_lib.stepping import WARM_UP, Batch, Feed, Lane, RecordedStep, recorder, steps_of
+from esnac_lib.tracing import trace
 from esnac_lib.trainer import Outcome, Trainee, train
 
 CPU = torch.device("cpu")
@@ -164,6 +166,31 @@ def test_what_cannot_be_recorded_is_called() -> None:
         for _ in range(6):
             step(batch)
     assert len(told) == 6 and len(found) == 1
+
+
+def test_code_of_the_user_s_own_is_never_recorded() -> None:
+    """It counts its passes; recorded, it would have run `WARM_UP` times and once while recording."""
+
+    class Counting(nn.Module):
+        passes = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.passes += 1
+            return x.sort(1).values
+
+    def passes(opaque: bool) -> int:
+        counting = Counting()
+        module = nn.Sequential(nn.Conv2d(1, 4, 1), counting if opaque else nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+        network = build(*trace(module, torch.rand(1, 1, 2, 2)))
+        assert network.runs_own_code is opaque
+        seen = []
+        network.register_forward_hook(lambda *_: seen.append(1))
+        step = steps_of(lambda batch: network(batch.x), network, lambda step: (step(), lambda: None)[1], "it")
+        for _ in range(9):
+            step(Batch(torch.rand(2, 1, 2, 2), torch.zeros(2), fixed=True))
+        return len(seen)
+
+    assert (passes(opaque=True), passes(opaque=False)) == (9, WARM_UP + 1)
 
 
 def test_on_a_cpu_nothing_is_recorded_and_lanes_do_nothing() -> None:
