@@ -20,7 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-_FORMAT = 1
+from esnac_lib.weights import DIGEST, digest
+
+_FORMAT = 2  # 1 had no digest
 _PARTS = ("network", "optimizer", "best")
 
 
@@ -50,7 +52,8 @@ def write_checkpoint(path: Path, saved: Saved) -> None:
     """Writes `saved` to `path`; the folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"{part}.{name}": tensor for part in _PARTS for name, tensor in cpu_copy(getattr(saved, part)).items()}
-    header = {"training": json.dumps({"format": _FORMAT, "progress": saved.progress})}
+    text = json.dumps({"format": _FORMAT, "progress": saved.progress})
+    header = {"training": text, DIGEST: digest(tensors, text)}
     partial = _partial(path)
     save_file(tensors, partial, metadata=header)
     os.replace(partial, path)
@@ -63,13 +66,17 @@ def read_checkpoint(path: Path) -> Saved:
         Exception: of various kinds where the file is cut short, damaged or of another form; callers treat all alike.
     """
     with safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {})["training"])
-        if header["format"] != _FORMAT:
-            raise ValueError(f"format {header['format']!r} is not {_FORMAT}")
-        parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
-        for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-            part, _, rest = name.partition(".")
-            parts[part][rest] = file.get_tensor(name).clone()
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    if metadata.get(DIGEST) != digest(tensors, metadata["training"]):
+        raise ValueError("a byte has changed")
+    header = json.loads(metadata["training"])
+    if header["format"] != _FORMAT:
+        raise ValueError(f"format {header['format']!r} is not {_FORMAT}")
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
     return Saved(header["progress"], **parts)
 
 

@@ -45,6 +45,19 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.spl
 NOBODY_IMPORTS = {"report", "monitor"}
 
 
+# -- the map -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_s_map_is_the_house() -> None:
+    """Every room on its floor; configs are named together."""
+    drawn: dict[str, int] = {}
+    for floor, rooms in re.findall(r"^\| (\d) \| (.*?) \|", (ROOT / "README.md").read_text(), re.M):
+        drawn |= dict.fromkeys(re.findall(r"`(\w+)/?`", rooms), int(floor))
+    assert drawn == {
+        room: floor for room, floor in FLOOR_OF.items() if room != "__init__" and not room.endswith("_config")
+    }
+
+
 # -- rooms and floors --------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -17,7 +18,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from esnac_lib.batches import DeviceData
-from esnac_lib.checkpoints import CheckpointPace, read_checkpoint
+from esnac_lib.checkpoints import CheckpointPace, read_checkpoint, write_checkpoint
 from esnac_lib.errors import TrainingError
 from esnac_lib.randomness import make_generator
 from esnac_lib.recipes import CLIP_NORM, Recipe
@@ -443,7 +444,7 @@ def test_failures_are_not_trained_again_but_machine_faults_are(few: tuple[Few, F
     assert same(result["bad1"], plain["bad1"]) and result["bad1"].state == "complete"
 
 
-@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "network", "recipe", "header"])
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "byte", "network", "recipe", "header"])
 def test_damaged_checkpoint_restarts_that_student(few: tuple[Few, Few], tmp_path: Path, damage: str) -> None:
     whole = distil(group_of(), few)
     killed(few, tmp_path, ("c", 2))
@@ -460,8 +461,12 @@ def test_damaged_checkpoint_restarts_that_student(few: tuple[Few, Few], tmp_path
     elif damage == "network":
         path.write_bytes((tmp_path / "a.safetensors").read_bytes())
     elif damage == "recipe":
-        path.write_bytes(data.replace(b'\\"lr\\": 0.001', b'\\"lr\\": 0.002'))
-        assert path.read_bytes() != data
+        saved = read_checkpoint(path)
+        other = json.loads(json.dumps(saved.progress).replace('"lr": 0.001', '"lr": 0.002'))
+        assert other != saved.progress
+        write_checkpoint(path, replace(saved, progress=other))
+    elif damage == "byte":
+        path.write_bytes(data[:-50] + bytes([data[-50] ^ 1]) + data[-49:])
     with pytest.warns(UserWarning, match=r"^checkpoint b\.safetensors is left aside and b trained from the start: .*$"):
         resumed = distil(group_of(), few, checkpoint=tmp_path)
     assert all(same(whole[key], resumed[key]) for key in "abc")

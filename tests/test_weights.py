@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from esnac_lib.errors import TrainingError
-from esnac_lib.weights import load_weights, save_weights
+from esnac_lib.weights import digest, load_weights, save_weights
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -28,3 +29,27 @@ def test_missing_or_damaged_is_one_line(tmp_path: Path, content: bytes | None) -
     with pytest.raises(TrainingError) as caught:
         load_weights(path)
     assert "\n" not in str(caught.value) and "w.safetensors" in str(caught.value)
+
+
+def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {"a": torch.zeros(3, 4, dtype=torch.bfloat16), "b": torch.tensor(2), "c": torch.zeros(0)})
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(TrainingError, match="a byte has changed"):
+        load_weights(path)
+
+
+def test_weights_without_a_digest_are_read(tmp_path: Path) -> None:
+    save_file({"a": torch.arange(3.0)}, tmp_path / "w.safetensors")
+    assert load_weights(tmp_path / "w.safetensors")["a"].tolist() == [0, 1, 2]
+
+
+def test_what_the_digest_depends_on() -> None:
+    tensors = {"a": torch.zeros(2, 2), "b": torch.zeros(2)}
+    others = [
+        {"a": torch.zeros(2, 2), "c": torch.zeros(2)}, {"a": torch.zeros(4), "b": torch.zeros(2)},
+        {"a": torch.zeros(2, 2), "b": torch.zeros(2, dtype=torch.int32)}, {"a": torch.zeros(2, 2), "b": torch.ones(2)},
+    ]  # fmt: skip
+    found = [digest(tensors), digest(tensors, "text"), *map(digest, others)]
+    assert len(set(found)) == 6 and digest(dict(reversed(tensors.items()))) == found[0]
