@@ -92,6 +92,8 @@ def train(
         students = [Student(trainee, group) for trainee in trainees]
         for student in students:
             student.attempt(student.start, checkpoint)
+            for result in student.curve:
+                watch.on_epoch(student.key, result)
         for epoch in range(1, recipe.epochs + 1):
             active = [student for student in students if student.error is None and len(student.curve) == epoch - 1]
             if active:

@@ -39,9 +39,10 @@ def _go_on() -> bool:
 class Watch:
     """What a training tells and asks; the default hears nothing and never stops it.
 
-    on_epoch: told (key of the trainee, its epoch) before the epoch is stored; a kill between the two tells the same
-    epoch again. on_batch: told (batches done, batches in all), for a progress bar. should_stop: asked before each
-    epoch, and within one at most twice a second; where it says yes, the training raises `TrainingStopped`.
+    on_epoch: told (key of the trainee, its epoch) before the epoch is stored; a training that goes on tells all that
+    were stored again, for the listener's own file may have lost them. on_batch: told (batches done, batches in all),
+    for a progress bar. should_stop: asked before each epoch, and within one at most twice a second; where it says yes,
+    the training raises `TrainingStopped`.
     """
 
     on_epoch: Callable[[str, EpochResult], None] = _unheard
