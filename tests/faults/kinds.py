@@ -333,18 +333,23 @@ def checkpoint_damaged(workshop: Workshop, tally: Tally, tries: int) -> None:
 # -- workers -----------------------------------------------------------------------------------------------------------
 
 
+ATTEMPTS = 4
+
+
 def ray_worker_killed(workshop: Workshop, tally: Tally, tries: int) -> None:
     """A worker of the Ray evaluator dies in the middle of a training. Half of the studies go on without Ray."""
     if importlib.util.find_spec("ray") is None:
         raise Skip("Ray, an optional extra, is not installed")
     for n in range(tries):
-        place = workshop.fresh(evaluator="ray")
         epoch = int(workshop.rng("Ray", n).integers(1, 4))  # of the 8 of the search: in the first of its two steps
-        end = place.run(partial(_kill_a_worker_at, place, epoch))
-        if end.status == REFUSED and "Ray could not be started" in end.message:
-            raise Skip(end.message)
-        struck = place.folder / "struck"
-        if end.status == FINISHED and not struck.exists():
+        for _ in range(ATTEMPTS):  # an epoch can arrive when its worker has finished: then nobody was there to kill
+            place = workshop.fresh(evaluator="ray")
+            end = place.run(partial(_kill_a_worker_at, place, epoch))
+            if end.status == REFUSED and "Ray could not be started" in end.message:
+                raise Skip(end.message)
+            if end.status != FINISHED or (place.folder / "struck").exists():
+                break
+        else:
             tally.faults.append(f"{place.folder.name}: no worker was killed")
         if n % 2:
             place.parameters["evaluator"] = "local"
