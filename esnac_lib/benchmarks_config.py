@@ -25,8 +25,6 @@ class BenchmarksConfig(FlatConfig):
     slow_candidates: Annotated[int, Field(ge=1, description="that the slow twin is measured on")] = 5
     growth_observations: Annotated[str, Field(description="numbers of observations, with commas")] = "8, 16"
     growth_K: Annotated[str, Field(description="numbers of kernels, with commas")] = "1, 2"
-    growth_steps: Annotated[int, Field(ge=1, description="steps measured at each, scaled to max_steps")] = 1
-    growth_candidates: Annotated[int, Field(ge=1, description="candidates measured at each, scaled to candidates")] = 10
     evaluate_teacher: Annotated[str, Field(description="whose students are trained")] = "cnn4"
     dataset: Annotated[str, Field(description="that they are trained on")] = "digits"
     data_root: Annotated[str, Field(description="folder of the data sets; empty: data/ in the checkout")] = ""

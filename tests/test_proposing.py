@@ -119,14 +119,15 @@ def test_the_parts_of_a_step() -> None:
     assert [row["share"] for row in rows] == pytest.approx([0.2, 0.7, 0.1])
 
 
-def test_growth_is_scaled_to_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = [replace(SMALL, observations=3, max_steps=10, candidates=8), replace(SMALL, K=1)]
-    rows = growth_rows(cases, steps=1, candidates=2)
+def test_growth_is_of_whole_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposing, "_seconds", lambda work: (3.0, work()))
+    cases = [replace(SMALL, observations=3, max_steps=10), replace(SMALL, K=1, max_steps=1)]
+    rows = growth_rows(cases)
     assert [(row["observations"], row["K"]) for row in rows] == [(3, 2), (6, 1)]
-    assert all(row["seconds"] == row["learning"] + row["choosing"] for row in rows)
-    monkeypatch.setattr(proposing, "_seconds", lambda work: (1.0, work()))
-    (row, _) = growth_rows(cases, steps=1, candidates=2)
-    assert (row["learning"], row["choosing"]) == (10.0, 4.0)
+    assert rows[0]["steps"] > rows[1]["steps"] == 1
+    for row in rows:
+        assert row["seconds"] == row["learning"] + row["choosing"] == 6.0
+        assert row["step_seconds"] == pytest.approx(3.0 / row["steps"])
 
 
 def test_profile_and_floor() -> None:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,20 +110,19 @@ def speed_summary(rows: Sequence[Row]) -> Row:
     }
 
 
-def growth_rows(cases: Sequence[ProposingCase], steps: int, candidates: int) -> list[Row]:
-    """Seconds of an `ask` in each case, measured for so many steps and candidates and scaled to those of the case:
-    observations, K, learning, choosing, seconds."""
+def growth_rows(cases: Sequence[ProposingCase]) -> list[Row]:
+    """Seconds of a whole `ask` in each case: observations, K, steps (of all kernels together), learning, choosing,
+    seconds, step_seconds (of one kernel's step)."""
     largest = _Bench(max(cases, key=lambda case: case.observations))
     rows = []
     for case in cases:
-        bench = _Bench(replace(case, candidates=candidates, max_steps=steps), largest)
-        learning, kernels = _seconds(lambda bench=bench: bench.sampler.kernels(bench.case.K))  # type: ignore[misc]
-        choosing, _ = _seconds(lambda bench=bench, kernels=kernels: bench.sampler.propose(kernels))  # type: ignore[misc]
-        parts = {
-            "learning": learning * case.max_steps / steps,
-            "choosing": choosing * case.candidates / candidates,
-        }
-        rows.append({"observations": case.observations, "K": case.K, **parts, "seconds": sum(parts.values())})
+        sampler = _Bench(case, largest).sampler
+        learning, kernels = _seconds(partial(sampler.kernels, case.K))
+        choosing, _ = _seconds(partial(sampler.propose, kernels))
+        steps = sum(kernel.steps for kernel in kernels)
+        rows.append({"observations": case.observations, "K": case.K, "steps": steps, "learning": learning,
+                     "choosing": choosing, "seconds": learning + choosing,
+                     "step_seconds": learning / max(1, steps)})  # fmt: skip
     return rows
 
 
