@@ -1,9 +1,10 @@
 """Final training: from the best students of a search to the solution that is reported (SPEC §1).
 
 `validated` (the default): the best students by search f are trained on the training split, the best of them by
-*validation* f is trained again on all images, and the test accuracy after its last epoch is the result. `paper`: they
-are trained on all images, and the best by *test* f in its best test epoch is the result, as the published program has
-it; only for the column beside the published numbers. Every training starts from the weights of the best search epoch.
+*validation* f is trained again on all images, and the test accuracy after its last epoch is the result; a single one is
+trained on all images at once. `paper`: they are trained on all images, and the best by *test* f in its best test epoch
+is the result, as the published program has it; only for the column beside the published numbers. Every training starts
+from the weights of the best search epoch.
 """
 
 from __future__ import annotations

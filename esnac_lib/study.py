@@ -398,6 +398,13 @@ class Study:
         if self.config.final == "paper":
             results = training.on_all_images(finalists)
             return max(results, key=lambda r: r.f(params, reference.accuracy, best_epoch=True))
+        to_choose = len(finalists) > 1 or self.config.min_accuracy
+        chosen = self._validated(training, finalists, teacher) if to_choose else finalists[0]
+        self.progress.begin("final training of the solution on all images")
+        return training.on_all_images([chosen])[0]
+
+    def _validated(self, training: FinalTraining, finalists: Sequence[Finalist], teacher: TrainedTeacher) -> Finalist:
+        """The best of several by f on the validation images, among those that keep the accuracy asked for."""
         judged = training.on_training_split(finalists)
         kept = [result for result in judged if result.accuracy >= self.config.min_accuracy]
         if not kept:
@@ -407,9 +414,9 @@ class Study:
                 f"{best.accuracy:.2%} on the validation images, and is taken"
             )
             kept = [best]
-        chosen = max(kept, key=lambda r: r.f(params, teacher.accuracy))
-        self.progress.begin("final training of the solution on all images")
-        return training.on_all_images([f for f in finalists if f.key == chosen.key])[0]
+        chosen = max(kept, key=lambda r: r.f(self.space.teacher.num_params, teacher.accuracy))
+        [finalist] = [finalist for finalist in finalists if finalist.key == chosen.key]
+        return finalist
 
     def _restore_weights(self, ledger: Ledger, teacher: TrainedTeacher, finalists: Sequence[Finalist]) -> None:
         """Train the students again whose evaluation was looked up: a ledger holds results, not weights."""

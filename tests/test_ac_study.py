@@ -177,5 +177,4 @@ def test_what_defines_the_trained_architectures_stays() -> None:
     check_compression_resume(old.to_dict(), CompressionConfig(architectures=99, iterations=7, target_times=9.0))
     with pytest.raises(ConfigError, match="epochs: stored 1, given 2"):
         check_compression_resume(old.to_dict(), CompressionConfig(epochs=2))
-    with pytest.raises(ConfigError, match="architectures: stored 24, given 10"):
-        check_compression_resume(old.to_dict(), CompressionConfig(architectures=10))
+    check_compression_resume(old.to_dict(), CompressionConfig(architectures=10))  # more are trained already: they count

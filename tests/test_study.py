@@ -334,6 +334,14 @@ def test_only_the_weights_of_the_best_are_kept() -> None:
     assert kept == [f"trial{table['f'].idxmax():04d}"]
 
 
+def test_of_one_finalist_nothing_is_chosen() -> None:
+    summary = study(top=1, baseline=False).run()
+    assert summary is not None
+    results = Ledger(study_dir(StudyConfig(**TINY)) / "ledger.sqlite", read_only=True)
+    assert not results.results("final")  # no training for the sake of a choice
+    assert list(results.results("full")) == [summary["solution"]["student"]]
+
+
 def test_a_study_that_only_removes_has_a_narrowed_teacher_too() -> None:
     summary = study(operators="remove", steps=1, top=1).run()
     assert summary is not None

@@ -2,8 +2,8 @@
 
 They fall into four phases, in the order in which a study goes through them: the random architectures, the codec
 (encoder, decoder and regressors), the compression, and what is trained at the end. A study goes on if the parameters of
-the first phase are the same (`architectures` may grow); whatever else changes, the phases that depend on it are done
-again, and no architecture is trained twice.
+the first phase are the same (`architectures` may change: all that are trained count); whatever else changes, the phases
+that depend on it are done again, and no architecture is trained twice.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CompressionConfig(FlatConfig):
     teacher: Annotated[str, Field(description="the network to compress: a chain of layers")] = "cnn4"
     dataset: Annotated[str, Field(description="name of a data set, or a path that ends in .npz")] = "digits"
     data_root: Annotated[str, Field(description="folder of the data sets; empty: data/ in the checkout")] = ""
-    architectures: Annotated[int, Field(ge=8, description="random architectures to train; may grow")] = 24
+    architectures: Annotated[int, Field(ge=8, description="random architectures to train; may change")] = 24
     around: Annotated[float, Field(ge=0, le=1, description="share drawn around the teacher, the others as in §9")] = (
         0.75
     )
@@ -183,15 +183,13 @@ _DEFINE_THE_TRIALS = (
 def check_compression_resume(old: Mapping[str, Any], new: CompressionConfig) -> None:
     """Raise `ConfigError` unless a study that was started with `old` may go on with `new`.
 
-    All that the trained architectures depend on must be the same; `architectures` may grow. A parameter that `old`
-    lacks had its default.
+    All that the trained architectures depend on must be the same; how many there are may change. A parameter that
+    `old` lacks had its default.
     """
     defaults, given = CompressionConfig().to_dict(), new.to_dict()
     stored = {**defaults, **old}
     wrong = [name for name in _DEFINE_THE_TRIALS if stored[name] != given[name]]
-    if stored["architectures"] > given["architectures"]:
-        wrong.append("architectures")
     if wrong:
         listed = "; ".join(f"{name}: stored {stored[name]!r}, given {given[name]!r}" for name in wrong)
-        advice = "use another study name or give the stored value back (architectures may grow)"
+        advice = "use another study name or give the stored value back"
         raise ConfigError(f"study {new.study!r} was started with other parameters: {listed}; {advice}")
