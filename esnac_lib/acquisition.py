@@ -20,7 +20,7 @@ from esnac_lib.outline import Outline
 
 Score = Callable[[list[Outline]], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
-BATCH = 500  # architectures scored at once by random sampling: bounds the memory
+BATCH = 1000  # architectures scored at once by random sampling: bounds the memory
 MISSES = 200  # draws in a row without a new architecture after which a space counts as exhausted
 
 

@@ -39,10 +39,15 @@ def canonical_order(graph: Graph) -> tuple[int, ...]:
     Depth first: of the layers that can come next, the one that became ready last; among those, the one with the longest
     way to the output (a block's main path before its shortcut), then the smallest colour.
     """
-    height = [0] * len(graph.natures)
+    readers = [{reader for reader, _, _ in found if reader >= 0} for found in graph.consumers]
+    height, missing = ([0] * len(graph.natures) for _ in range(2))
     for i in reversed(range(len(height))):
-        height[i] = 1 + max((height[j] for j, _, _ in graph.consumers[i] if j >= 0), default=0)
-    missing = [len({i for part in parts for i, _ in part if i >= 0}) for parts in graph.inputs]
+        highest = 0
+        for j in readers[i]:
+            missing[j] += 1
+            if height[j] > highest:
+                highest = height[j]
+        height[i] = 1 + highest
     ready = {i: 0 for i, count in enumerate(missing) if count == 0}  # layer -> when it became ready
     colours: list[bytes] = []  # most networks never need them
     order: list[int] = []
@@ -68,7 +73,7 @@ def canonical_order(graph: Graph) -> tuple[int, ...]:
         del ready[i]
         order.append(i)
         done.add(i)
-        for j in {reader for reader, _, _ in graph.consumers[i] if reader >= 0}:
+        for j in readers[i]:
             missing[j] -= 1
             if missing[j] == 0:
                 ready[j] = len(order)

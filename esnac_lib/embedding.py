@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from esnac_lib.errors import ArchitectureError
-from esnac_lib.lstm import Weights
+from esnac_lib.lstm import Packing, Weights, averaged
 
 Encodings = Sequence[np.ndarray]  # each (L, d) float32
 
-CHUNK = 16_000  # rows (layers) embedded at once: bounds the memory, some 30 MB
+CHUNK = 16_000  # rows (layers) embedded at once: bounds the memory, some 80 MB
 
 
 class Embedding(nn.Module):
@@ -25,7 +24,8 @@ class Embedding(nn.Module):
     The weights are drawn from `generator` (on the CPU) as PyTorch draws an LSTM's, uniform in ±1/√hidden; no global
     state is read or moved.
 
-    `self.lstm` holds the weights. Learning goes through `esnac_lib.lstm`, which computes the same.
+    `self.lstm` holds the weights. All passes go through `esnac_lib.lstm`, which computes the same for sequences of
+    different lengths at once.
     """
 
     def __init__(self, input_size: int, hidden: int = 64, layers: int = 4, *, generator: torch.Generator) -> None:
@@ -66,7 +66,6 @@ class Embedding(nn.Module):
     def embed(self, encodings: Encodings, device: str | torch.device = "cpu") -> Tensor:
         """Encodings (L_b, d) -> unit vectors (n, 2·hidden) on `device`; memory does not grow with their number.
 
-        Sequences of one length are embedded together: no padding, and PyTorch's fused LSTMs, which want just that.
         Raises ArchitectureError if one is empty or of another width.
         """
         check(encodings, self.lstm.input_size)
@@ -74,24 +73,14 @@ class Embedding(nn.Module):
         if not encodings:
             return result
         used = used_columns(encodings)
-        lstm = self._narrowed(used).to(device)
+        first, *others = (Weights(*(part.to(device) for part in layer)) for layer in self.weights())
+        layers = [first._replace(ih=first.ih[..., torch.from_numpy(used).to(device)]), *others]
         for chunk in _chunks([len(encoding) for encoding in encodings]):
-            items = torch.from_numpy(np.stack([encodings[index][:, used] for index in chunk])).to(device)
-            result[chunk] = nn.functional.normalize(lstm(items)[0].mean(1), dim=1)
+            items = [encodings[index][:, used] for index in chunk]
+            packing = Packing([[len(item) for item in items]], device)
+            means = averaged(packing, torch.from_numpy(packing.arrange(0, items)).to(device), layers)
+            result[chunk] = nn.functional.normalize(means[torch.from_numpy(packing.ranks(0)).to(device)], dim=1)
         return result
-
-    def _narrowed(self, used: np.ndarray) -> nn.LSTM:
-        """The LSTM for inputs of which only these columns are given, the others being zero."""
-        own = self.lstm
-        with torch.device("meta"):
-            lstm = nn.LSTM(len(used), own.hidden_size, own.num_layers, batch_first=True, bidirectional=True)
-        columns = torch.from_numpy(used)
-        weights = {
-            name: weight[:, columns] if name.startswith("weight_ih_l0") else weight
-            for name, weight in own.state_dict().items()
-        }
-        lstm.load_state_dict(weights, assign=True)
-        return lstm.requires_grad_(False)
 
 
 def used_columns(encodings: Encodings) -> np.ndarray:
@@ -110,8 +99,14 @@ def check(encodings: Encodings, width: int) -> None:
 
 
 def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """All indices, in parts of one length and of at most CHUNK rows, or one sequence."""
-    for length, same in groupby(np.argsort(lengths, kind="stable").tolist(), key=lambda index: lengths[index]):
-        indices, most = list(same), max(1, CHUNK // length)
-        for start in range(0, len(indices), most):
-            yield indices[start : start + most]
+    """All indices by length, in parts of at most CHUNK rows, or one sequence."""
+    chunk: list[int] = []
+    rows = 0
+    for index in np.argsort(lengths, kind="stable").tolist():
+        if chunk and rows + lengths[index] > CHUNK:
+            yield chunk
+            chunk, rows = [], 0
+        chunk.append(index)
+        rows += lengths[index]
+    if chunk:
+        yield chunk

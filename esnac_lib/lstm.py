@@ -232,8 +232,7 @@ class BiLstm:
         rows = packing.real.to(inputs.dtype).repeat_interleave(2, 0).unsqueeze(2)  # (N, T, 1)
         self._real = rows.split(packing.counts, dim=1)
         self._weights: Sequence[Weights] = ()
-        gates = torch.arange(4 * hidden, device=inputs.device) // hidden
-        self._doubled = 1 + (gates == 2).to(inputs.dtype)  # (4H,)
+        self._doubled = _doubled(hidden, inputs)
         self._eightfold = self._doubled**3
 
     def _mirrored(self, rows: Tensor) -> Tensor:
@@ -296,6 +295,57 @@ class BiLstm:
             ahead, back = (linear(dgates[2 * network + way], ih[network, way].mT) for way in (0, 1))  # (T, 2H)
             torch.add(ahead[:, :size], back[:, :size][mirror], out=dh[2 * network])
             torch.add(back[:, size:], ahead[:, size:][mirror], out=dh[2 * network + 1])
+
+
+def averaged(packing: Packing, rows: Tensor, weights: Sequence[Weights]) -> Tensor:
+    """The hidden states of the last layer of one network, averaged over each of its sequences: (n, 2H) by rank.
+
+    rows: (T, d) as `packing.arrange` gives them. As `BiLstm.forward` with G = 1, without what a way back needs: no
+    buffer outlives its layer.
+    """
+    hidden, mirror = weights[0].hh.shape[3], packing.mirror[0]
+    doubled = _doubled(hidden, rows)
+    states = rows.new_empty(2, packing.total, hidden)
+    gates = rows.new_empty(2, packing.total, 4 * hidden)
+    inputs = [rows, rows[mirror]]
+    for number, weight in enumerate(weights):
+        if number:
+            ahead, back = states
+            inputs = [torch.cat([ahead, back[mirror]], 1), torch.cat([ahead[mirror], back], 1)]
+        bias = (weight.bias_ih + weight.bias_hh)[0] * doubled
+        ih, hh = (part[0] * doubled.unsqueeze(1) for part in (weight.ih, weight.hh))
+        for way in (0, 1):
+            gates[way] = linear(inputs[way], ih[way], bias[way])
+        _run(packing, gates, hh.mT, states)
+    sums = rows.new_zeros(2, packing.counts[0], hidden)
+    for part in states.split(packing.counts, dim=1):
+        sums[:, : part.shape[1]] += part
+    return torch.cat([sums[0], sums[1]], 1) / packing.lengths[0].unsqueeze(1)
+
+
+def _run(packing: Packing, gates: Tensor, hh: Tensor, states: Tensor) -> None:
+    """Fill `states` (2, T, H), both directions of one layer, from the products with its inputs (2, T, 4H), in place."""
+    hidden, first = states.shape[2], packing.counts[0]
+    cells, room = states.new_zeros(2, first, hidden), states.new_empty(2, first, hidden)  # the doubled cell state
+    less_two, less_one = states.new_tensor(-2.0), states.new_tensor(-1.0)
+    last = states[:, :0]
+    for start, count in zip(packing.starts, packing.counts, strict=False):
+        now, h = gates[:, start : start + count], states[:, start : start + count]
+        if start:
+            now.baddbmm_(last[:, :count], hh)
+        i, f, s, o = now.sigmoid_().split(hidden, dim=2)
+        cell, other = cells[:, :count], room[:, :count]
+        torch.add(less_two, s, alpha=4, out=other)
+        cell.mul_(f).addcmul_(i, other)
+        torch.sigmoid(cell, out=other)
+        torch.add(less_one, other, alpha=2, out=other)
+        torch.mul(o, other, out=h)
+        last = h
+
+
+def _doubled(hidden: int, like: Tensor) -> Tensor:
+    """(4H,): 2 for the cell gate, 1 for the others."""
+    return 1 + (torch.arange(4 * hidden, device=like.device) // hidden == 2).to(like.dtype)
 
 
 def linear(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ whole architecture, checked and with all that weights are inherited by; an outli
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -48,9 +49,15 @@ class Outline:
     @cached_property
     def edges(self) -> np.ndarray:
         """(E, 2): the places, in that order, of a layer and of one that reads it."""
-        place = {i: position for position, i in enumerate(self.order)}
-        read = ((i, j) for j, parts in enumerate(self.graph.inputs) for part in parts for i, _ in part if i != INPUT)
-        pairs = {(place[i], place[j]) for i, j in read}
+        place = [0] * len(self.order)
+        for position, i in enumerate(self.order):
+            place[i] = position
+        pairs = set()
+        for j, parts in enumerate(self.graph.inputs):
+            for part in parts:
+                for i, _ in part:
+                    if i != INPUT:
+                        pairs.add((place[i], place[j]))
         return np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
     @cached_property
@@ -114,15 +121,18 @@ class Outliner:
         added: dict[int, list[int]] = {}
         for i, j in decisions.skips:
             added.setdefault(j, []).append(i)
-        stands_for: dict[int, Slot] = {INPUT: slot(INPUT)}
+        removed, stands_for = decisions.removed, [slot(INPUT)] * (len(self._only) + 1)  # INPUT is the last
         inputs: list[tuple[Slot, ...]] = []
-        for index, (layer, only) in enumerate(zip(self.space.teacher.layers, self._only, strict=True)):
-            parts = (stands_for[only],) if only is not None else tuple(_through(p, stands_for) for p in layer.inputs)
-            if index in decisions.removed:
+        for index, only in enumerate(self._only):
+            if only is not None:
+                parts: tuple[Slot, ...] = (stands_for[only],)
+            else:
+                parts = tuple([_through(part, stands_for) for part in self.space.teacher.layers[index].inputs])
+            if index in removed:
                 stands_for[index] = parts[0]
                 continue
             for i in added.get(index, ()):
-                if stands_for[i][0][0] not in (source for source, _ in parts[0]):
+                if stands_for[i][0][0] not in [source for source, _ in parts[0]]:
                     parts = (_sum([(parts[0], 1), (stands_for[i], 1)]),)
             stands_for[index] = ((len(inputs), 1),)
             inputs.append(parts)
@@ -181,7 +191,7 @@ def _only_source(inputs: tuple[Slot, ...]) -> int | None:
     return inputs[0][0][0] if len(inputs) == len(inputs[0]) == 1 and inputs[0][0][1] == 1 else None
 
 
-def _through(part: Slot, stands_for: dict[int, Slot]) -> Slot:
+def _through(part: Slot, stands_for: Sequence[Slot]) -> Slot:
     """A slot of the teacher where some of its sources are gone."""
     if len(part) == 1 and part[0][1] == 1:
         return stands_for[part[0][0]]

@@ -273,8 +273,8 @@ class SearchSpace:
         p_skip = rng.choice(MILD_SKIP_PROBABILITIES if mild else SKIP_PROBABILITIES)
         remove_draws, skip_draws = rng.random(len(self.removable)), rng.random(len(self.connectable))
         removed = {self.removable[i] for i in np.flatnonzero(remove_draws < p_remove)}
-        shares = self._mild_shares(rng) if mild else [rng.random() for _ in self.groups]
-        ratios = tuple(float(share * group.max_ratio) for share, group in zip(shares, self.groups, strict=True))
+        shares = (self._mild_shares(rng) if mild else rng.random(len(self.groups))).tolist()
+        ratios = tuple([share * group.max_ratio for share, group in zip(shares, self.groups, strict=True)])
         skips = {self.connectable[i] for i in np.flatnonzero(skip_draws < p_skip)}
         return self.within(Decisions(frozenset(removed), ratios, frozenset(skips)))
 
