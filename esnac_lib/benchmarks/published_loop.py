@@ -8,6 +8,7 @@ float32 (TF32 allowed on CUDA), each with Adam.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,15 +68,17 @@ def train_published(
     plain: the images, as `StudyData.plain` gives them. recipe: `Recipe.search`; its epochs, learning rate, batch size
     and weight decay are read.
     """
-    loader = DataLoader(
-        PilImages(plain),
-        recipe.batch_size,
-        shuffle=True,
-        num_workers=workers,
-        multiprocessing_context="fork" if workers else None,  # as on the authors' system: no worker imports anew
-        pin_memory=device.startswith("cuda"),
-        generator=make_generator(seed, "published-loop"),
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as published
+        loader = DataLoader(
+            PilImages(plain),
+            recipe.batch_size,
+            shuffle=True,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,  # as on the authors' system: no worker imports anew
+            pin_memory=device.startswith("cuda"),
+            generator=make_generator(seed, "published-loop"),
+        )
     teacher.to(device).eval()
     for student in students:
         student.to(device).train()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, PercentFormatter, ScalarFormatter
 
 from esnac_lib.report import style
 
@@ -40,6 +40,8 @@ def _log_axes(axes: Axes, numbers: pd.Series) -> None:
     axes.set_xticks(list(numbers))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
 
 
 def shares_figure(parts: Mapping[str, pd.DataFrame]) -> Figure:
