@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from esnac_lib import evaluator as evaluator_module
+from esnac_lib import report
 from esnac_lib.architecture import Architecture
 from esnac_lib.config import StudyConfig, study_dir
 from esnac_lib.errors import ConfigError, LedgerError, TrainingError
@@ -340,6 +341,9 @@ def test_of_one_finalist_nothing_is_chosen() -> None:
     results = Ledger(study_dir(StudyConfig(**TINY)) / "ledger.sqlite", read_only=True)
     assert not results.results("final")  # no training for the sake of a choice
     assert list(results.results("full")) == [summary["solution"]["student"]]
+    record = report.read(study_dir(StudyConfig(**TINY)))
+    assert record.solution is not None and record.finalists["trial"].tolist() == [record.solution.trial]
+    assert record.finalists["judged"].tolist() == ["test"]
 
 
 def test_a_study_that_only_removes_has_a_narrowed_teacher_too() -> None:

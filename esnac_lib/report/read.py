@@ -195,10 +195,14 @@ class StudyRecord:
         """trial, search_f, final_f, accuracy, judged: one line a student in final training, by trial.
 
         final_f: against the teacher that was judged on the same images; in the `paper` form of the best test epoch.
+        A single student is trained on all images only, and judged there.
         """
-        teacher, kind, accuracy = self.search_teacher, "final", "accuracy"
-        if self.config.final == "paper":
-            teacher, kind, accuracy = self.reference_teacher, "full", "best_epoch_accuracy"
+        paper = self.config.final == "paper"
+        accuracy = "best_epoch_accuracy" if paper else "accuracy"
+        if paper or not self.results["final"]:
+            teacher, kind = self.reference_teacher, "full"
+        else:
+            teacher, kind = self.search_teacher, "final"
         search_f = dict(zip(self.trials["trial"], self.trials["f"], strict=True))
         rows = []
         for key, result in sorted(self.results[kind].items()):
