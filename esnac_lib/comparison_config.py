@@ -26,6 +26,7 @@ COMPARED: dict[str, Changes] = {
     "evolution_mild": {"sampler": "evolution", "sampling": "mild", **ONE_BY_ONE},
     "esnac_mild_k8": {"sampler": "esnac", **PRESETS["paper"], "sampling": "mild"},
     "esnac_mild_all_k8": {"sampler": "esnac", **PRESETS["paper"], "sampling": "mild", "subset": 1.0},
+    "esnac_first_k8": {"sampler": "esnac", **PRESETS["ours"], "first": "narrowed"},
     "esnac_ours_k1": {"sampler": "esnac", **PRESETS["ours"], **ONE_BY_ONE},
     "esnac_ours_k8": {"sampler": "esnac", **PRESETS["ours"]},
 }
@@ -37,7 +38,7 @@ PROXY = "proxy"
 class ComparisonConfig(ExperimentConfig):
     """All samplers on one problem, each with `K` * `steps` evaluations and `runs` seeds."""
 
-    varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "sampling", "acquisition", "subset")
+    varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "sampling", "first", "acquisition", "subset")
 
     study: Annotated[str, Field(description="name of the comparison, and of its folder in outputs")] = "comparison"
     compared: Annotated[str, Field(description="who is compared, with commas; all: everybody known")] = "all"

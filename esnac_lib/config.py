@@ -41,8 +41,8 @@ _NAMED_TEACHERS = (
 TEACHERS = (*_NAMED_TEACHERS, *_ORIGINAL_SHUFFLENETS)
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"sampling": "paper", "acquisition": "random", "subset": 0.5},
-    "ours": {"sampling": "mild", "acquisition": "evolution", "subset": 1.0},
+    "paper": {"sampling": "paper", "first": "random", "acquisition": "random", "subset": 0.5},
+    "ours": {"sampling": "mild", "first": "random", "acquisition": "evolution", "subset": 1.0},
 }
 """How ESNAC searches, as published and as it did better (sampler_comparison.ipynb has the evidence)."""
 
@@ -133,6 +133,9 @@ class StudyConfig(FlatConfig):
     sampling: Annotated[Literal["paper", "mild"], Field(description="how random students and candidates are drawn")] = (
         "paper"
     )
+    first: Annotated[
+        Literal["random", "narrowed"], Field(description="ESNAC's first students: random or narrowed teachers")
+    ] = "random"
     objective: Annotated[
         Literal["posterior", "marginal", "euclidean"], Field(description="what an embedding is learned by")
     ] = "posterior"
@@ -294,6 +297,14 @@ class StudyConfig(FlatConfig):
         if (self.max_params or self.max_macs) and "shrink" not in self.operator_names:
             name = "max_params" if self.max_params else "max_macs"
             raise ConfigError(f"{name} is kept by shrinking: operators = {self.operators!r} lacks 'shrink'")
+        if self.first == "narrowed" and (self.sampler != "esnac" or "shrink" not in self.operator_names):
+            given = f"sampler = {self.sampler!r} and operators = {self.operators!r}"
+            raise ConfigError(
+                f"first = 'narrowed' with {given}: it is for sampler = 'esnac' with shrink, else 'random'"
+            )
+        if self.sampler == "n2n" and (self.max_params or self.max_macs):
+            name = "max_params" if self.max_params else "max_macs"
+            raise ConfigError(f"{name} = {getattr(self, name)}: sampler = 'n2n' keeps no limits; leave it 0")
         if self.sampler == "n2n" and self.operators == "skip":
             raise ConfigError(
                 "operators = 'skip': sampler = 'n2n' only removes and shrinks; give it one or both of those"

@@ -67,6 +67,7 @@ SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
         KernelSettings(objective=config.objective, subset_probability=config.subset),
         config.acquisition,
         config.candidates,
+        first=config.first,
     ),
     "tpe": lambda space, config: TpeSampler(space, config.seed),
     "tpe_multivariate": lambda space, config: TpeSampler(space, config.seed, multivariate=True, constant_liar=True),

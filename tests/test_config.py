@@ -109,6 +109,12 @@ def test_defaults_are_valid_and_smoke_sized() -> None:
             "operators = 'remove,skrink': 'skrink' is unknown: allowed are remove, shrink, ",
         ),
         ({"operators": ["remove"]}, "operators = ['remove'] is of the wrong type (list): a text is allowed"),
+        (
+            {"first": "narrowed", "sampler": "random"},
+            "first = 'narrowed' with sampler = 'random' and operators = 'remove,shrink,skip': "
+            "it is for sampler = 'esnac' with shrink, else 'random'",
+        ),
+        ({"sampler": "n2n", "max_params": 9}, "max_params = 9: sampler = 'n2n' keeps no limits; leave it 0"),
         ({"top": 17}, "top = 17 is out of range: at most K * steps = 16 students are there to choose from"),
         (
             {"final_epochs": 0},
@@ -269,7 +275,7 @@ class TestResume:
             **{"acquisition": "evolution", "final": "paper", "schedule": "step", "operators": "remove"},
             "label_smoothing": 0.1,
             **{"teacher_options": '{"width": 2}', "teacher_weights": "net.safetensors", "normalise": "0.5/0.2"},
-            **{"image_channels": 3, "grouping": "dependency", "sampling": "mild", "subset": 0.7},
+            **{"image_channels": 3, "grouping": "dependency", "sampling": "mild", "first": "narrowed", "subset": 0.7},
         }
         free = {*RESULT_FREE, "study", "steps", "source"}
         for name, value in StudyConfig().to_dict().items():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
+from esnac_lib.decisions import Limits
 from esnac_lib.errors import SpaceError
 from esnac_lib.kernels import Kernel, KernelSettings
 from esnac_lib.samplers import (
@@ -54,6 +55,7 @@ SAMPLERS: dict[str, Callable[[SearchSpace, int], Sampler]] = {
     "evolution": lambda space, seed: EvolutionSampler(space, seed, population=3, tournament=2),
     "esnac": lambda space, seed: EsnacSampler(space, seed, QUICK, "random", candidates=12),
     "esnac-evolution": lambda space, seed: EsnacSampler(space, seed, QUICK, "evolution", candidates=12),
+    "esnac-narrowed": lambda space, seed: EsnacSampler(space, seed, QUICK, candidates=12, first="narrowed"),
     "esnac-marginal": lambda space, seed: EsnacSampler(space, seed, replace(QUICK, objective="marginal"), candidates=8),
     "esnac-euclidean": lambda space, seed: EsnacSampler(
         space, seed, replace(QUICK, objective="euclidean"), candidates=8
@@ -153,9 +155,9 @@ def test_an_exhausted_space_ends(make: Callable[..., Sampler]) -> None:
     ]
     small = SearchSpace(Architecture((conv, *rest), (1, 4, 4), slot(3)), operators=("remove",))
     assert len(small.removable) == 1  # so there is one student: without the ReLU
-    if make is NarrowSampler:  # which cannot do without shrinking
+    if make in (NarrowSampler, SAMPLERS["esnac-narrowed"]):  # which cannot do without shrinking
         with pytest.raises(SpaceError, match="add shrink to the operators"):
-            make(small, 0)
+            make(small, 0).ask(4)
         return
     sampler = make(small, 0)
     proposals = sampler.ask(4)
@@ -183,3 +185,24 @@ def test_every_kernel_has_the_teacher_and_may_have_nothing_else(space: SearchSpa
     [kernel] = sampler.kernels(1)
     assert kernel.f.tolist() == [0.0]
     assert len(sampler.ask(2)) == 2
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"n2n", "n2n-shrinks"}))
+def test_limits_are_kept(space: SearchSpace, name: str) -> None:
+    """N2N keeps none; the config refuses it with limits."""
+    limits = Limits(max_params=space.teacher.num_params // 3)
+    limited = SearchSpace(space.teacher, limits=limits)
+    sampler = SAMPLERS[name](limited, 3)
+    for _ in range(2):
+        proposals = sampler.ask(3)
+        assert proposals
+        assert all(limits.allow(proposal.architecture) for proposal in proposals)
+        sampler.tell(told(proposals))
+
+
+def test_a_search_that_starts_from_narrowed_teachers(space: SearchSpace) -> None:
+    sampler = EsnacSampler(space, 3, QUICK, candidates=12, first="narrowed")
+    first = sampler.ask(3)
+    assert ids(first) == ids(NarrowSampler(space, 3).ask(3))
+    sampler.tell(told(first))
+    assert [proposal.kernel for proposal in sampler.ask(3)] == [0, 1, 2]

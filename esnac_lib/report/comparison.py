@@ -38,6 +38,7 @@ LABELS = {
     "evolution_mild": "evolution, mild",
     "esnac_mild_k8": "ESNAC mild, K = 8",
     "esnac_mild_all_k8": "ESNAC mild, K = 8, all observed",
+    "esnac_first_k8": "ESNAC ours from narrowed, K = 8",
     "esnac_ours_k1": "ESNAC ours, K = 1",
     "esnac_ours_k8": "ESNAC ours, K = 8",
 }

@@ -22,6 +22,7 @@ MILD = (
     "evolution_mild",
     "esnac_mild_k8",
     "esnac_mild_all_k8",
+    "esnac_first_k8",
     "esnac_ours_k1",
     "esnac_ours_k8",
     "random",
@@ -35,6 +36,7 @@ LOOKS = {
     **{
         "esnac_mild_k8": (style.SKY, "-"),
         "esnac_mild_all_k8": (style.SKY, (0, (4, 2))),
+        "esnac_first_k8": (style.GREEN, (0, (4, 2))),
         "esnac_ours_k1": (style.ORANGE, "-"),
     },
     **{"esnac_ours_k8": (style.VERMILLION, "-")},

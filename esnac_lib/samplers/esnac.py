@@ -11,6 +11,7 @@ from esnac_lib.kernels import Kernel, KernelSettings, choose_subset, learn_kerne
 from esnac_lib.outline import Outline, Outliner
 from esnac_lib.randomness import derive_seed, make_rng
 from esnac_lib.samplers.base import Proposal, Told
+from esnac_lib.samplers.narrow import NarrowSampler
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.space import SearchSpace
 
@@ -21,8 +22,9 @@ class EsnacSampler:
     """Bayesian optimisation over a search space.
 
     acquisition: how expected improvement is maximised, by "random" sampling or by "evolution" (ESNAC §6.3).
-    candidates: architectures scored for one proposal. device: on which kernels are learned and predict; all draws are
-    the CPU's, whatever it is.
+    candidates: architectures scored for one proposal. first: the students of the first step, "random" as in Algorithm 1
+    or "narrowed" teachers of different widths, none of them far from what is good. device: on which kernels are learned
+    and predict; all draws are the CPU's, whatever it is.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class EsnacSampler:
         acquisition: str = "random",
         candidates: int = 1000,
         device: str = "cpu",
+        first: str = "random",
     ) -> None:
         self.space = space
         self.seed = seed
@@ -40,16 +43,24 @@ class EsnacSampler:
         self.acquisition = acquisition
         self.candidates = candidates
         self.device = device
+        self.first = first
         self._told: list[Told] = []
         self._outlines: list[Outline] = []  # of what was told
         self._outliner = Outliner(space)
         self._teacher = Outline.of(space.teacher)
 
     def ask(self, n: int) -> list[Proposal]:
-        """Up to n proposals, one a kernel; at the very first call random ones, as in Algorithm 1."""
+        """Up to n proposals, one a kernel; before anything is observed those of the first step."""
         if all(trial.f is None for trial in self._told):
-            return random_proposals(self.space, self.seed, self._told, n)
+            proposals = self._narrowed(n) if self.first == "narrowed" else []
+            left = n - len(proposals)
+            return proposals + random_proposals(self.space, self.seed, self._told, left, proposals)
         return self.propose(self.kernels(n))
+
+    def _narrowed(self, n: int) -> list[Proposal]:
+        sampler = NarrowSampler(self.space, self.seed)
+        sampler.tell(self._told)
+        return sampler.ask(n)
 
     def tell(self, trials: Sequence[Told]) -> None:
         """Add finished trials to the observations."""

@@ -34,7 +34,7 @@ class NarrowSampler:
                 break
             share = (van_der_corput(index + 1) + self.shift) % 1.0
             ratios = tuple(share * group.max_ratio for group in self.space.groups)
-            decisions = self.space.normalise(Decisions(frozenset(), ratios, frozenset()))
+            decisions = self.space.within(Decisions(frozenset(), ratios, frozenset()))
             architecture = self.space.apply(decisions)
             if architecture.arch_id not in seen:
                 seen.add(architecture.arch_id)

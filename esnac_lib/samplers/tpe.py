@@ -125,11 +125,14 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 
 
 def decisions_of(space: SearchSpace, parameters: dict[str, Any]) -> Decisions:
-    """The normalised decisions that a set of parameters stands for; an operator that the space lacks does nothing."""
+    """The decisions, in one form and within the limits, that a set of parameters stands for.
+
+    An operator that the space lacks does nothing.
+    """
     removed = frozenset(i for i in range(len(space.teacher.layers)) if parameters.get(_removal(i)))
     ratios = tuple(float(parameters.get(_ratio(g), 0.0)) for g in range(len(space.groups)))
     skips = frozenset((i, j) for i, j in space.connectable if parameters.get(_skip(i, j)))
-    return space.normalise(Decisions(removed, ratios, skips))
+    return space.within(Decisions(removed, ratios, skips))
 
 
 def parameters_of(space: SearchSpace, decisions: Decisions) -> dict[str, Any]:
