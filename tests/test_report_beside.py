@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from esnac_lib import report
+from esnac_lib.architecture_compression.compression_config import CompressionConfig
 from esnac_lib.config import StudyConfig
 from esnac_lib.errors import LedgerError
 from esnac_lib.ledger import Ledger, ProposalRow
@@ -182,13 +183,23 @@ def test_architecture_compression_comes_from_the_summary_beside_a_ledger(tmp_pat
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(json.dumps(summary))
     study(tmp_path, "with", teacher=0.93, **{"dataset": "fashion_mnist"} | {"K": 1})
-    Ledger(tmp_path / "with" / "ledger.sqlite").set_config({"teacher": "conv7", "dataset": "fashion_mnist"})
-    table = report.beside_papers(report.read_runs(tmp_path))["Architecture Compression Table 1"]
+    config = CompressionConfig(study="with", teacher="conv7", dataset="fashion_mnist", final_epochs=7)
+    Ledger(tmp_path / "with" / "ledger.sqlite").set_config(config.to_dict())
+    runs = report.read_runs(tmp_path)
+    assert report.other_studies(runs).empty
+    table = report.beside_papers(runs)["Architecture Compression Table 1"]
+    assert ours(table, "CONV-7 on Fashion-MNIST", "teacher").iloc[0]["protocol"].startswith("7 epochs on all images")
     line = ours(table, "CONV-7 on Fashion-MNIST", "Architecture Compression").iloc[0]
     assert line["runs"] == 1 and line["f"] == pytest.approx(0.99 * 0.924 / 0.93) and line["verdict"] == "worse"
     (tmp_path / "with" / "summary.json").write_text("{")
     with pytest.raises(LedgerError, match=r"with/summary\.json is damaged"):
         report.read_runs(tmp_path)
+    (tmp_path / "with" / "summary.json").write_text(json.dumps(summary))
+    own = CompressionConfig(study="with", architectures=9).to_dict()
+    Ledger(tmp_path / "with" / "ledger.sqlite").set_config(own)  # of a teacher that no table has
+    (line,) = report.other_studies(report.read_runs(tmp_path)).to_dict("records")
+    assert line["sampler"] == "architecture compression" and line["protocol"].startswith("9 random architectures")
+    assert line["evaluated"].endswith("of 9") and line["parameters"] == 100
 
 
 # -- verdicts and files ------------------------------------------------------------------------------------------------

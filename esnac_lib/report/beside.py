@@ -16,6 +16,7 @@ import pandas as pd
 
 from esnac_lib.report.paper_tables import PaperRow, Stat, paper_tables
 from esnac_lib.report.runs import (
+    COMPRESSION,
     TEACHER_PARAMETERS,
     Run,
     RunGroup,
@@ -70,10 +71,11 @@ def other_studies(runs: Sequence[Run]) -> pd.DataFrame:
 
     f is against our own teachers here, since no printed one stands beside it.
     """
-    rows = [row for table in paper_tables().values() for row in table if row.what == "solution"]
+    rows = [row for table in paper_tables().values() for row in table if row.what != "teacher"]
     lines = []
     for group in grouped(runs):
-        if any(is_same(group.config, row.same) for row in rows):
+        second = group.config["sampler"] == COMPRESSION
+        if any(is_same(group.config, row.same) and second == (row.what != "solution") for row in rows):
             continue
         finished = group.finished
         stats = results_of([(run.solution, run.teacher) for run in finished if run.solution and run.teacher], None)

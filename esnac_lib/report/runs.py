@@ -15,12 +15,16 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from esnac_lib.architecture_compression.compression_config import CompressionConfig
 from esnac_lib.config import RESULT_FREE, StudyConfig
 from esnac_lib.errors import LedgerError
 from esnac_lib.ledger import Ledger
 from esnac_lib.ledger_file import find_ledgers
 from esnac_lib.objective import compression_ratio, objective
 from esnac_lib.report.paper_tables import Stat
+
+COMPRESSION = "architecture compression"
+"""The sampler of a study of the second paper, which has none."""
 
 _NO_PROTOCOL = RESULT_FREE | {"study", "seed"}
 _DEFAULTS = {name: field.default for name, field in StudyConfig.model_fields.items()}
@@ -132,6 +136,9 @@ def results_of(pairs: Sequence[tuple[Trained, Trained]], published_teacher: floa
 def search_protocol(config: Mapping[str, Any]) -> str:
     """How students were evaluated and trained in the end, in words."""
     images = f"{config['search_images']:,}" if config["search_images"] else "all training"
+    if config["sampler"] == COMPRESSION:
+        text = f"{config['architectures']} random architectures, {config['epochs']} epochs on {images} images"
+        return f"{text}; final {config['final_epochs']} epochs (chosen on validation, last epoch)"
     text = f"{config['K'] * config['steps']} evaluations ({config['steps']} × {config['K']}), "
     text += f"{config['epochs']} epochs on {images} images"
     if config["final"] == "none":
@@ -150,22 +157,36 @@ def teacher_protocol(config: Mapping[str, Any]) -> str:
 def _read(path: Path, root: Path) -> Run:
     ledger = Ledger(path, read_only=True)
     results = {kind: ledger.results(kind) for kind in ("teacher", "solution", "baseline")}  # first: see `read`
-    config = {**_DEFAULTS, **ledger.config}
+    config, summary = _parameters(ledger.config), _summary(path.parent / "summary.json")
     trials = ledger.trials()
+    planned, student, narrowed = config["K"] * config["steps"], results["solution"].get("student"), None
+    if config["sampler"] == COMPRESSION:
+        random = trials["decisions"].map(lambda text: "index" in json.loads(text)).astype(bool)
+        trials, planned, student, narrowed = (
+            trials[random], config["architectures"], summary.get("student"), summary.get("narrowed"),
+        )  # fmt: skip
     accuracy = "best_epoch_accuracy" if config["final"] == "paper" else "accuracy"
     best = trials["f"].max()
     return Run(
         study=path.parent.relative_to(root).as_posix(),
         config=config,
         told=int(trials["told_at"].notna().sum()),
-        planned=config["K"] * config["steps"],
+        planned=planned,
         failed=int((trials["state"] == "failed").sum()),
         best_f=None if best != best else float(best),
         teacher=_trained(results["teacher"].get("reference"), "accuracy"),
-        solution=_trained(results["solution"].get("student"), accuracy),
-        narrowed=_trained(results["baseline"].get("narrowed"), accuracy),
-        summary=_summary(path.parent / "summary.json"),
+        solution=_trained(student, accuracy),
+        narrowed=_trained(results["baseline"].get("narrowed", narrowed), accuracy),
+        summary=summary,
     )
+
+
+def _parameters(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters of a study, those that it does not know at their defaults."""
+    if "target_times" not in stored:
+        return {**_DEFAULTS, **stored}
+    shared = CompressionConfig.from_dict(dict(stored)).study_config
+    return {**shared.to_dict(), **stored, "sampler": COMPRESSION}
 
 
 def _trained(found: Mapping[str, Any] | None, accuracy: str) -> Trained | None:
