@@ -331,7 +331,7 @@ def test_samples_are_what_was_drawn(name: str) -> None:
     for k in range(40):
         recorder = Recorder(make_rng(0, "recorded", k))
         decisions = space.sample(recorder)  # type: ignore[arg-type]
-        (p_remove, p_skip), (removals, skips, *ratios) = recorder.choices, recorder.drawn
+        (p_remove, p_skip), (removals, skips, ratios) = recorder.choices, recorder.drawn
         seen.update((p_remove, p_skip))
         assert decisions.removed == {i for i, u in zip(space.removable, removals, strict=True) if u < p_remove[1]}
         assert decisions.ratios == tuple(float(u) * top for u in ratios)
