@@ -294,17 +294,16 @@ class StudyConfig(FlatConfig):
         if ":" not in self.teacher and (self.teacher_options or self.teacher_weights):
             name = "teacher_options" if self.teacher_options else "teacher_weights"
             raise ConfigError(f"{name} is for a teacher of your own ('module:callable'), not for {self.teacher!r}")
-        if (self.max_params or self.max_macs) and "shrink" not in self.operator_names:
-            name = "max_params" if self.max_params else "max_macs"
-            raise ConfigError(f"{name} is kept by shrinking: operators = {self.operators!r} lacks 'shrink'")
+        limit = "max_params" if self.max_params else "max_macs" if self.max_macs else ""
+        if limit and "shrink" not in self.operator_names:
+            raise ConfigError(f"{limit} is kept by shrinking: operators = {self.operators!r} lacks 'shrink'")
         if self.first == "narrowed" and (self.sampler != "esnac" or "shrink" not in self.operator_names):
             given = f"sampler = {self.sampler!r} and operators = {self.operators!r}"
             raise ConfigError(
                 f"first = 'narrowed' with {given}: it is for sampler = 'esnac' with shrink, else 'random'"
             )
-        if self.sampler == "n2n" and (self.max_params or self.max_macs):
-            name = "max_params" if self.max_params else "max_macs"
-            raise ConfigError(f"{name} = {getattr(self, name)}: sampler = 'n2n' keeps no limits; leave it 0")
+        if self.sampler == "n2n" and limit:
+            raise ConfigError(f"{limit} = {getattr(self, limit)}: sampler = 'n2n' keeps no limits; leave it 0")
         if self.sampler == "n2n" and self.operators == "skip":
             raise ConfigError(
                 "operators = 'skip': sampler = 'n2n' only removes and shrinks; give it one or both of those"

@@ -146,7 +146,7 @@ class _Layer:
         self._gates = like.new_empty(count, total, 4 * hidden)
         self._cell, self._tanh = (like.new_empty(count, total, hidden) for _ in range(2))
         self._states = like.new_empty(count, first + total, hidden)
-        self._less = like.new_tensor(-2.0), like.new_tensor(-1.0)
+        self._less = _less(like)
         self._steps = [self._views(t) for t in range(len(packing.counts))]
         self._backs = [self._back_views(t, gradients) for t in reversed(range(len(self._steps)))]
 
@@ -175,7 +175,6 @@ class _Layer:
 
     def forward(self, ih: Tensor, hh: Tensor, bias: Tensor) -> None:
         """Fill `h`. ih (N, 4H, d), hh (N, 4H, H), bias (N, 4H), in each the cell gate's rows doubled."""
-        less_two, less_one = self._less
         self._states[:, : self.packing.counts[0]] = 0
         projected = [linear(*parts).split(self.packing.counts) for parts in zip(self.x, ih, bias, strict=True)]
         hh = hh.mT
@@ -183,11 +182,7 @@ class _Layer:
             last, gates, i, f, s, o, cell, before, after, tanh, h, lasting, read = step
             torch.stack(inputs, out=gates)
             gates.baddbmm_(last, hh).sigmoid_()
-            torch.add(less_two, s, alpha=4, out=cell)
-            torch.mul(f, before, out=after).addcmul_(i, cell)
-            torch.sigmoid(after, out=tanh)
-            torch.add(less_one, tanh, alpha=2, out=tanh)
-            torch.mul(o, tanh, out=h)
+            _advance((i, f, s, o), before, self._less, cell=cell, after=after, tanh=tanh, h=h)
             read.copy_(lasting)
 
     def backward(self, hh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -327,20 +322,34 @@ def _run(packing: Packing, gates: Tensor, hh: Tensor, states: Tensor) -> None:
     """Fill `states` (2, T, H), both directions of one layer, from the products with its inputs (2, T, 4H), in place."""
     hidden, first = states.shape[2], packing.counts[0]
     cells, room = states.new_zeros(2, first, hidden), states.new_empty(2, first, hidden)  # the doubled cell state
-    less_two, less_one = states.new_tensor(-2.0), states.new_tensor(-1.0)
-    last = states[:, :0]
+    less, last = _less(states), states[:, :0]
     for start, count in zip(packing.starts, packing.counts, strict=False):
         now, h = gates[:, start : start + count], states[:, start : start + count]
         if start:
             now.baddbmm_(last[:, :count], hh)
-        i, f, s, o = now.sigmoid_().split(hidden, dim=2)
-        cell, other = cells[:, :count], room[:, :count]
-        torch.add(less_two, s, alpha=4, out=other)
-        cell.mul_(f).addcmul_(i, other)
-        torch.sigmoid(cell, out=other)
-        torch.add(less_one, other, alpha=2, out=other)
-        torch.mul(o, other, out=h)
+        state, other = cells[:, :count], room[:, :count]
+        _advance(now.sigmoid_().split(hidden, dim=2), state, less, cell=other, after=state, tanh=other, h=h)
         last = h
+
+
+def _advance(
+    gates: Sequence[Tensor], before: Tensor, less: tuple[Tensor, Tensor],
+    *, cell: Tensor, after: Tensor, tanh: Tensor, h: Tensor,
+) -> None:  # fmt: skip
+    """One step of time from the gates' σ: fills cell, after, tanh and h (compare `_Step`). `after` may be `before`, and
+    `tanh` `cell`, where nobody needs the first of the two any more."""
+    i, f, s, o = gates
+    less_two, less_one = less
+    torch.add(less_two, s, alpha=4, out=cell)
+    torch.mul(f, before, out=after).addcmul_(i, cell)
+    torch.sigmoid(after, out=tanh)
+    torch.add(less_one, tanh, alpha=2, out=tanh)
+    torch.mul(o, tanh, out=h)
+
+
+def _less(like: Tensor) -> tuple[Tensor, Tensor]:
+    """-2 and -1."""
+    return like.new_tensor(-2.0), like.new_tensor(-1.0)
 
 
 def _doubled(hidden: int, like: Tensor) -> Tensor:

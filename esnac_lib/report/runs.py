@@ -159,12 +159,11 @@ def _read(path: Path, root: Path) -> Run:
     results = {kind: ledger.results(kind) for kind in ("teacher", "solution", "baseline")}  # first: see `read`
     config, summary = _parameters(ledger.config), _summary(path.parent / "summary.json")
     trials = ledger.trials()
-    planned, student, narrowed = config["K"] * config["steps"], results["solution"].get("student"), None
+    planned = config["K"] * config["steps"]
+    trained: Mapping[str, Any] = {**results["solution"], **results["baseline"]}
     if config["sampler"] == COMPRESSION:
-        random = trials["decisions"].map(lambda text: "index" in json.loads(text)).astype(bool)
-        trials, planned, student, narrowed = (
-            trials[random], config["architectures"], summary.get("student"), summary.get("narrowed"),
-        )  # fmt: skip
+        planned, trained = config["architectures"], summary
+        trials = trials[trials["decisions"].map(lambda text: "index" in json.loads(text)).astype(bool)]
     accuracy = "best_epoch_accuracy" if config["final"] == "paper" else "accuracy"
     best = trials["f"].max()
     return Run(
@@ -175,8 +174,8 @@ def _read(path: Path, root: Path) -> Run:
         failed=int((trials["state"] == "failed").sum()),
         best_f=None if best != best else float(best),
         teacher=_trained(results["teacher"].get("reference"), "accuracy"),
-        solution=_trained(student, accuracy),
-        narrowed=_trained(results["baseline"].get("narrowed", narrowed), accuracy),
+        solution=_trained(trained.get("student"), accuracy),
+        narrowed=_trained(trained.get("narrowed"), accuracy),
         summary=summary,
     )
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from esnac_lib.acquisition import Candidate, maximise_by_evolution, maximise_by_sampling, scorer
+from esnac_lib.acquisition import Candidate, maximise_by_evolution, maximise_by_sampling, scorer, uncollected
 from esnac_lib.kernels import Kernel, KernelSettings, choose_subset, learn_kernels
 from esnac_lib.outline import Outline, Outliner
 from esnac_lib.randomness import derive_seed, make_rng
@@ -87,7 +85,7 @@ class EsnacSampler:
         """One proposal of each kernel, in their order, none of them alike; fewer when the space is exhausted."""
         proposals: list[Proposal] = []
         forbidden = [self._teacher, *self._outlines]
-        with _uncollected():
+        with uncollected():
             for k, kernel in enumerate(kernels):
                 found = self._best(kernel, k, forbidden)
                 if found is None:
@@ -106,16 +104,3 @@ class EsnacSampler:
         observed = [trial for trial in self._told if trial.f is not None]
         best = sorted(observed, key=lambda trial: -(trial.f or 0.0))[:PARENTS]
         return maximise_by_evolution(*given, start=[trial.decisions for trial in best])
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without Python's cyclic garbage collector: thousands of outlines, none in a cycle, set it off again and again,
-    and each time it looks through all that PyTorch has loaded; that was a third of the time of a draw."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from esnac_lib.acquisition import maximise_by_evolution, maximise_by_sampling, scorer
+from esnac_lib.acquisition import maximise_by_evolution, maximise_by_sampling, scorer, uncollected
 from esnac_lib.errors import DataError
 from esnac_lib.kernel_file import check_readable
 from esnac_lib.kernels import Kernel
@@ -47,11 +47,12 @@ class TransferSampler:
     def ask(self, n: int) -> list[Proposal]:
         """Up to n proposals, by the first n kernels; more than there are kernels start with the first one again."""
         proposals: list[Proposal] = []
-        for index in range(n):
-            proposal = self._propose(index, [Outline.of(other.architecture) for other in proposals])
-            if proposal is None:
-                break
-            proposals.append(proposal)
+        with uncollected():
+            for index in range(n):
+                proposal = self._propose(index, [Outline.of(other.architecture) for other in proposals])
+                if proposal is None:
+                    break
+                proposals.append(proposal)
         return proposals
 
     def tell(self, trials: Sequence[Told]) -> None:
