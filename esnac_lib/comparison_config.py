@@ -24,9 +24,11 @@ COMPARED: dict[str, Changes] = {
     "esnac_k8": {"sampler": "esnac", **PRESETS["paper"]},
     "random_mild": {"sampler": "random", "sampling": "mild"},
     "evolution_mild": {"sampler": "evolution", "sampling": "mild", **ONE_BY_ONE},
-    "esnac_mild_k8": {"sampler": "esnac", **PRESETS["paper"], "sampling": "mild"},
-    "esnac_mild_all_k8": {"sampler": "esnac", **PRESETS["paper"], "sampling": "mild", "subset": 1.0},
-    "esnac_first_k8": {"sampler": "esnac", **PRESETS["ours"], "first": "narrowed"},
+    "evolution_narrowed": {"sampler": "evolution", "sampling": "mild", "first": "narrowed", **ONE_BY_ONE},
+    "esnac_ours_f_k8": {"sampler": "esnac", **PRESETS["ours"], "surrogate": "f"},
+    "esnac_ours_evolution_k8": {"sampler": "esnac", **PRESETS["ours"], "acquisition": "evolution"},
+    "esnac_ours_random_k8": {"sampler": "esnac", **PRESETS["ours"], "first": "random"},
+    "esnac_ours_half_k8": {"sampler": "esnac", **PRESETS["ours"], "subset": 0.5},
     "esnac_ours_k1": {"sampler": "esnac", **PRESETS["ours"], **ONE_BY_ONE},
     "esnac_ours_k8": {"sampler": "esnac", **PRESETS["ours"]},
 }
@@ -38,7 +40,7 @@ PROXY = "proxy"
 class ComparisonConfig(ExperimentConfig):
     """All samplers on one problem, each with `K` * `steps` evaluations and `runs` seeds."""
 
-    varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "sampling", "first", "acquisition", "subset")
+    varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "sampling", "first", "surrogate", "acquisition", "subset")
 
     study: Annotated[str, Field(description="name of the comparison, and of its folder in outputs")] = "comparison"
     compared: Annotated[str, Field(description="who is compared, with commas; all: everybody known")] = "all"

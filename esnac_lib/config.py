@@ -41,8 +41,14 @@ _NAMED_TEACHERS = (
 TEACHERS = (*_NAMED_TEACHERS, *_ORIGINAL_SHUFFLENETS)
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"sampling": "paper", "first": "random", "acquisition": "random", "subset": 0.5},
-    "ours": {"sampling": "mild", "first": "random", "acquisition": "evolution", "subset": 1.0},
+    "paper": {"sampling": "paper", "first": "random", "surrogate": "f", "acquisition": "random", "subset": 0.5},
+    "ours": {
+        "sampling": "mild",
+        "first": "narrowed",
+        "surrogate": "accuracy",
+        "acquisition": "local",
+        "subset": 1.0,
+    },
 }
 """How ESNAC searches, as published and as it did better (sampler_comparison.ipynb has the evidence)."""
 
@@ -134,13 +140,17 @@ class StudyConfig(FlatConfig):
         "paper"
     )
     first: Annotated[
-        Literal["random", "narrowed"], Field(description="ESNAC's first students: random or narrowed teachers")
+        Literal["random", "narrowed"],
+        Field(description="the first students of ESNAC and evolution: random, or narrowed teachers"),
     ] = "random"
+    surrogate: Annotated[
+        Literal["f", "accuracy"], Field(description="what ESNAC's kernels are learned on: f, or the accuracy in it")
+    ] = "f"
     objective: Annotated[
         Literal["posterior", "marginal", "euclidean"], Field(description="what an embedding is learned by")
     ] = "posterior"
     acquisition: Annotated[
-        Literal["random", "evolution"], Field(description="how the expected improvement is maximised")
+        Literal["random", "evolution", "local"], Field(description="how the expected improvement is maximised")
     ] = "random"
     candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 200
     subset: Annotated[
@@ -297,11 +307,20 @@ class StudyConfig(FlatConfig):
         limit = "max_params" if self.max_params else "max_macs" if self.max_macs else ""
         if limit and "shrink" not in self.operator_names:
             raise ConfigError(f"{limit} is kept by shrinking: operators = {self.operators!r} lacks 'shrink'")
-        if self.first == "narrowed" and (self.sampler != "esnac" or "shrink" not in self.operator_names):
+        if self.first == "narrowed" and not (
+            self.sampler in ("esnac", "evolution") and "shrink" in self.operator_names
+        ):
             given = f"sampler = {self.sampler!r} and operators = {self.operators!r}"
+            allowed = "it is for sampler = 'esnac' or 'evolution' with shrink, else 'random'"
+            raise ConfigError(f"first = 'narrowed' with {given}: {allowed}")
+        if self.acquisition == "local" and self.sampler == "transfer":
             raise ConfigError(
-                f"first = 'narrowed' with {given}: it is for sampler = 'esnac' with shrink, else 'random'"
+                "acquisition = 'local' with sampler = 'transfer': it has no observed students to stay near to; "
+                "'random' and 'evolution' are allowed"
             )
+        if self.surrogate != "f" and self.sampler != "esnac":
+            given = f"surrogate = {self.surrogate!r} with sampler = {self.sampler!r}"
+            raise ConfigError(f"{given}: it is for sampler = 'esnac', else 'f'")
         if self.sampler == "n2n" and limit:
             raise ConfigError(f"{limit} = {getattr(self, limit)}: sampler = 'n2n' keeps no limits; leave it 0")
         if self.sampler == "n2n" and self.operators == "skip":

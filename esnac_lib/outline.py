@@ -17,7 +17,7 @@ from esnac_lib.architecture import INPUT, Architecture, slot
 from esnac_lib.canonical import Graph, canonical_id, canonical_order
 from esnac_lib.channels import kept_count, trace_channels
 from esnac_lib.encoding import ATTRIBUTES, KINDS, MAX_EDGE, kind_and_attributes
-from esnac_lib.layer_types import Shape, Slot
+from esnac_lib.layer_types import LAYER_TYPES, Shape, Slot
 from esnac_lib.operators import is_depthwise
 from esnac_lib.space import ChannelGroup, Decisions, SearchSpace
 
@@ -29,17 +29,20 @@ _GROUPS = len(KINDS) + ATTRIBUTES.index("groups")
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """A student as a graph. rows (L, m + 6): the kind and the attributes of each layer, as `encode` has them."""
+    """A student as a graph, and its size. rows (L, m + 6): the kind and the attributes of each layer, as `encode` has
+    them. num_params: trainable parameters."""
 
     graph: Graph
     rows: np.ndarray
     input_shape: Shape
     output: Slot
+    num_params: int
 
     @classmethod
     def of(cls, architecture: Architecture) -> Outline:
         """That of an architecture which is there."""
-        return cls(architecture.graph, _rows(architecture), architecture.input_shape, architecture.output)
+        rows = _rows(architecture)
+        return cls(architecture.graph, rows, architecture.input_shape, architecture.output, architecture.num_params)
 
     @cached_property
     def order(self) -> tuple[int, ...]:
@@ -104,7 +107,7 @@ class Outliner:
         left = [i for i in range(len(self._rows)) if i not in decisions.removed]
         widths = self._widths.at(decisions.ratios)
         rows = self._rows[left]
-        rows[:, -2:] = widths[left]
+        rows[:, -2:] = widths[left] * self._widths.told[left]
         natures = [self._natures[i] for i in left]
         for place, i in enumerate(left):
             if i in self._widths.own:
@@ -114,7 +117,8 @@ class Outliner:
                     attrs = tuple((name, into if name == "groups" else value) for name, value in attrs)
                 natures[place] = kind, out, attrs
         graph = Graph(natures, inputs, _consumers(inputs, output))
-        return Outline(graph, rows, self.space.teacher.input_shape, output)
+        size = self._widths.params(left, widths)
+        return Outline(graph, rows, self.space.teacher.input_shape, output, size)
 
     def _edges(self, decisions: Decisions) -> tuple[list[tuple[Slot, ...]], Slot]:
         """The slots that each layer of the student reads, and its output (compare `operators.remove`, `add_skips`)."""
@@ -140,9 +144,9 @@ class Outliner:
 
 
 class _Widths:
-    """The input and output channels of all layers, by the ratios.
+    """The input and output channels of all layers that hold parameters, by the ratios.
 
-    own: layers with filters. depthwise: those of them whose groups are their input channels.
+    own: layers with filters; told (L, 1): 1 for them. depthwise: those of them whose groups are their input channels.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -151,10 +155,13 @@ class _Widths:
         segments = [segment for group in space.groups for segment in group.segments]
         column = {(segment.family, segment.lower): c for c, segment in enumerate(segments)}
         self.own = {i for i, layer in enumerate(teacher.layers) if layer.has_filters}
+        self.told = np.array([[int(layer.has_filters)] for layer in teacher.layers])
         self.depthwise = {i for i in self.own if is_depthwise(teacher.layers[i], teacher.in_shapes[i][0][0])}
+        self._teacher, self._holds = teacher, {i for i, size in enumerate(teacher.layer_params) if size}
+        self._sizes: dict[tuple[int, int, int], int] = {}  # by layer and channels
         self._tables = np.zeros((len(teacher.layers), 2, len(segments) + 1), np.int64)  # the last: those that all stay
         for way, atoms in enumerate((flow.in_atoms, flow.out_atoms)):
-            for i in self.own:
+            for i in self.own.union(self._holds):
                 for s, count in zip(*np.unique(flow.segment_of[atoms[i]], return_counts=True), strict=True):
                     segment = flow.segments[s]
                     place = column.get((segment.family, segment.lower), -1) if s >= 0 else -1
@@ -164,6 +171,18 @@ class _Widths:
         """Input and output channels of each layer, (L, 2); 0 where it has no filters of its own."""
         counts = [n for group, ratio in zip(self._groups, ratios, strict=True) for n in _kept(group, ratio)]
         return self._tables @ [*counts, 1]
+
+    def params(self, left: Sequence[int], widths: np.ndarray) -> int:
+        """Trainable parameters of the layers that are left, at these widths."""
+        sizes, pairs = self._sizes, widths.tolist()
+        return sum(sizes.get((i, *pairs[i])) or self._size(i, *pairs[i]) for i in left if i in self._holds)
+
+    def _size(self, index: int, into: int, out: int) -> int:
+        layer, shape = self._teacher.layers[index], self._teacher.in_shapes[index][0]
+        attrs = dict(layer.attrs) | ({"groups": into} if index in self.depthwise else {})
+        size = LAYER_TYPES[layer.kind].params(out, attrs, (into, *shape[1:]))
+        self._sizes[index, into, out] = size
+        return size
 
 
 def _rows(architecture: Architecture) -> np.ndarray:

@@ -68,11 +68,12 @@ SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
         config.acquisition,
         config.candidates,
         first=config.first,
+        surrogate=config.surrogate,
     ),
     "tpe": lambda space, config: TpeSampler(space, config.seed),
     "tpe_multivariate": lambda space, config: TpeSampler(space, config.seed, multivariate=True, constant_liar=True),
     "n2n": lambda space, config: N2nSampler(space, config.seed, config.num_evaluations),
-    "evolution": lambda space, config: EvolutionSampler(space, config.seed),
+    "evolution": lambda space, config: EvolutionSampler(space, config.seed, first=config.first),
     "narrow": lambda space, config: NarrowSampler(space, config.seed),
     "transfer": lambda space, config: TransferSampler(
         space,

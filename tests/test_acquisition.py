@@ -22,6 +22,7 @@ from esnac_lib.acquisition import (
     log_expected_improvement,
     maximise_by_evolution,
     maximise_by_sampling,
+    maximise_locally,
     scorer,
 )
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
@@ -139,7 +140,8 @@ class ToyScore:
         return mean, variance, log_expected_improvement(mean, variance, 0.0)
 
 
-MAXIMISERS = [maximise_by_sampling, maximise_by_evolution]
+NEAR = (7,) * 11 + (9,)
+MAXIMISERS = [maximise_by_sampling, maximise_by_evolution, maximise_locally]
 
 
 @pytest.mark.parametrize("maximise", MAXIMISERS)
@@ -194,7 +196,9 @@ def test_evolution_finds_more_than_sampling() -> None:
     space = ToySpace(8, 10)
     pairs = []
     for seed in range(10):
-        found = [maximise(space, space, ToyScore(), [], 400, np.random.default_rng(seed)) for maximise in MAXIMISERS]
+        found = [
+            maximise(space, space, ToyScore(), [], 400, np.random.default_rng(seed)) for maximise in MAXIMISERS[:2]
+        ]
         pairs.append([candidate.mean for candidate in found if candidate])
     sampled, evolved = np.mean(pairs, axis=0)
     assert evolved > sampled + 0.05
@@ -202,7 +206,7 @@ def test_evolution_finds_more_than_sampling() -> None:
 
 
 def test_evolution_starts_from_the_best_observed() -> None:
-    space, near = ToySpace(12, 20), (7,) * 11 + (9,)
+    space, near = ToySpace(12, 20), NEAR
     given = space, space, ToyScore(), [space.outline(near)], 60
     cold, warm = (
         maximise_by_evolution(*given, np.random.default_rng(0), population=20, start=start) for start in ([], [near])
@@ -211,6 +215,24 @@ def test_evolution_starts_from_the_best_observed() -> None:
     assert warm is not None
     assert warm.mean > -0.5 > cold.mean
     assert warm.decisions != near
+
+
+def test_local_candidates_are_a_few_changes_away() -> None:
+    """Of two observed ones: all decisions but a mutated one are of either, and the better one's more often."""
+    space, score, other = ToySpace(12, 20), ToyScore(), (0,) * 12
+    best = maximise_locally(space, space, score, [space.outline(NEAR)], 200, np.random.default_rng(0), [NEAR, other])
+    assert best is not None
+    candidates = [np.array(list(map(int, text.split(",")))) for text in score.asked]
+    strange = [int(((c != np.array(NEAR)) & (c != 0)).sum()) for c in candidates]
+    assert max(strange) == 1
+    assert np.mean([(c == np.array(NEAR)).sum() >= 11 for c in candidates]) > 0.4
+    assert best.mean >= -0.04 and best.decisions != NEAR
+
+
+def test_local_candidates_are_samples_once_the_neighbourhood_is_used_up() -> None:
+    space, score = ToySpace(2, 4), ToyScore()
+    maximise_locally(space, space, score, [], 1000, np.random.default_rng(0), [(0, 0)])
+    assert len(score.asked) == 16
 
 
 def chain(widths: tuple[int, ...]) -> Architecture:

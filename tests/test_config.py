@@ -112,7 +112,16 @@ def test_defaults_are_valid_and_smoke_sized() -> None:
         (
             {"first": "narrowed", "sampler": "random"},
             "first = 'narrowed' with sampler = 'random' and operators = 'remove,shrink,skip': "
-            "it is for sampler = 'esnac' with shrink, else 'random'",
+            "it is for sampler = 'esnac' or 'evolution' with shrink, else 'random'",
+        ),
+        (
+            {"acquisition": "local", "sampler": "transfer", "source": "digits"},
+            "acquisition = 'local' with sampler = 'transfer': it has no observed students to stay near to; "
+            "'random' and 'evolution' are allowed",
+        ),
+        (
+            {"surrogate": "accuracy", "sampler": "tpe"},
+            "surrogate = 'accuracy' with sampler = 'tpe': it is for sampler = 'esnac', else 'f'",
         ),
         ({"sampler": "n2n", "max_params": 9}, "max_params = 9: sampler = 'n2n' keeps no limits; leave it 0"),
         ({"top": 17}, "top = 17 is out of range: at most K * steps = 16 students are there to choose from"),
@@ -275,7 +284,14 @@ class TestResume:
             **{"acquisition": "evolution", "final": "paper", "schedule": "step", "operators": "remove"},
             "label_smoothing": 0.1,
             **{"teacher_options": '{"width": 2}', "teacher_weights": "net.safetensors", "normalise": "0.5/0.2"},
-            **{"image_channels": 3, "grouping": "dependency", "sampling": "mild", "first": "narrowed", "subset": 0.7},
+            **{
+                "image_channels": 3,
+                "grouping": "dependency",
+                "sampling": "mild",
+                "first": "narrowed",
+                "surrogate": "accuracy",
+                "subset": 0.7,
+            },
         }
         free = {*RESULT_FREE, "study", "steps", "source"}
         for name, value in StudyConfig().to_dict().items():

@@ -35,7 +35,7 @@ FLOORS = {
     2: "modules network tracing operators encoding study_data",
     3: "teachers user_model channels decisions grouping space embedding gp learning kernels stepping student trainer "
     "splitting",
-    4: "outline trained_teacher final_training acquisition evaluator ray_evaluator export kernel_file",
+    4: "outline surrogates trained_teacher final_training acquisition evaluator ray_evaluator export kernel_file",
     5: "samplers proof",
     6: "trials source_kernels study plan coverage architecture_compression offline",
     7: "report monitor experiment pruning benchmarks",

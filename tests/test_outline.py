@@ -39,6 +39,7 @@ def check(space: SearchSpace, outliner: Outliner, decisions: Decisions) -> Outli
         expected = encode(student, max_edge) if max_edge == 128 else Outline.of(student).encode(max_edge)
         np.testing.assert_array_equal(outline.encode(max_edge), expected)
     assert outline.key == Outline.of(student).key
+    assert outline.num_params == student.num_params == Outline.of(student).num_params
     assert (outline.rows.dtype, outline.encode().dtype) == (np.float32, np.float32)
     return outline
 

@@ -53,9 +53,15 @@ SAMPLERS: dict[str, Callable[[SearchSpace, int], Sampler]] = {
         space, seed, learned_elsewhere(), "evolution", candidates=12
     ),
     "evolution": lambda space, seed: EvolutionSampler(space, seed, population=3, tournament=2),
+    "evolution-narrowed": lambda space, seed: EvolutionSampler(
+        space, seed, population=3, tournament=2, first="narrowed"
+    ),
     "esnac": lambda space, seed: EsnacSampler(space, seed, QUICK, "random", candidates=12),
     "esnac-evolution": lambda space, seed: EsnacSampler(space, seed, QUICK, "evolution", candidates=12),
     "esnac-narrowed": lambda space, seed: EsnacSampler(space, seed, QUICK, candidates=12, first="narrowed"),
+    "esnac-accuracy": lambda space, seed: EsnacSampler(
+        space, seed, QUICK, "local", candidates=12, surrogate="accuracy"
+    ),
     "esnac-marginal": lambda space, seed: EsnacSampler(space, seed, replace(QUICK, objective="marginal"), candidates=8),
     "esnac-euclidean": lambda space, seed: EsnacSampler(
         space, seed, replace(QUICK, objective="euclidean"), candidates=8
@@ -155,7 +161,7 @@ def test_an_exhausted_space_ends(make: Callable[..., Sampler]) -> None:
     ]
     small = SearchSpace(Architecture((conv, *rest), (1, 4, 4), slot(3)), operators=("remove",))
     assert len(small.removable) == 1  # so there is one student: without the ReLU
-    if make in (NarrowSampler, SAMPLERS["esnac-narrowed"]):  # which cannot do without shrinking
+    if make is NarrowSampler:  # which cannot do without shrinking
         with pytest.raises(SpaceError, match="add shrink to the operators"):
             make(small, 0).ask(4)
         return

@@ -17,44 +17,43 @@ from esnac_lib.report.variant_figures import NOTHING, best_so_far, mean_and_band
 from esnac_lib.report.variants import ExperimentRecord
 
 PAPER = ("random", "evolution", "tpe", "tpe_multivariate", "n2n", "esnac_k1", "esnac_k8")
-MILD = (
+OURS = (
     "random_mild",
     "evolution_mild",
-    "esnac_mild_k8",
-    "esnac_mild_all_k8",
-    "esnac_first_k8",
+    "evolution_narrowed",
+    "esnac_ours_f_k8",
+    "esnac_ours_evolution_k8",
+    "esnac_ours_random_k8",
+    "esnac_ours_half_k8",
     "esnac_ours_k1",
     "esnac_ours_k8",
     "random",
     "narrow",
 )
+DASHED = (0, (4, 2))
 LOOKS = {
     **{"random": (style.BLACK, ":"), "narrow": (style.PURPLE, (0, (3, 1, 1, 1)))},
-    **{"evolution": (style.GREEN, "-"), "evolution_mild": (style.GREEN, "-"), "n2n": (style.GREY, "-")},
-    **{"tpe": (style.SKY, "-"), "tpe_multivariate": (style.SKY, (0, (4, 2)))},
+    **{"evolution": (style.GREEN, "-"), "n2n": (style.GREY, "-")},
+    **{"tpe": (style.SKY, "-"), "tpe_multivariate": (style.SKY, DASHED)},
     **{"esnac_k1": (style.ORANGE, "-"), "esnac_k8": (style.VERMILLION, "-"), "random_mild": (style.BLUE, "-")},
-    **{
-        "esnac_mild_k8": (style.SKY, "-"),
-        "esnac_mild_all_k8": (style.SKY, (0, (4, 2))),
-        "esnac_first_k8": (style.GREEN, (0, (4, 2))),
-        "esnac_ours_k1": (style.ORANGE, "-"),
-    },
-    **{"esnac_ours_k8": (style.VERMILLION, "-")},
+    **{"evolution_mild": (style.GREEN, "-"), "evolution_narrowed": (style.GREEN, DASHED)},
+    **{"esnac_ours_f_k8": (style.SKY, "-"), "esnac_ours_evolution_k8": (style.SKY, DASHED)},
+    **{"esnac_ours_random_k8": (style.GREY, "-"), "esnac_ours_half_k8": (style.GREY, DASHED)},
+    **{"esnac_ours_k1": (style.ORANGE, "-"), "esnac_ours_k8": (style.VERMILLION, "-")},
 }
 
 
 def samplers_figure(experiment: ExperimentRecord) -> Figure:
     """Best f so far against evaluations, mean over the seeds with its 95 % band.
 
-    Left: as published, samples drawn as in the paper. Right: with mild sampling, beside random search and width scaling
-    without a search.
+    Left: as published. Right: what goes beyond the papers, beside random search and width scaling without a search.
     """
     figure = style.new_figure(11, 5.2)
     if not any(len(record.told) for name in searched(experiment) for record in experiment.studies[name]):
         return style.in_words(figure, NOTHING)
     panels = figure.subplots(1, 2, sharey=True)
-    titles = ("samples as in the paper", "mild samples, and none")
-    for axes, names, title in zip(panels, (PAPER, MILD), titles, strict=True):
+    titles = ("as published", "beyond the papers, and no search")
+    for axes, names, title in zip(panels, (PAPER, OURS), titles, strict=True):
         for name in names:
             if records := [record for record in experiment.studies.get(name, ()) if len(record.told)]:
                 _draw(axes, name, records, experiment.config.num_evaluations)

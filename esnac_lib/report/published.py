@@ -71,7 +71,7 @@ def _esnac_row(papers: Mapping[str, Any], setting: Mapping[str, Any], config: St
     """Table and row of the ESNAC paper with the row's numbers, or None."""
     if config.sampler == "random":
         return ("Table 1, random search", setting["random_search"]) if config.operators == FULL else None
-    plain = config.objective == "posterior" and config.acquisition == "random"
+    plain = (config.objective, config.acquisition, config.surrogate) == ("posterior", "random", "f")
     if config.operators == "remove" and plain and "esnac_removal" in setting:
         return "Table 1, removal only", setting["esnac_removal"]
     if config.dataset == "cifar100" and config.operators == "remove,shrink" and plain:

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from esnac_lib.acquisition import Candidate, maximise_by_evolution, maximise_by_sampling, scorer, uncollected
+from esnac_lib.acquisition import (
+    Candidate,
+    Score,
+    maximise_by_evolution,
+    maximise_by_sampling,
+    maximise_locally,
+    scorer,
+    uncollected,
+)
 from esnac_lib.kernels import Kernel, KernelSettings, choose_subset, learn_kernels
 from esnac_lib.outline import Outline, Outliner
 from esnac_lib.randomness import derive_seed, make_rng
 from esnac_lib.samplers.base import Proposal, Told
-from esnac_lib.samplers.narrow import NarrowSampler
-from esnac_lib.samplers.random import random_proposals
+from esnac_lib.samplers.narrow import first_proposals
 from esnac_lib.space import SearchSpace
+from esnac_lib.surrogates import SURROGATES, Surrogate
 
-PARENTS = 10  # of the best observed, from which evolution starts
+PARENTS = 10  # of the best observed, from which evolution starts, and near which local candidates are
 
 
 class EsnacSampler:
     """Bayesian optimisation over a search space.
 
-    acquisition: how expected improvement is maximised, by "random" sampling or by "evolution" (ESNAC §6.3).
-    candidates: architectures scored for one proposal. first: the students of the first step, "random" as in Algorithm 1
-    or "narrowed" teachers of different widths, none of them far from what is good. device: on which kernels are learned
-    and predict; all draws are the CPU's, whatever it is.
+    acquisition: how expected improvement is maximised, by "random" sampling, by "evolution" (ESNAC §6.3) or among
+    "local" changes of the best observed. candidates: architectures scored for one proposal. first: the students of the
+    first step, "random" as in Algorithm 1 or "narrowed" teachers of different widths, none of them far from what is
+    good. surrogate: what kernels are learned on, "f" as in the paper or the "accuracy" in it (`surrogates`). device: on
+    which kernels are learned and predict; all draws are the CPU's, whatever it is.
     """
 
     def __init__(
@@ -34,6 +43,7 @@ class EsnacSampler:
         candidates: int = 1000,
         device: str = "cpu",
         first: str = "random",
+        surrogate: str = "f",
     ) -> None:
         self.space = space
         self.seed = seed
@@ -42,6 +52,7 @@ class EsnacSampler:
         self.candidates = candidates
         self.device = device
         self.first = first
+        self.surrogate = surrogate
         self._told: list[Told] = []
         self._outlines: list[Outline] = []  # of what was told
         self._outliner = Outliner(space)
@@ -50,15 +61,8 @@ class EsnacSampler:
     def ask(self, n: int) -> list[Proposal]:
         """Up to n proposals, one a kernel; before anything is observed those of the first step."""
         if all(trial.f is None for trial in self._told):
-            proposals = self._narrowed(n) if self.first == "narrowed" else []
-            left = n - len(proposals)
-            return proposals + random_proposals(self.space, self.seed, self._told, left, proposals)
+            return first_proposals(self.first, self.space, self.seed, self._told, n)
         return self.propose(self.kernels(n))
-
-    def _narrowed(self, n: int) -> list[Proposal]:
-        sampler = NarrowSampler(self.space, self.seed)
-        sampler.tell(self._told)
-        return sampler.ask(n)
 
     def tell(self, trials: Sequence[Told]) -> None:
         """Add finished trials to the observations."""
@@ -70,24 +74,29 @@ class EsnacSampler:
 
         Each is fresh and on its own random subset of the observations and the teacher (f = 0) [code].
         """
-        step, settings = len(self._told), self.settings
-        known = [(self._teacher, 0.0)]
-        known += [(o, trial.f) for o, trial in zip(self._outlines, self._told, strict=True) if trial.f is not None]
-        encodings = [outline.encode(settings.max_edge) for outline, _ in known]
+        step, settings, surrogate = len(self._told), self.settings, self._surrogate()
+        encodings = [outline.encode(settings.max_edge) for outline in surrogate.observed]
         subsets = [
-            choose_subset(len(known), make_rng(self.seed, "kernel-subset", step, k), settings.subset_probability)
+            choose_subset(len(encodings), make_rng(self.seed, "kernel-subset", step, k), settings.subset_probability)
             for k in range(n)
         ]
         seeds = [derive_seed(self.seed, "kernel", step, k) for k in range(n)]
-        return learn_kernels(encodings, [f for _, f in known], subsets, settings, seeds, self.device)
+        return learn_kernels(encodings, surrogate.values, subsets, settings, seeds, self.device)
+
+    def _surrogate(self) -> Surrogate:
+        """Of the teacher and all that was told an f."""
+        known = [(self._teacher, 0.0)]
+        known += [(o, trial.f) for o, trial in zip(self._outlines, self._told, strict=True) if trial.f is not None]
+        outlines, f = zip(*known, strict=True)
+        return SURROGATES[self.surrogate](outlines, f)
 
     def propose(self, kernels: Sequence[Kernel]) -> list[Proposal]:
         """One proposal of each kernel, in their order, none of them alike; fewer when the space is exhausted."""
         proposals: list[Proposal] = []
-        forbidden = [self._teacher, *self._outlines]
+        forbidden, surrogate = [self._teacher, *self._outlines], self._surrogate()
         with uncollected():
             for k, kernel in enumerate(kernels):
-                found = self._best(kernel, k, forbidden)
+                found = self._best(scorer(kernel, surrogate), k, forbidden)
                 if found is None:
                     break
                 forbidden.append(self._outliner.outline(found.decisions))
@@ -95,12 +104,13 @@ class EsnacSampler:
                 proposals.append(Proposal(found.decisions, architecture, k, found.mean, found.variance, found.ei))
         return proposals
 
-    def _best(self, kernel: Kernel, k: int, forbidden: Sequence[Outline]) -> Candidate | None:
-        """The candidate that the kernel proposes; None if there is no new architecture."""
+    def _best(self, score: Score, k: int, forbidden: Sequence[Outline]) -> Candidate | None:
+        """The candidate that the k-th kernel proposes; None if there is no new architecture."""
         rng = make_rng(self.seed, "candidates", len(self._told), k)
-        given = self.space, self._outliner, scorer(kernel), forbidden, self.candidates, rng
+        given = self.space, self._outliner, score, forbidden, self.candidates, rng
         if self.acquisition == "random":
             return maximise_by_sampling(*given)
         observed = [trial for trial in self._told if trial.f is not None]
         best = sorted(observed, key=lambda trial: -(trial.f or 0.0))[:PARENTS]
-        return maximise_by_evolution(*given, start=[trial.decisions for trial in best])
+        maximise = maximise_locally if self.acquisition == "local" else maximise_by_evolution
+        return maximise(*given, start=[trial.decisions for trial in best])

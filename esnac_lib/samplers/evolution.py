@@ -8,12 +8,14 @@ import numpy as np
 
 from esnac_lib.randomness import make_rng
 from esnac_lib.samplers.base import Proposal, Told
+from esnac_lib.samplers.narrow import first_proposals
 from esnac_lib.samplers.random import MAX_DRAWS, random_proposals
 from esnac_lib.space import Decisions, SearchSpace
 
 
 class EvolutionSampler:
-    """Random students until `population` of them are observed, then children of tournament winners.
+    """Students as `first` says, "random" or "narrowed" teachers, until `population` of them are observed, then children
+    of tournament winners.
 
     population: the youngest so many observed students can be parents; older ones have died, however good they are.
     tournament: students drawn for one parent, of which the best becomes it. crossover: how often a child has two
@@ -24,26 +26,34 @@ class EvolutionSampler:
     """
 
     def __init__(
-        self, space: SearchSpace, seed: int, population: int = 16, tournament: int = 5, crossover: float = 0.5
+        self,
+        space: SearchSpace,
+        seed: int,
+        population: int = 16,
+        tournament: int = 5,
+        crossover: float = 0.5,
+        first: str = "random",
     ) -> None:
         self.space = space
         self.seed = seed
         self.population = population
         self.tournament = tournament
         self.crossover = crossover
+        self.first = first
         self._told: list[Told] = []
 
     def ask(self, n: int) -> list[Proposal]:
         """Up to n proposals. All of them have their parents among the same population, for none is evaluated yet."""
         alive = [trial for trial in self._told if trial.f is not None][-self.population :]
+        if len(alive) < self.population:
+            return first_proposals(self.first, self.space, self.seed, self._told, n)
         proposals: list[Proposal] = []
-        if len(alive) == self.population:
-            seen = {self.space.teacher.arch_id, *(trial.architecture.arch_id for trial in self._told)}
-            for index in range(n):
-                child = self._child(alive, seen, make_rng(self.seed, "evolution", len(self._told), index))
-                if child is not None:
-                    seen.add(child.architecture.arch_id)
-                    proposals.append(child)
+        seen = {self.space.teacher.arch_id, *(trial.architecture.arch_id for trial in self._told)}
+        for index in range(n):
+            child = self._child(alive, seen, make_rng(self.seed, "evolution", len(self._told), index))
+            if child is not None:
+                seen.add(child.architecture.arch_id)
+                proposals.append(child)
         left = n - len(proposals)
         return proposals + random_proposals(self.space, self.seed, self._told, left, proposals)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from esnac_lib.errors import SpaceError
 from esnac_lib.randomness import make_rng
 from esnac_lib.samplers.base import Proposal, Told
-from esnac_lib.samplers.random import MAX_DRAWS
+from esnac_lib.samplers.random import MAX_DRAWS, random_proposals
 from esnac_lib.space import Decisions, SearchSpace
 
 
@@ -44,6 +44,16 @@ class NarrowSampler:
     def tell(self, trials: Sequence[Told]) -> None:
         """Remember what has been proposed."""
         self.told.extend(trials)
+
+
+def first_proposals(first: str, space: SearchSpace, seed: int, told: Sequence[Told], n: int) -> list[Proposal]:
+    """Up to n students to begin a search with: "random", or "narrowed" teachers, and random ones where these end."""
+    narrowed: list[Proposal] = []
+    if first == "narrowed" and space.groups and "shrink" in space.operators:
+        sampler = NarrowSampler(space, seed)
+        sampler.tell(told)
+        narrowed = sampler.ask(n)
+    return narrowed + random_proposals(space, seed, told, n - len(narrowed), narrowed)
 
 
 def van_der_corput(index: int) -> float:
