@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from esnac_lib.kernels import KernelSettings
 from esnac_lib.ledger import Ledger, ProposalRow
 from esnac_lib.objective import objective
 from esnac_lib.offline.emulator import features
-from esnac_lib.offline.surrogates import forest, kernel, observe
+from esnac_lib.offline.surrogates import accuracy, forest, kernel, observe
 from esnac_lib.offline.table import OfflineTable, decisions_of
 from esnac_lib.randomness import make_rng
 from esnac_lib.samplers import EvolutionSampler, RandomSampler
@@ -193,11 +194,29 @@ def test_a_kernel_is_learned_from_what_is_seen_only(table: OfflineTable) -> None
     problem = table.largest()
     observed = observe(problem, table.of(problem))
     seen, unseen = observed.part(np.arange(12)), observed.part(np.arange(12, 20))
-    hidden = offline.Observed(unseen.encodings, unseen.features, np.full(8, np.nan))
+    hidden = replace(unseen, f=np.full(8, np.nan))
     for scale, centred in (("raw", False), ("unit", True)):
         surrogate = kernel(KernelSettings(max_steps=2), scale, centred)
         foreseen = surrogate(seen, hidden, 3)
         assert np.isfinite(foreseen).all() and np.array_equal(foreseen, surrogate(seen, unseen, 3))
+
+
+def test_a_learned_accuracy_becomes_f_with_the_exact_size(table: OfflineTable) -> None:
+    """Whoever knows the accuracies knows f; whoever knows nothing foretells the mean accuracy at each size."""
+    problem = table.largest()
+    rows = table.of(problem)
+    observed = observe(problem, rows)
+    seen, unseen = observed.part(np.arange(12)), observed.part(np.arange(12, 30))
+    accuracies = rows["accuracy"].fillna(0.0).to_numpy() / problem.accuracy
+    mean, scale = accuracies[:12].mean(), accuracies[:12].std()
+
+    def knows(seen: offline.Observed, unseen: offline.Observed, seed: int) -> np.ndarray:
+        np.testing.assert_allclose(seen.f, (accuracies[:12] - mean) / scale, atol=1e-9)
+        return (accuracies[12:30] - mean) / scale
+
+    np.testing.assert_allclose(accuracy(knows)(seen, unseen, 0), unseen.f, rtol=1e-9)
+    nothing = accuracy(lambda seen, unseen, seed: np.zeros(len(unseen.f)))(seen, unseen, 0)
+    np.testing.assert_allclose(nothing, mean * unseen.gains)
 
 
 def test_enough_must_be_left_unseen(table: OfflineTable) -> None:

@@ -15,6 +15,7 @@ from sklearn.ensemble import RandomForestRegressor
 from esnac_lib.encoding import encode
 from esnac_lib.errors import DataError
 from esnac_lib.kernels import KernelSettings, learn_kernel
+from esnac_lib.objective import objective
 from esnac_lib.offline.emulator import features
 from esnac_lib.offline.table import OfflineTable, Problem, decisions_of
 from esnac_lib.randomness import derive_seed, make_rng
@@ -24,15 +25,17 @@ FOREST = 200  # trees
 
 @dataclass(frozen=True)
 class Observed:
-    """Students in the forms that surrogates read: encodings (each (L, d)), features (n, d), f (n,)."""
+    """Students in the forms that surrogates read: encodings (each (L, d)), features (n, d), gains C (2 - C) (n,), which
+    are known before a training, and f (n,)."""
 
     encodings: tuple[np.ndarray, ...]
     features: np.ndarray
+    gains: np.ndarray
     f: np.ndarray
 
     def part(self, index: np.ndarray) -> Observed:
         """Some of them."""
-        return Observed(tuple(self.encodings[i] for i in index), self.features[index], self.f[index])
+        return Observed(tuple(self.encodings[i] for i in index), self.features[index], self.gains[index], self.f[index])
 
 
 Surrogate = Callable[[Observed, Observed, int], np.ndarray]
@@ -59,6 +62,20 @@ def forest(seen: Observed, unseen: Observed, seed: int) -> np.ndarray:
     return trees.fit(seen.features, seen.f).predict(unseen.features)
 
 
+def accuracy(surrogate: Surrogate) -> Surrogate:
+    """The same surrogate, but it learns the accuracy relative to the teacher's, standardised; f follows with the exact
+    size (as in `esnac_lib.surrogates`)."""
+
+    def foresee(seen: Observed, unseen: Observed, seed: int) -> np.ndarray:
+        known = seen.part(np.flatnonzero(seen.gains > 0))
+        relative = known.f / known.gains
+        mean, scale = relative.mean(), relative.std() or 1.0
+        foreseen = surrogate(replace(known, f=(relative - mean) / scale), unseen, seed)
+        return unseen.gains * (foreseen * scale + mean)
+
+    return foresee
+
+
 PAPER = KernelSettings()
 SURROGATES: Mapping[str, Surrogate] = {
     "paper's kernel": kernel(PAPER),
@@ -67,7 +84,9 @@ SURROGATES: Mapping[str, Surrogate] = {
     "noise 0.005": kernel(replace(PAPER, noise=0.005), centred=True),
     "wider kernel (σ² 0.1)": kernel(replace(PAPER, sigma2=0.1), centred=True),
     "marginal": kernel(replace(PAPER, objective="marginal")),
+    "accuracy learned, size exact": accuracy(kernel(PAPER)),
     "random forest on decisions": forest,
+    "random forest, size exact": accuracy(forest),
 }
 """The paper's surrogate, what could be changed about it one by one, and one without an embedding."""
 
@@ -106,4 +125,7 @@ def observe(problem: Problem, rows: pd.DataFrame) -> Observed:
     """The students of some evaluations of a problem, encoded."""
     space, decisions = problem.space(), decisions_of(rows)
     encodings = tuple(encode(space.apply(one), PAPER.max_edge) for one in decisions)
-    return Observed(encodings, features(space, decisions, rows["params"], rows["macs"]), rows["f"].to_numpy())
+    sizes = rows["params"].to_numpy(np.float64)
+    gains = np.array([objective(size, problem.teacher.num_params, 1.0, 1.0) for size in sizes])
+    seen = features(space, decisions, rows["params"], rows["macs"])
+    return Observed(encodings, seen, np.maximum(gains, 0.0), rows["f"].to_numpy())
