@@ -1,4 +1,7 @@
-"""The parameters of notebooks/compress_your_model.ipynb: those of a study, with defaults for a model of one's own."""
+"""The parameters of notebooks/compress_your_model.ipynb: those of a study, with defaults for a model of one's own.
+
+It searches as our preset does, not as the paper: sampler_comparison.ipynb has the evidence.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esnac_lib.config import StudyConfig
+from esnac_lib.config import PRESETS, StudyConfig
+
+OURS = PRESETS["ours"]
 
 
 class CompressConfig(StudyConfig):
@@ -24,6 +29,22 @@ class CompressConfig(StudyConfig):
         "dependency"
     )
     steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 2
+    sampling: Annotated[Literal["paper", "mild"], Field(description="how random students and candidates are drawn")] = (
+        OURS["sampling"]
+    )
+    first: Annotated[
+        Literal["random", "narrowed"],
+        Field(description="the first students of ESNAC and evolution: random, or narrowed teachers"),
+    ] = OURS["first"]
+    surrogate: Annotated[
+        Literal["f", "accuracy"], Field(description="what ESNAC's kernels are learned on: f, or the accuracy in it")
+    ] = OURS["surrogate"]
+    acquisition: Annotated[
+        Literal["random", "evolution", "local"], Field(description="how the expected improvement is maximised")
+    ] = OURS["acquisition"]
+    subset: Annotated[
+        float, Field(gt=0, le=1, description="share of the observations that each kernel learns from")
+    ] = OURS["subset"]
     candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 60
     epochs: Annotated[int, Field(ge=1, description="epochs of search training")] = 4
     final_epochs: Annotated[int, Field(ge=0, description="epochs of final training")] = 8
