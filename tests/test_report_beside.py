@@ -132,6 +132,12 @@ def test_the_papers_form_of_final_training_counts_the_best_test_epoch(tmp_path: 
     assert line["accuracy [%]"] == pytest.approx(73) and "best test epoch" in line["protocol"]
 
 
+def test_what_goes_beyond_the_paper_is_told(tmp_path: Path) -> None:
+    study(tmp_path, "s", (0.72, 100), 0.80, surrogate="accuracy", subset=1.0)
+    line = report.other_studies(report.read_runs(tmp_path)).iloc[0]
+    assert ", surrogate accuracy, subset 1.0; final" in line["protocol"] and "sampling" not in line["protocol"]
+
+
 def test_a_study_stands_in_every_table_that_prints_its_setting_and_nowhere_else(tmp_path: Path) -> None:
     study(tmp_path, "four", (0.72, 100), 0.8, K=4)
     study(tmp_path, "mild", (0.73, 100), 0.8, sampling="mild")

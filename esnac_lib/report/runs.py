@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from esnac_lib.architecture_compression.compression_config import CompressionConfig
-from esnac_lib.config import RESULT_FREE, StudyConfig
+from esnac_lib.config import PRESETS, RESULT_FREE, StudyConfig
 from esnac_lib.errors import LedgerError
 from esnac_lib.ledger import Ledger
 from esnac_lib.ledger_file import find_ledgers
@@ -28,6 +28,8 @@ COMPRESSION = "architecture compression"
 
 _NO_PROTOCOL = RESULT_FREE | {"study", "seed"}
 _DEFAULTS = {name: field.default for name, field in StudyConfig.model_fields.items()}
+_SEARCH = ("operators", "grouping", "objective", *PRESETS["paper"])
+"""Parameters of a search that are told where they are not at their defaults."""
 TEACHER_PARAMETERS = (
     "teacher", "dataset", "teacher_epochs", "teacher_lr", "batch_size", "augment", "schedule", "validation",
 )  # fmt: skip
@@ -141,6 +143,7 @@ def search_protocol(config: Mapping[str, Any]) -> str:
         return f"{text}; final {config['final_epochs']} epochs (chosen on validation, last epoch)"
     text = f"{config['K'] * config['steps']} evaluations ({config['steps']} × {config['K']}), "
     text += f"{config['epochs']} epochs on {images} images"
+    text += "".join(f", {name} {config[name]}" for name in _SEARCH if config[name] != _DEFAULTS[name])
     if config["final"] == "none":
         return f"{text}; no final training"
     form = "best test epoch of the best by test f" if config["final"] == "paper" else "chosen on validation, last epoch"
