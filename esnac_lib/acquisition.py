@@ -158,14 +158,8 @@ def maximise_by_evolution(
             return space.mutate(start[int(rng.integers(len(start)))], rng)
         return space.sample(rng)
 
-    def parent() -> Any:
-        return parents[int(rng.integers(len(parents), size=2).min())].decisions  # parents are sorted, best first
-
     def child() -> Any:
-        if pool.misses >= 10:
-            return space.sample(rng)
-        decisions = space.cross(parent(), parent(), rng) if rng.random() < 0.5 else parent()
-        return space.mutate(decisions, rng)
+        return _child(space, [parent.decisions for parent in parents], pool.misses, rng)
 
     parents = pool.gather(first, population)
     while parents:
@@ -193,19 +187,24 @@ def maximise_locally(
     a sample takes its place, as it does for all where there is no start. Ends as `maximise_by_sampling` does.
     """
     pool = _Pool(outlines, score, forbidden, candidates)
-
-    def parent() -> Any:
-        return start[int(rng.integers(len(start), size=2).min())]
-
-    def near() -> Any:
-        if not start or pool.misses >= 10:
-            return space.sample(rng)
-        decisions = space.cross(parent(), parent(), rng) if rng.random() < 0.5 else parent()
-        return space.mutate(decisions, rng)
-
-    while pool.gather(near, BATCH):
+    while pool.gather(lambda: _child(space, start, pool.misses, rng), BATCH):
         pass
     return pool.best
+
+
+def _child(space: Space, parents: Sequence[Any], misses: int, rng: np.random.Generator) -> Any:
+    """A mutant of one of the parents (best first; the better of two drawn) or, in half of the cases, of two crossed.
+
+    A sample where there are no parents, or the last ten draws brought nothing new.
+    """
+
+    def parent() -> Any:
+        return parents[int(rng.integers(len(parents), size=2).min())]
+
+    if not parents or misses >= 10:
+        return space.sample(rng)
+    decisions = space.cross(parent(), parent(), rng) if rng.random() < 0.5 else parent()
+    return space.mutate(decisions, rng)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esnac_lib.config import PRESETS, StudyConfig
+from esnac_lib.config import PRESETS, Acquisition, First, Learned, Sampling, StudyConfig, Subset
 
 OURS = PRESETS["ours"]
 
@@ -29,22 +29,11 @@ class CompressConfig(StudyConfig):
         "dependency"
     )
     steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 2
-    sampling: Annotated[Literal["paper", "mild"], Field(description="how random students and candidates are drawn")] = (
-        OURS["sampling"]
-    )
-    first: Annotated[
-        Literal["random", "narrowed"],
-        Field(description="the first students of ESNAC and evolution: random, or narrowed teachers"),
-    ] = OURS["first"]
-    surrogate: Annotated[
-        Literal["f", "accuracy"], Field(description="what ESNAC's kernels are learned on: f, or the accuracy in it")
-    ] = OURS["surrogate"]
-    acquisition: Annotated[
-        Literal["random", "evolution", "local"], Field(description="how the expected improvement is maximised")
-    ] = OURS["acquisition"]
-    subset: Annotated[
-        float, Field(gt=0, le=1, description="share of the observations that each kernel learns from")
-    ] = OURS["subset"]
+    sampling: Sampling = OURS["sampling"]
+    first: First = OURS["first"]
+    surrogate: Learned = OURS["surrogate"]
+    acquisition: Acquisition = OURS["acquisition"]
+    subset: Subset = OURS["subset"]
     candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 60
     epochs: Annotated[int, Field(ge=1, description="epochs of search training")] = 4
     final_epochs: Annotated[int, Field(ge=0, description="epochs of final training")] = 8

@@ -40,6 +40,18 @@ _NAMED_TEACHERS = (
 )
 TEACHERS = (*_NAMED_TEACHERS, *_ORIGINAL_SHUFFLENETS)
 
+Sampling = Annotated[Literal["paper", "mild"], Field(description="how random students and candidates are drawn")]
+First = Annotated[
+    Literal["random", "narrowed"],
+    Field(description="the first students of ESNAC and evolution: random, or narrowed teachers"),
+]
+Learned = Annotated[
+    Literal["f", "accuracy"], Field(description="what ESNAC's kernels are learned on: f, or the accuracy in it")
+]
+Acquisition = Annotated[
+    Literal["random", "evolution", "local"], Field(description="how the expected improvement is maximised")
+]
+Subset = Annotated[float, Field(gt=0, le=1, description="share of the observations that each kernel learns from")]
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"sampling": "paper", "first": "random", "surrogate": "f", "acquisition": "random", "subset": 0.5},
     "ours": {
@@ -136,26 +148,15 @@ class StudyConfig(FlatConfig):
     min_accuracy: Annotated[
         float, Field(ge=0, le=1, description="accuracy that the solution shall keep, a fraction; 0: no demand")
     ] = 0.0
-    sampling: Annotated[Literal["paper", "mild"], Field(description="how random students and candidates are drawn")] = (
-        "paper"
-    )
-    first: Annotated[
-        Literal["random", "narrowed"],
-        Field(description="the first students of ESNAC and evolution: random, or narrowed teachers"),
-    ] = "random"
-    surrogate: Annotated[
-        Literal["f", "accuracy"], Field(description="what ESNAC's kernels are learned on: f, or the accuracy in it")
-    ] = "f"
+    sampling: Sampling = "paper"
+    first: First = "random"
+    surrogate: Learned = "f"
     objective: Annotated[
         Literal["posterior", "marginal", "euclidean"], Field(description="what an embedding is learned by")
     ] = "posterior"
-    acquisition: Annotated[
-        Literal["random", "evolution", "local"], Field(description="how the expected improvement is maximised")
-    ] = "random"
+    acquisition: Acquisition = "random"
     candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 200
-    subset: Annotated[
-        float, Field(gt=0, le=1, description="share of the observations that each kernel learns from")
-    ] = 0.5
+    subset: Subset = 0.5
     epochs: Annotated[int, Field(ge=1, description="epochs of search training")] = 8
     search_images: Annotated[int, Field(ge=0, description="images for search training; 0: the training split")] = 0
     batch_size: Annotated[int, Field(ge=2, description="images a batch")] = 32

@@ -9,8 +9,13 @@ def objective(params: float, teacher_params: float, accuracy: float, teacher_acc
     >>> round(objective(100, 1000, 0.9, 0.9), 4)
     0.99
     """
+    return gain(params, teacher_params) * accuracy / teacher_accuracy
+
+
+def gain(params: float, teacher_params: float) -> float:
+    """C (2 − C): f at the teacher's accuracy, known before any training. Negative above the teacher's size."""
     ratio = compression_ratio(params, teacher_params)
-    return ratio * (2 - ratio) * accuracy / teacher_accuracy
+    return ratio * (2 - ratio)
 
 
 def compression_ratio(params: float, teacher_params: float) -> float:

@@ -107,7 +107,7 @@ class Outliner:
         left = [i for i in range(len(self._rows)) if i not in decisions.removed]
         widths = self._widths.at(decisions.ratios)
         rows = self._rows[left]
-        rows[:, -2:] = widths[left] * self._widths.told[left]
+        rows[:, -2:] = widths[left] * self._widths.filters[left]
         natures = [self._natures[i] for i in left]
         for place, i in enumerate(left):
             if i in self._widths.own:
@@ -146,7 +146,7 @@ class Outliner:
 class _Widths:
     """The input and output channels of all layers that hold parameters, by the ratios.
 
-    own: layers with filters; told (L, 1): 1 for them. depthwise: those of them whose groups are their input channels.
+    own: layers with filters; filters (L, 1): 1 for them. depthwise: those whose groups are their input channels.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -155,7 +155,7 @@ class _Widths:
         segments = [segment for group in space.groups for segment in group.segments]
         column = {(segment.family, segment.lower): c for c, segment in enumerate(segments)}
         self.own = {i for i, layer in enumerate(teacher.layers) if layer.has_filters}
-        self.told = np.array([[int(layer.has_filters)] for layer in teacher.layers])
+        self.filters = np.array([[int(layer.has_filters)] for layer in teacher.layers])
         self.depthwise = {i for i in self.own if is_depthwise(teacher.layers[i], teacher.in_shapes[i][0][0])}
         self._teacher, self._holds = teacher, {i for i, size in enumerate(teacher.layer_params) if size}
         self._sizes: dict[tuple[int, int, int], int] = {}  # by layer and channels

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from esnac_lib.kernels import Kernel
-from esnac_lib.objective import compression_ratio
+from esnac_lib.objective import gain
 from esnac_lib.outline import Outline
 
 Moments = tuple[np.ndarray, np.ndarray]
@@ -83,8 +83,7 @@ class AccuracySurrogate:
 
     def _gains(self, outlines: Sequence[Outline]) -> np.ndarray:
         """C (2 - C) of each, (m,); 0 for what is no smaller than the teacher."""
-        ratios = np.array([max(compression_ratio(o.num_params, self._whole), 0.0) for o in outlines])
-        return ratios * (2 - ratios)
+        return np.array([max(gain(outline.num_params, self._whole), 0.0) for outline in outlines])
 
 
 SURROGATES: Mapping[str, Callable[[Sequence[Outline], Sequence[float]], Surrogate]] = {

@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestRegressor
 from esnac_lib.encoding import encode
 from esnac_lib.errors import DataError
 from esnac_lib.kernels import KernelSettings, learn_kernel
-from esnac_lib.objective import objective
+from esnac_lib.objective import gain
 from esnac_lib.offline.emulator import features
 from esnac_lib.offline.table import OfflineTable, Problem, decisions_of
 from esnac_lib.randomness import derive_seed, make_rng
@@ -125,7 +125,6 @@ def observe(problem: Problem, rows: pd.DataFrame) -> Observed:
     """The students of some evaluations of a problem, encoded."""
     space, decisions = problem.space(), decisions_of(rows)
     encodings = tuple(encode(space.apply(one), PAPER.max_edge) for one in decisions)
-    sizes = rows["params"].to_numpy(np.float64)
-    gains = np.array([objective(size, problem.teacher.num_params, 1.0, 1.0) for size in sizes])
+    gains = np.array([max(gain(size, problem.teacher.num_params), 0.0) for size in rows["params"]])
     seen = features(space, decisions, rows["params"], rows["macs"])
-    return Observed(encodings, seen, np.maximum(gains, 0.0), rows["f"].to_numpy())
+    return Observed(encodings, seen, gains, rows["f"].to_numpy())
