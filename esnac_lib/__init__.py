@@ -34,6 +34,7 @@ _HOME = {
     "build": "network",
     "encode": "encoding",
     "inherit": "network",
+    "largest_first": "filter_order",
     "load_dataset": "data",
     "prove": "proof",
     "teacher": "teachers",

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esnac_lib.config import PRESETS, Acquisition, First, Learned, Sampling, StudyConfig, Subset
+from esnac_lib.config import PRESETS, Acquisition, First, Keep, Learned, Sampling, StudyConfig, Subset
 
 OURS = PRESETS["ours"]
 
@@ -28,6 +28,7 @@ class CompressConfig(StudyConfig):
     grouping: Annotated[Literal["dimension", "dependency"], Field(description="what shares a shrinkage ratio")] = (
         "dependency"
     )
+    keep: Keep = "norm"
     steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 2
     sampling: Sampling = OURS["sampling"]
     first: First = OURS["first"]

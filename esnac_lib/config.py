@@ -40,6 +40,9 @@ _NAMED_TEACHERS = (
 )
 TEACHERS = (*_NAMED_TEACHERS, *_ORIGINAL_SHUFFLENETS)
 
+Keep = Annotated[
+    Literal["first", "norm"], Field(description="filters that shrinking keeps: the first, or those of the largest norm")
+]
 Sampling = Annotated[Literal["paper", "mild"], Field(description="how random students and candidates are drawn")]
 First = Annotated[
     Literal["random", "narrowed"],
@@ -63,6 +66,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """How ESNAC searches, as published and as it did better (sampler_comparison.ipynb has the evidence)."""
+AS_PUBLISHED: dict[str, Any] = {"keep": "first"} | {
+    name: value for name, value in PRESETS["paper"].items() if name != "acquisition"
+}
+"""What parameters beyond the ESNAC paper are in it, in each of its tables. (Table 6 varies the acquisition.)"""
 
 RESULT_FREE = frozenset(
     {"device", "evaluator", "ray_address", "students_per_gpu", "data_root", "max_minutes", "student_minutes", "beside"}
@@ -143,6 +150,7 @@ class StudyConfig(FlatConfig):
     grouping: Annotated[Literal["dimension", "dependency"], Field(description="what shares a shrinkage ratio")] = (
         "dimension"
     )
+    keep: Keep = "first"
     max_params: Annotated[int, Field(ge=0, description="parameters that a student may have; 0: no limit")] = 0
     max_macs: Annotated[int, Field(ge=0, description="multiply-accumulates an image; 0: no limit")] = 0
     min_accuracy: Annotated[

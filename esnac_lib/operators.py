@@ -169,10 +169,15 @@ def _follow(
         place = {int(channel): position for position, channel in enumerate(full[0])}
         left = [place[int(channel)] for channel in selected(layer)[flow]]
         return replace(layer, attrs={"runs": [(position, position + 1) for position in left]}), flow
-    if LAYER_TYPES[layer.kind].follows and not (layer.kind == "prelu" and layer["shared"]):
+    if follows_channels(layer):
         kept = _compose(layer.kept_out, flow)
         layer = replace(layer, kept_out=kept, kept_in=kept)
     return layer, flow
+
+
+def follows_channels(layer: Layer) -> bool:
+    """Whether the layer's tensors have an element for each channel that it reads."""
+    return LAYER_TYPES[layer.kind].follows and not (layer.kind == "prelu" and layer["shared"])
 
 
 def is_depthwise(layer: Layer, in_channels: int) -> bool:

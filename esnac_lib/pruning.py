@@ -2,7 +2,7 @@
 
 Which filters go is decided by their magnitude in the trained search teacher, over all layers at once; what is left is
 trained like a student of the search: distilled, on the same batches. So beside uniform width scaling, which keeps the
-first filters of each layer and the same share of all, it shows what choosing filters is worth.
+same share of every layer, it shows what choosing filters, and how many of each layer, is worth.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class SharedEvaluations:
 
 def training_of(config: StudyConfig) -> dict[str, Any]:
     """All parameters that the evaluation of an architecture depends on, the teacher's training included."""
-    return {
+    told = {
         "teacher": [config.teacher, config.teacher_options, config.teacher_weights],
         "images": [config.image_channels, config.normalise],
         "dataset": config.dataset,
@@ -118,6 +118,8 @@ def training_of(config: StudyConfig) -> dict[str, Any]:
         "teacher_recipe": asdict(Recipe.teacher(config, "search")),
         "evaluator": config.evaluator,  # a cluster has other machines
     }
+    # only where it is not the default, so that evaluations from before there was such a parameter stay the same ones
+    return told if config.keep == "first" else told | {"keep": config.keep}
 
 
 def _machine(environment: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ from esnac_lib.config import StudyConfig
 from esnac_lib.data import Dataset
 from esnac_lib.errors import EsnacError, TrainingError
 from esnac_lib.faults import one_line
+from esnac_lib.filter_order import largest_first
 from esnac_lib.network import Network, build, check_weights
 from esnac_lib.randomness import derive_seed
 from esnac_lib.splitting import train_splitting
@@ -89,12 +90,22 @@ def train_teacher(
     """Train a teacher, or take the one that lies in `folder` already.
 
     recipe: None stands for `Recipe.teacher`. watch hears each epoch of a training that happens now, and those of one
-    that is taken. A teacher that comes with its weights is not trained, but measured. Raises TrainingError if the
-    training fails.
+    that is taken. A teacher that comes with its weights is not trained, but measured. If shrinking shall keep filters
+    by their norm, the search teacher has them in that order (`filter_order`). Raises TrainingError if the training
+    fails.
     """
     if config.teacher_weights:
-        return _measured(role, config, data)
-    recipe = recipe or Recipe.teacher(config, role)
+        found = _measured(role, config, data)
+    else:
+        found = _trained(role, config, data, folder, watch, recipe or Recipe.teacher(config, role))
+    if role == "search" and config.keep == "norm":
+        return replace(found, weights=largest_first(found.architecture, found.weights))
+    return found
+
+
+def _trained(
+    role: Role, config: StudyConfig, data: StudyData, folder: Path, watch: Watch, recipe: Recipe
+) -> TrainedTeacher:
     key = f"{role}-teacher"
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{config.teacher}-{data.dataset.name}")
     path = folder / f"{readable}-{role}-{_identity(role, config, data, recipe)}"

@@ -287,6 +287,7 @@ class TestResume:
             **{
                 "image_channels": 3,
                 "grouping": "dependency",
+                "keep": "norm",
                 "sampling": "mild",
                 "first": "narrowed",
                 "surrogate": "accuracy",

@@ -33,8 +33,8 @@ FLOORS = {
     "ledger_digest shared_evaluations experiment_config paper_experiments report_config comparison_config "
     "coverage_config compress_config benchmarks_config",
     2: "modules network tracing operators encoding study_data",
-    3: "teachers user_model channels decisions grouping space embedding gp learning kernels stepping student trainer "
-    "splitting",
+    3: "teachers user_model channels filter_order decisions grouping space embedding gp learning kernels stepping "
+    "student trainer splitting",
     4: "outline surrogates trained_teacher final_training acquisition evaluator ray_evaluator export kernel_file",
     5: "samplers proof",
     6: "trials source_kernels study plan coverage architecture_compression offline",

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from esnac_lib import report
 from esnac_lib.architecture import INPUT, Architecture, Layer, slot
-from esnac_lib.config import StudyConfig
+from esnac_lib.config import PRESETS, StudyConfig
 from esnac_lib.errors import LedgerError
 from esnac_lib.ledger import Ledger, ProposalRow
 from esnac_lib.objective import objective
@@ -385,6 +385,8 @@ def test_a_table_reads_well(record: report.StudyRecord) -> None:
         ({"teacher": "resnet34", "operators": "remove,shrink"}, 73.72, 8.01, 0.9205),
         ({"teacher": "resnet34", "objective": "marginal"}, 73.11, 6.47, 0.9059),
         ({"teacher": "resnet34", "acquisition": "evolution", "K": 8}, 72.40, 9.90, 0.9104),
+        ({"teacher": "resnet34", "keep": "norm", "operators": "remove"}, 73.68, 9.08, 0.9246),
+        ({"teacher": "resnet34", **PRESETS["ours"]}, 73.68, 9.08, 0.9246),
         ({"teacher": "shufflenet"}, 68.45, 4.74, 0.9171),
         ({"teacher": "vgg19", "dataset": "cifar10"}, 92.27, 25.39, 0.9809),
     ],

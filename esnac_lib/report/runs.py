@@ -28,7 +28,7 @@ COMPRESSION = "architecture compression"
 
 _NO_PROTOCOL = RESULT_FREE | {"study", "seed"}
 _DEFAULTS = {name: field.default for name, field in StudyConfig.model_fields.items()}
-_SEARCH = ("operators", "grouping", "objective", *PRESETS["paper"])
+_SEARCH = ("operators", "grouping", "keep", "objective", *PRESETS["paper"])
 """Parameters of a search that are told where they are not at their defaults."""
 TEACHER_PARAMETERS = (
     "teacher", "dataset", "teacher_epochs", "teacher_lr", "batch_size", "augment", "schedule", "validation",
