@@ -14,7 +14,7 @@ from esnac_lib.errors import ConfigError
 
 
 def test_every_search_has_the_same_number_of_evaluations_and_the_same_training() -> None:
-    config = ComparisonConfig(K=4, steps=3, runs=2, sizes=5)
+    config = ComparisonConfig(compared="all", K=4, steps=3, runs=2, sizes=5)
     assert config.compared_names == tuple(COMPARED)
     studies = [study for study in config.studies() if "/proxy" not in study.study]
     assert len(studies) == 2 * len(COMPARED)
