@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import math
 import os
 import shutil
@@ -565,7 +566,8 @@ def refused_or_same(path: Path, whole: list[Any]) -> bool:
 
 def test_a_ledger_of_the_first_version_gets_its_digests(path: Path) -> None:
     path.parent.mkdir()
-    shutil.copy(ROOT / "outputs" / "fashion_mnist_conv7_esnac" / "ledger.sqlite", path)
+    packed = ROOT / "outputs" / "fashion_mnist_conv7_esnac" / "ledger.sqlite.xz"
+    path.write_bytes(lzma.decompress(packed.read_bytes()))
     before, bytes_before = Ledger(path, read_only=True).trials(), path.read_bytes()
     assert path.read_bytes() == bytes_before  # reading changes nothing
     with closing(sqlite3.connect(path)) as other:
