@@ -99,7 +99,7 @@ def sizes_figure(experiment: ExperimentRecord) -> Figure:
     for name in (name for name in LOOKS if name != "narrow"):
         best = [record.best for record in experiment.finished(name) if record.best is not None]
         marker = "*" if name.startswith("esnac") else "o"
-        hollow = name.endswith("mild") or "ours" in name
+        hollow = name not in PAPER or LOOKS[name][1] == DASHED
         if best:
             axes.plot(
                 [one.params for one in best], [one.f for one in best], marker, linestyle="none", color=LOOKS[name][0],
@@ -107,13 +107,12 @@ def sizes_figure(experiment: ExperimentRecord) -> Figure:
                 label=f"best of {LABELS[name]}",
             )  # fmt: skip
     style.tidy(axes, xlabel="parameters (log scale)", ylabel="f (search, validation images)")
-    top = max(
-        [
-            table["f"].max(),
-            *(r.best.f for name in searched(experiment) for r in experiment.studies[name] if r.best is not None),
-        ]
-    )
-    axes.set_ylim(max(table["f"].min(), top - 0.35), top + 0.02)
+    bests = [r.best for name in searched(experiment) for r in experiment.studies[name] if r.best is not None]
+    top = max([table["f"].max(), *(one.f for one in bests)])
+    low = max(table["f"].min(), top - 0.35)
+    shown = [*table["params"][table["f"] >= low], *(one.params for one in bests)]
+    axes.set_ylim(low, top + 0.02)
+    axes.set_xlim(0.8 * min(shown), 1.25 * max(shown))
     style.count_ticks(axes)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
     return figure
