@@ -43,7 +43,7 @@ class ComparisonConfig(ExperimentConfig):
     varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "sampling", "first", "surrogate", "acquisition", "subset")
 
     study: Annotated[str, Field(description="name of the comparison, and of its folder in outputs")] = "comparison"
-    compared: Annotated[str, Field(description="who is compared, with commas; all: everybody known")] = (
+    compared: Annotated[str, Field(description="names, or all")] = (
         "narrow,random,evolution,tpe,tpe_multivariate,n2n,esnac_k1,esnac_k8,esnac_ours_k8"
     )
     K: Annotated[int, Field(ge=1, description="students a step, for those who are not asked one by one")] = 3
