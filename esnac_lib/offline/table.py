@@ -96,6 +96,8 @@ class OfflineTable:
                     "seed": told["seed"],
                     "images": told["search_images"] or "all",
                     "epochs": search["epochs"],
+                    "operators": ", ".join(problem.operators),
+                    "filters kept": told.get("keep", "first"),
                     "decisions": problem.space().num_decisions,
                     "evaluations": len(rows),
                     "mean f": rows["f"].mean(),
