@@ -68,15 +68,6 @@ def _source(places: np.ndarray, content: np.ndarray) -> np.ndarray:
 
     A set may be there more than once; its parts keep their order.
     """
-    former = np.argsort(places, kind="stable")  # positions by set, each set's in order
-    start = np.searchsorted(places[former], content[places])
-    return former[start + _occurrence(places)]
-
-
-def _occurrence(places: np.ndarray) -> np.ndarray:
-    """How often the set of each position was there before."""
-    former = np.argsort(places, kind="stable")
-    ordered = places[former]
     found = np.empty(len(places), np.int64)
-    found[former] = np.arange(len(places)) - np.searchsorted(ordered, ordered)
+    found[np.argsort(content[places], kind="stable")] = np.argsort(places, kind="stable")
     return found
