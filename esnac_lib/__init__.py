@@ -18,29 +18,34 @@ _HOME = {
     "EsnacError": "errors",
     "EsnacSampler": "samplers",
     "EvolutionSampler": "samplers",
-    "Experiment": "experiment",
+    "Experiment": "study",
     "Ledger": "ledger",
-    "Limits": "decisions",
-    "LocalEvaluator": "evaluator",
+    "Limits": "space",
+    "LocalEvaluator": "training",
     "N2nSampler": "samplers",
     "NarrowSampler": "samplers",
     "RandomSampler": "samplers",
-    "RayEvaluator": "ray_evaluator",
+    "RayEvaluator": "training",
     "SearchSpace": "space",
     "Study": "study",
     "StudyConfig": "config",
     "TpeSampler": "samplers",
     "TransferSampler": "samplers",
-    "build": "network",
-    "encode": "encoding",
-    "inherit": "network",
-    "largest_first": "filter_order",
+    "build": "architecture",
+    "encode": "architecture",
+    "inherit": "architecture",
+    "largest_first": "space",
     "load_dataset": "data",
-    "prove": "proof",
+    "prove": "space",
     "teacher": "teachers",
-    "trace": "tracing",
+    "trace": "architecture",
 }
-_MODULES = ("export", "monitor", "offline", "report")
+_MODULES = {
+    "export": "architecture.export",
+    "monitor": "report.live",
+    "offline": "benchmarks.tabular",
+    "report": "report",
+}
 
 __all__ = [*_HOME, *_MODULES]
 
@@ -49,7 +54,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
+        return import_module(f"{__name__}.{_MODULES[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

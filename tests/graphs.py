@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from esnac_lib.architecture import INPUT, Architecture, Layer, Slot, slot
-from esnac_lib.layer_types import ACTIVATIONS, LAYER_TYPES, Shape
+from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
+from esnac_lib.architecture.layer_types import ACTIVATIONS, LAYER_TYPES, Shape, Slot
 
 SAME = {"kernel_size": 3, "padding": 1}
 WIDTHS = (2, 4, 6, 12)

@@ -18,7 +18,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from esnac_lib.config import FlatConfig, StudyConfig
+from esnac_lib.config.base import FlatConfig
+from esnac_lib.config.study import StudyConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "esnac_lib"
@@ -28,46 +29,41 @@ PARAMS = sorted((ROOT / "params").glob("*.yaml"))
 LOCK = ROOT / "requirements.lock"
 
 FLOORS = {
-    0: "errors time_limit randomness devices faults layer_attrs layer_types canonical architecture objective lstm",
-    1: "config data data_sources batches recipes checkpoints weights ledger ledger_file environment progress watch "
-    "ledger_digest shared_evaluations experiment_config paper_experiments report_config comparison_config "
-    "coverage_config compress_config benchmarks_config",
-    2: "modules network tracing operators encoding study_data",
-    3: "teachers user_model channels filter_order decisions grouping space embedding gp learning kernels stepping "
-    "student trainer splitting",
-    4: "outline surrogates trained_teacher final_training acquisition evaluator ray_evaluator export kernel_file",
-    5: "samplers proof",
-    6: "trials source_kernels study plan coverage architecture_compression offline",
-    7: "report monitor experiment pruning benchmarks",
-    8: "__init__",
+    1: "errors seeding objective",
+    2: "architecture config ledger files",
+    3: "space data",
+    4: "surrogate teachers",
+    5: "samplers training",
+    6: "study",
+    7: "latent_descent benchmarks",
+    8: "report",
+    9: "__init__",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
-NOBODY_IMPORTS = {"report", "monitor"}
+FACES = [path for path in SOURCES if path.name == "__init__.py" and path.parent.name in FLOOR_OF]
 
 
 # -- the map -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_readme_s_map_is_the_house() -> None:
-    """Every room on its floor; configs are named together."""
+    """Every package and every module at the top, on its floor."""
     drawn: dict[str, int] = {}
     for floor, rooms in re.findall(r"^\| (\d) \| (.*?) \|", (ROOT / "README.md").read_text(), re.M):
         drawn |= dict.fromkeys(re.findall(r"`(\w+)/?`", rooms), int(floor))
-    assert drawn == {
-        room: floor for room, floor in FLOOR_OF.items() if room != "__init__" and not room.endswith("_config")
-    }
+    assert drawn == {room: floor for room, floor in FLOOR_OF.items() if room != "__init__"}
 
 
-# -- rooms and floors --------------------------------------------------------------------------------------------------
+# -- packages and floors -----------------------------------------------------------------------------------------------
 
 
 def room_of(path: Path) -> str:
-    """The first name below the package: a module, or a folder of modules."""
+    """The first name below the library: a package, or one of the few modules at the top."""
     return path.relative_to(ROOT / PACKAGE).with_suffix("").parts[0]
 
 
-def imported_rooms(tree: ast.AST, path: Path) -> set[str]:
-    """Rooms that a module imports, at its top, inside functions or for type checks only."""
+def imported_names(tree: ast.AST, path: Path) -> set[tuple[str, ...]]:
+    """What a module imports of the library, at its top, inside functions or for type checks only, as dotted names."""
     package = (PACKAGE, *path.relative_to(ROOT / PACKAGE).parent.parts)
     names: list[tuple[str, ...]] = []
     for node in ast.walk(tree):
@@ -77,7 +73,12 @@ def imported_rooms(tree: ast.AST, path: Path) -> set[str]:
             base = package[: len(package) - node.level + 1] if node.level else ()
             base += tuple(node.module.split(".")) if node.module else ()
             names += [(*base, alias.name) for alias in node.names]
-    return {name[1] if len(name) > 1 else "__init__" for name in names if name[0] == PACKAGE}
+    return {name for name in names if name[0] == PACKAGE}
+
+
+def imported_rooms(tree: ast.AST, path: Path) -> set[str]:
+    """The packages (and modules at the top) that a module imports."""
+    return {name[1] if len(name) > 1 else "__init__" for name in imported_names(tree, path)}
 
 
 def imports_by_room() -> dict[str, set[str]]:
@@ -89,27 +90,27 @@ def imports_by_room() -> dict[str, set[str]]:
 
 
 def test_imports_are_read_in_every_form() -> None:
-    plain = "import esnac_lib.gp\nimport esnac_lib\ndef f():\n    from esnac_lib import data\n"
+    plain = "import esnac_lib.surrogate.gp\nimport esnac_lib\ndef f():\n    from esnac_lib import data\n"
     relative = "from . import base\nfrom ..space import A\n"
     found = imported_rooms(ast.parse(plain + relative), ROOT / PACKAGE / "samplers" / "x.py")
-    assert found == {"gp", "__init__", "samplers", "space", "data"}
+    assert found == {"surrogate", "__init__", "samplers", "space", "data"}
     assert imported_rooms(ast.parse("from .gp import a\nfrom . import space"), ROOT / PACKAGE / "x.py") == {
         "gp",
         "space",
     }
 
 
-def test_every_module_has_a_floor() -> None:
+def test_every_package_has_a_floor_and_the_top_stays_clear() -> None:
     unknown = sorted(set(map(room_of, SOURCES)) - set(FLOOR_OF))
-    assert not unknown, f"give these modules a floor in FLOORS, tests/test_house.py: {unknown}"
+    assert not unknown, f"give these a floor in FLOORS, tests/test_house.py, or move them into a package: {unknown}"
+    assert len(list((ROOT / PACKAGE).glob("[!_]*.py"))) <= 4
 
 
 def test_imports_only_go_down() -> None:
-    known = {room: found & set(FLOOR_OF) for room, found in imports_by_room().items() if room in FLOOR_OF}
     up = [
         f"{room} (floor {FLOOR_OF[room]}) imports {other} (floor {FLOOR_OF[other]})"
-        for room, found in sorted(known.items())
-        for other in sorted(found)
+        for room, found in sorted(imports_by_room().items())
+        for other in sorted(found & set(FLOOR_OF))
         if FLOOR_OF[other] > FLOOR_OF[room]
     ]
     assert not up, up
@@ -119,34 +120,41 @@ def test_no_import_goes_in_a_circle() -> None:
     try:
         tuple(TopologicalSorter(imports_by_room()).static_order())
     except CycleError as error:
-        pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
+        pytest.fail(f"packages import each other: {' -> '.join(error.args[1])}")
 
 
-def test_nobody_imports_the_report_or_the_monitor() -> None:
-    """The monitor shows what the report draws; they are of one floor."""
-    found = {room: others & NOBODY_IMPORTS for room, others in imports_by_room().items() if room != "__init__"}
-    found["monitor"] -= {"report"}
-    assert not {room: others for room, others in found.items() if others}
+def test_private_names_stay_in_their_package() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {'.'.join(name)}"
+        for path in SOURCES
+        for name in imported_names(ast.parse(path.read_text()), path)
+        if name[1:2] != (room_of(path),) and any(part.startswith("_") and part != "__version__" for part in name)
+    ]
+    assert not found, found
 
 
-def test_reports_and_monitor_see_a_study_through_its_ledger_only() -> None:
-    """They read ledgers and structures; nothing that trains, searches or holds live results."""
-    found = imports_by_room()
-    live = {
-        "trainer",
-        "student",
-        "evaluator",
-        "ray_evaluator",
-        "final_training",
-        "trained_teacher",
-        "samplers",
-        "study",
+@pytest.mark.parametrize("path", FACES, ids=lambda path: path.parent.name)
+def test_a_package_s_face_is_short_and_says_where_to_start(path: Path) -> None:
+    """A docstring and public names: nothing is defined in an `__init__.py`."""
+    tree = ast.parse(path.read_text())
+    assert re.search(r"\b(Start|begins?|starts?) with\b", ast.get_docstring(tree) or "")
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+
+
+def test_reports_see_a_study_through_its_ledger_only() -> None:
+    """They read ledgers and structures; nothing that trains or holds live results. (Progress formats durations.)"""
+    names = {
+        name[1:3]
+        for path in SOURCES
+        if room_of(path) == "report"
+        for name in imported_names(ast.parse(path.read_text()), path)
     }
-    assert not {room: found[room] & live for room in NOBODY_IMPORTS & set(found) if found[room] & live}
+    assert not {name for name in names if name[0] in ("training", "study")} - {("training", "progress")}
 
 
 def test_parameters_are_checked_without_torch() -> None:
-    code = "import sys, esnac_lib.config; print([m for m in ('torch', 'pandas', 'sklearn') if m in sys.modules])"
+    code = "import sys, esnac_lib.config; esnac_lib.config.StudyConfig(); "
+    code += "print([m for m in ('torch', 'pandas', 'sklearn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

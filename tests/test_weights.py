@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from esnac_lib.errors import TrainingError
-from esnac_lib.weights import digest, load_weights, save_weights
+from esnac_lib.files import digest, load_weights, save_weights
 
 
 def test_round_trip(tmp_path: Path) -> None:

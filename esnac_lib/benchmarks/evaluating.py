@@ -23,22 +23,24 @@ from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from esnac_lib.architecture.network import Network, build, inherit
 from esnac_lib.benchmarks.published_loop import WORKERS, train_published, wait_for
-from esnac_lib.config import StudyConfig
-from esnac_lib.data import load_dataset
-from esnac_lib.devices import working_on
-from esnac_lib.network import Network, build, inherit
-from esnac_lib.randomness import make_generator, make_rng
-from esnac_lib.recipes import Recipe
-from esnac_lib.space import SearchSpace
-from esnac_lib.study_data import StudyData
-from esnac_lib.trained_teacher import traced_teacher
-from esnac_lib.trainer import Trainee, evaluate, train
+from esnac_lib.config.study import StudyConfig
+from esnac_lib.data.datasets import load_dataset
+from esnac_lib.data.splits import StudyData
+from esnac_lib.seeding import make_generator, make_rng
+from esnac_lib.space.search_space import SearchSpace
+from esnac_lib.training.memory import working_on
+from esnac_lib.training.recipes import Recipe
+from esnac_lib.training.teacher import traced_teacher
+from esnac_lib.training.trainee import Trainee
+from esnac_lib.training.trainer import evaluate, train
 
 Row = dict[str, Any]
 
@@ -303,3 +305,22 @@ def _serve(case: EvaluatingCase, threads: int, connection: Connection) -> None:
         except EOFError:
             return
         connection.send(bench.published(count))
+
+
+def step_rows(trials: pd.DataFrame) -> list[Row]:
+    """Proposing, evaluating and neither: part, seconds a step, share; of all steps but the first, in which nothing is
+    learned.
+
+    trials: as `Ledger.trials` gives them. A step lasts from the moment that the last trial of the step before was told
+    to that of its own last; a study that was stopped in between shows the pause as time that is neither.
+    """
+    ends = trials.groupby("step")["told_at"].max()
+    later = trials[trials["step"] > ends.index.min()]
+    steps = later["step"].nunique()
+    whole = (ends.max() - ends.min()).total_seconds() / steps
+    parts = {
+        "proposing": float(later["propose_seconds"].sum()) / steps,
+        "evaluating": float(later["seconds"].sum()) / steps,
+    }
+    parts["neither"] = whole - sum(parts.values())
+    return [{"part": part, "seconds": seconds, "share": seconds / whole} for part, seconds in parts.items()]

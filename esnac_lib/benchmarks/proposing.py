@@ -21,21 +21,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from esnac_lib import gp
-from esnac_lib.architecture import Architecture
+from esnac_lib.architecture.canonical import canonical_order
+from esnac_lib.architecture.encoding import encode
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.architecture.tracing import trace
 from esnac_lib.benchmarks.slow_proposing import SlowKernel, new_candidate, with_gaps
-from esnac_lib.canonical import canonical_order
-from esnac_lib.embedding import Embedding, used_columns
-from esnac_lib.encoding import encode
-from esnac_lib.kernels import Kernel, KernelSettings, learn_kernel
-from esnac_lib.learning import Adam, Learner, Objectives
-from esnac_lib.lstm import BiLstm, linear
-from esnac_lib.outline import Outline, Outliner
-from esnac_lib.randomness import make_rng
-from esnac_lib.samplers import EsnacSampler, Told
-from esnac_lib.space import SearchSpace
-from esnac_lib.teachers import teacher
-from esnac_lib.tracing import trace
+from esnac_lib.samplers.base import Told
+from esnac_lib.samplers.esnac import EsnacSampler
+from esnac_lib.seeding import make_rng
+from esnac_lib.space.candidates import Outline, Outliner
+from esnac_lib.space.search_space import SearchSpace
+from esnac_lib.surrogate import gp
+from esnac_lib.surrogate.embedding import Embedding, used_columns
+from esnac_lib.surrogate.fitting import Adam, KernelSettings, Learner, Objectives
+from esnac_lib.surrogate.kernel import Kernel, learn_kernel
+from esnac_lib.surrogate.lstm import BiLstm, linear
+from esnac_lib.teachers.registry import teacher
 
 Row = dict[str, Any]
 

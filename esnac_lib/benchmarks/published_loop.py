@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from esnac_lib.batches import crop_padding
-from esnac_lib.randomness import derive_seed, make_generator
-from esnac_lib.recipes import Recipe
+from esnac_lib.data.batches import crop_padding
+from esnac_lib.seeding import derive_seed, make_generator
+from esnac_lib.training.recipes import Recipe
 
 WORKERS = 4
 

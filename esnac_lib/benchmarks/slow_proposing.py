@@ -15,15 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esnac_lib import gp
-from esnac_lib.acquisition import log_expected_improvement
-from esnac_lib.architecture import Architecture
-from esnac_lib.embedding import Embedding
-from esnac_lib.encoding import encode, encoding_size
-from esnac_lib.kernels import KernelSettings, choose_subset
-from esnac_lib.randomness import derive_seed, make_rng
-from esnac_lib.samplers import Proposal, Told
-from esnac_lib.space import Decisions, SearchSpace
+from esnac_lib.architecture.encoding import encode, encoding_size
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.samplers.base import Proposal, Told
+from esnac_lib.seeding import derive_seed, make_rng
+from esnac_lib.space.decisions import Decisions
+from esnac_lib.space.search_space import SearchSpace
+from esnac_lib.surrogate import gp
+from esnac_lib.surrogate.acquisition import log_expected_improvement
+from esnac_lib.surrogate.embedding import Embedding
+from esnac_lib.surrogate.fitting import KernelSettings
+from esnac_lib.surrogate.kernel import choose_subset
 
 
 class SlowKernel:

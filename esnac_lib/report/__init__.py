@@ -1,14 +1,45 @@
-"""From ledgers to tables beside the papers' and figures. Reads ledgers only; nothing else in the library imports it.
+"""From ledgers to tables and figures. Reads ledgers only; nothing else in the library imports it.
 
-record = report.read("digits")
-report.solution_table(record)
-report.save(report.f_against_index(record), record, "f_against_index")
+    record = report.read("digits")
+    report.solution_table(record)
+    report.save(report.f_against_index(record), record, "f_against_index")
+
+Start with `records/study.py` (a study as it is read from its ledger); `tables/` and `figures/` are made of records,
+`papers/` sets them beside the published results, `live/` shows a study that is running.
 """
 
-from esnac_lib.report.benchmark_figures import growth_figure, shares_figure
-from esnac_lib.report.beside import as_printed, beside_papers, other_studies, verdicts, write_report
-from esnac_lib.report.claims import claim
-from esnac_lib.report.comparison import (
+from esnac_lib.report.figures.benchmarks import growth_figure, shares_figure
+from esnac_lib.report.figures.coverage import coverage_figure, readable_census
+from esnac_lib.report.figures.embedding_map import embedding_map
+from esnac_lib.report.figures.n2n_stages import stages_figure
+from esnac_lib.report.figures.samplers import proxy_figure, samplers_figure, sizes_figure
+from esnac_lib.report.figures.search import (
+    accuracy_against_parameters,
+    f_against_index,
+    predicted_against_observed,
+    search_f_against_final_f,
+)
+from esnac_lib.report.figures.shufflenet import accuracy_against_size, sizes_claim, sizes_table
+from esnac_lib.report.figures.student_graph import student_graph
+from esnac_lib.report.figures.training_curves import training_curves
+from esnac_lib.report.figures.transfer import kernels_table, transfer_figure
+from esnac_lib.report.figures.variants import best_f, decisions_made
+from esnac_lib.report.papers.comparison import as_printed, beside_papers, other_studies, verdicts, write_report
+from esnac_lib.report.papers.published import Published, published
+from esnac_lib.report.records.experiment import (
+    ExperimentRecord,
+    decisions_table,
+    read_experiment,
+    read_studies,
+    variants_table,
+)
+from esnac_lib.report.records.runs import read_runs
+from esnac_lib.report.records.study import Measured, StudyRecord, read
+from esnac_lib.report.saving import save
+from esnac_lib.report.tables.claims import claim, ranking
+from esnac_lib.report.tables.marginal import marginal_table
+from esnac_lib.report.tables.maximisers import maximisers_figure, maximisers_table
+from esnac_lib.report.tables.samplers import (
     LABELS,
     comparison_table,
     draws_table,
@@ -18,30 +49,7 @@ from esnac_lib.report.comparison import (
     without_a_search_table,
     write_summary,
 )
-from esnac_lib.report.comparison_figures import proxy_figure, samplers_figure, sizes_figure
-from esnac_lib.report.coverage_figure import coverage_figure, readable_census
-from esnac_lib.report.embedding_map import embedding_map
-from esnac_lib.report.graphs import student_graph
-from esnac_lib.report.marginal import marginal_table
-from esnac_lib.report.maximisers import maximisers_figure, maximisers_table
-from esnac_lib.report.published import Published, published
-from esnac_lib.report.ranking import ranking
-from esnac_lib.report.read import Measured, StudyRecord, read
-from esnac_lib.report.runs import read_runs
-from esnac_lib.report.saving import save
-from esnac_lib.report.search_figures import (
-    accuracy_against_parameters,
-    f_against_index,
-    predicted_against_observed,
-    search_f_against_final_f,
-)
-from esnac_lib.report.shufflenet import accuracy_against_size, sizes_claim, sizes_table
-from esnac_lib.report.stages import stages_figure
-from esnac_lib.report.tables import failures_table, finalists_table, readable, seconds_table, solution_table
-from esnac_lib.report.training_curves import training_curves
-from esnac_lib.report.transfer import kernels_table, transfer_figure
-from esnac_lib.report.variant_figures import best_f, decisions_made
-from esnac_lib.report.variants import ExperimentRecord, decisions_table, read_experiment, read_studies, variants_table
+from esnac_lib.report.tables.study import failures_table, finalists_table, readable, seconds_table, solution_table
 
 __all__ = [
     "LABELS",

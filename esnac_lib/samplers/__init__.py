@@ -1,23 +1,20 @@
-"""Samplers: what to evaluate next. One file each, all behind `ask` and `tell`."""
+"""Samplers propose what to evaluate next, behind `ask` and `tell`; one file each.
 
-from esnac_lib.samplers.base import Proposal, Sampler, Told
-from esnac_lib.samplers.esnac import EsnacSampler
-from esnac_lib.samplers.evolution import EvolutionSampler
-from esnac_lib.samplers.n2n import N2nSampler
-from esnac_lib.samplers.narrow import NarrowSampler
-from esnac_lib.samplers.random import RandomSampler
-from esnac_lib.samplers.tpe import TpeSampler
-from esnac_lib.samplers.transfer import TransferSampler
+Start with `base.py` (the protocol) and `registry.py` (the list of samplers).
+"""
 
-__all__ = [
-    "EsnacSampler",
-    "EvolutionSampler",
-    "N2nSampler",
-    "NarrowSampler",
-    "Proposal",
-    "RandomSampler",
-    "Sampler",
-    "Told",
-    "TpeSampler",
-    "TransferSampler",
-]
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "base": ["Proposal", "Sampler", "Told"],
+        "esnac": ["EsnacSampler"],
+        "evolution": ["EvolutionSampler"],
+        "n2n": ["N2nSampler"],
+        "random": ["RandomSampler"],
+        "tpe": ["TpeSampler"],
+        "transfer": ["TransferSampler"],
+        "width_scaling": ["NarrowSampler"],
+    },
+)

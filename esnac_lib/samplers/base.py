@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from esnac_lib.architecture import Architecture
-from esnac_lib.space import Decisions
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.space.decisions import Decisions
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from esnac_lib.acquisition import (
+from esnac_lib.samplers.base import Proposal, Told
+from esnac_lib.samplers.width_scaling import first_proposals
+from esnac_lib.seeding import derive_seed, make_rng
+from esnac_lib.space.candidates import Outline, Outliner
+from esnac_lib.space.search_space import SearchSpace
+from esnac_lib.surrogate.fitting import KernelSettings
+from esnac_lib.surrogate.kernel import Kernel, choose_subset, learn_kernels
+from esnac_lib.surrogate.maximisers import (
     Candidate,
     Score,
     maximise_by_evolution,
@@ -13,13 +20,7 @@ from esnac_lib.acquisition import (
     scorer,
     uncollected,
 )
-from esnac_lib.kernels import Kernel, KernelSettings, choose_subset, learn_kernels
-from esnac_lib.outline import Outline, Outliner
-from esnac_lib.randomness import derive_seed, make_rng
-from esnac_lib.samplers.base import Proposal, Told
-from esnac_lib.samplers.narrow import first_proposals
-from esnac_lib.space import SearchSpace
-from esnac_lib.surrogates import SURROGATES, Surrogate
+from esnac_lib.surrogate.targets import SURROGATES, Surrogate
 
 PARENTS = 10  # of the best observed, from which evolution starts, and near which local candidates are
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from esnac_lib.randomness import make_rng
 from esnac_lib.samplers.base import Proposal, Told
-from esnac_lib.samplers.narrow import first_proposals
 from esnac_lib.samplers.random import MAX_DRAWS, random_proposals
-from esnac_lib.space import Decisions, SearchSpace
+from esnac_lib.samplers.width_scaling import first_proposals
+from esnac_lib.seeding import make_rng
+from esnac_lib.space.decisions import Decisions
+from esnac_lib.space.search_space import SearchSpace
 
 
 class EvolutionSampler:

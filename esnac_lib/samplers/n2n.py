@@ -33,13 +33,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esnac_lib.architecture import Architecture
-from esnac_lib.encoding import MAX_EDGE, encode
+from esnac_lib.architecture.encoding import MAX_EDGE, encode
+from esnac_lib.architecture.graph import Architecture
 from esnac_lib.errors import SpaceError
-from esnac_lib.randomness import make_generator
 from esnac_lib.samplers.base import Proposal, Told
 from esnac_lib.samplers.random import random_proposals
-from esnac_lib.space import Decisions, SearchSpace
+from esnac_lib.seeding import make_generator
+from esnac_lib.space.decisions import Decisions
+from esnac_lib.space.search_space import SearchSpace
 
 STUDENTS = 5  # a policy update learns from
 HIDDEN, LAYERS = 30, 2  # of both LSTMs, as in the authors' program

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from esnac_lib.randomness import make_rng
 from esnac_lib.samplers.base import Proposal, Told
-from esnac_lib.space import SearchSpace
+from esnac_lib.seeding import make_rng
+from esnac_lib.space.search_space import SearchSpace
 
 MAX_DRAWS = 200  # for one proposal; a space in which so many draws bring nothing new counts as exhausted
 

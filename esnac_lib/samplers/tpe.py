@@ -14,11 +14,12 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from esnac_lib.architecture import INPUT
-from esnac_lib.randomness import derive_seed
+from esnac_lib.architecture.graph import INPUT
 from esnac_lib.samplers.base import Proposal, Told
 from esnac_lib.samplers.random import random_proposals
-from esnac_lib.space import Decisions, SearchSpace
+from esnac_lib.seeding import derive_seed
+from esnac_lib.space.decisions import Decisions
+from esnac_lib.space.search_space import SearchSpace
 
 MAX_ASKS = 20  # of Optuna for one proposal; a random member of the space fills in if all of them bring nothing new
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from esnac_lib.acquisition import maximise_by_evolution, maximise_by_sampling, scorer, uncollected
 from esnac_lib.errors import DataError
-from esnac_lib.kernel_file import check_readable
-from esnac_lib.kernels import Kernel
-from esnac_lib.outline import Outline, Outliner
-from esnac_lib.randomness import make_rng
 from esnac_lib.samplers.base import Proposal, Told
-from esnac_lib.space import SearchSpace
+from esnac_lib.seeding import make_rng
+from esnac_lib.space.candidates import Outline, Outliner
+from esnac_lib.space.search_space import SearchSpace
+from esnac_lib.surrogate.kernel import Kernel
+from esnac_lib.surrogate.kernel_storage import check_readable
+from esnac_lib.surrogate.maximisers import maximise_by_evolution, maximise_by_sampling, scorer, uncollected
 
 
 class TransferSampler:

@@ -62,3 +62,13 @@ class PlainNet(nn.Sequential):
         layers["flatten"] = nn.Flatten()
         layers["linear"] = nn.Linear(channels * size * size, num_classes)
         super().__init__(layers)
+
+
+# Five stages, each ended by a max-pool: 16 convolutions.
+VGG19: Final = (
+    *(64, 64, POOL),
+    *(128, 128, POOL),
+    *(256, 256, 256, 256, POOL),
+    *(512, 512, 512, 512, POOL),
+    *(512, 512, 512, 512, POOL),
+)

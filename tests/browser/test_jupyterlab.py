@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from esnac_lib.ledger import Ledger
+from esnac_lib.ledger.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium")

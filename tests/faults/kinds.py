@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from esnac_lib import evaluator
-from esnac_lib.architecture import Architecture
-from esnac_lib.ledger import Ledger
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.training import evaluator
 
 from .moments import FILES, FINAL, LEDGER, MOMENTS, SEARCH, TEACHER, Moment, pick
 from .study import FINISHED, REFUSED, Injection, Place

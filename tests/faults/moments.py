@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from esnac_lib import ledger_file
-from esnac_lib.ledger import Ledger
-from esnac_lib.samplers import EsnacSampler
+from esnac_lib.ledger import file as ledger_file
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.samplers.esnac import EsnacSampler
 
 from .study import Silent
 

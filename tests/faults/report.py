@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from esnac_lib.environment import describe_environment
+from esnac_lib.study.environment import describe_environment
 
 from .workshop import Tally
 

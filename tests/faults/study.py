@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from esnac_lib.config import StudyConfig
-from esnac_lib.data import load_dataset
+from esnac_lib.config.study import StudyConfig
+from esnac_lib.data.datasets import load_dataset
 from esnac_lib.errors import EsnacError, Interrupted
-from esnac_lib.ledger import Ledger
-from esnac_lib.progress import Progress
-from esnac_lib.study import Study
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.study.study import Study
+from esnac_lib.training.progress import Progress
 
 PARAMETERS: dict[str, Any] = {
     "study": "tiny", "dataset": "few.npz", "validation": 60, "K": 2, "steps": 2, "epochs": 2, "teacher_epochs": 2,

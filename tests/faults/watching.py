@@ -11,7 +11,7 @@ import time
 from functools import partial
 from typing import Any
 
-from esnac_lib import monitor
+from esnac_lib.report import live as monitor
 
 from .study import FINISHED, Place
 from .workshop import Workshop

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from esnac_lib.randomness import make_rng
+from esnac_lib.seeding import make_rng
 
 from .moments import TELLING, Moment, count_into, counts
 from .study import FINISHED, PARAMETERS, End, Injection, Place, warm_up

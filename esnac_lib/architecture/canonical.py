@@ -1,0 +1,151 @@
+"""One order of layers and one name for a network, however it was written down.
+
+Layers get colours that depend only on the network: first what they are, then again and again what feeds them and what
+they feed, until nothing new can be told apart. Of those that look alike even then (two equal branches) one is chosen,
+and the colouring goes on from there. If two choices colour the whole network alike, they can be exchanged (no network
+of this library's making is so regular that this fails), and it does not matter which is taken.
+
+Forward colours alone could not tell one convolution that feeds two places from two equal ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from esnac_lib.architecture.layer_types import Shape, Slot
+
+Consumers = Sequence[Sequence[tuple[int, int, int]]]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network as this module sees it.
+
+    natures: what each layer is, without name and place. inputs: the slots that each layer reads; source -1 is the
+    network's input. consumers: who reads each layer, as (reader, slot, multiplicity); reader -1 is the output.
+    """
+
+    natures: Sequence[Any]
+    inputs: Sequence[tuple[Slot, ...]]
+    consumers: Consumers
+
+
+def canonical_order(graph: Graph) -> tuple[int, ...]:
+    """The layers in a topological order that depends only on the network.
+
+    Depth first: of the layers that can come next, the one that became ready last; among those, the one with the longest
+    way to the output (a block's main path before its shortcut), then the smallest colour.
+    """
+    readers = [{reader for reader, _, _ in found if reader >= 0} for found in graph.consumers]
+    height, missing = ([0] * len(graph.natures) for _ in range(2))
+    for i in reversed(range(len(height))):
+        highest = 0
+        for j in readers[i]:
+            missing[j] += 1
+            if height[j] > highest:
+                highest = height[j]
+        height[i] = 1 + highest
+    ready = {i: 0 for i, count in enumerate(missing) if count == 0}  # layer -> when it became ready
+    colours: list[bytes] = []  # most networks never need them
+    order: list[int] = []
+    done: set[int] = set()
+    while ready:
+        equal = list(ready)
+        if len(equal) > 1:
+            best = max((ready[i], height[i]) for i in equal)
+            equal = [i for i in equal if (ready[i], height[i]) == best]
+        if len(equal) > 1 and not colours:
+            colours = _refined(graph, [_digest(nature) for nature in graph.natures])
+            for i in order:  # layers that look alike are ready together: none of these had to be chosen
+                if colours.count(colours[i]) > 1:
+                    colours = _chosen(graph, colours, i)
+        i = min(equal, key=lambda i: colours[i]) if colours else equal[0]
+        if colours and colours.count(colours[i]) > 1:
+            same = [j for j in ready if colours[j] == colours[i]]
+            if all(_exchangeable(graph, same[0], j, done) for j in same[1:]):
+                same = same[:1]  # the others give the same network
+            chosen = {j: _chosen(graph, colours, j) for j in same}
+            i = min(chosen, key=lambda j: sorted(chosen[j]))
+            colours = chosen[i]
+        del ready[i]
+        order.append(i)
+        done.add(i)
+        for j in readers[i]:
+            missing[j] -= 1
+            if missing[j] == 0:
+                ready[j] = len(order)
+    return tuple(order)
+
+
+def canonical_id(graph: Graph, order: Sequence[int], input_shape: Shape, output: Slot) -> str:
+    """32 hexadecimal digits: a hash of the network with its layers in canonical order, named by their place in it."""
+    place = {-1: -1} | {i: position for position, i in enumerate(order)}
+    layers = [(graph.natures[i], [_placed(part, place) for part in graph.inputs[i]]) for i in order]
+    return _digest(input_shape, layers, _placed(output, place)).hex()
+
+
+def _placed(part: Slot, place: dict[int, int]) -> list[tuple[int, int]]:
+    return sorted((place[i], int(n)) for i, n in part)
+
+
+def _chosen(graph: Graph, colours: list[bytes], i: int) -> list[bytes]:
+    """The colours once layer i is told apart from those that look like it."""
+    return _refined(graph, [*colours[:i], _digest("chosen", colours[i]), *colours[i + 1 :]])
+
+
+def _exchangeable(graph: Graph, i: int, j: int, done: set[int]) -> bool:
+    """Whether swapping i and j, and with them one by one what hangs on them (parallel branches), changes nothing.
+
+    Nothing in `done` may move. False says nothing: there may be another way to exchange the two.
+    """
+    swap = {i: j, j: i}
+    stack = [(i, j)]
+    while stack:
+        a, b = stack.pop()
+        places: list[tuple[Any, Any]] = [*zip(graph.inputs[a], graph.inputs[b], strict=False)]
+        places.append(
+            ([(k, (s, n)) for k, s, n in graph.consumers[a]], [(k, (s, n)) for k, s, n in graph.consumers[b]])
+        )
+        for one, other in places:
+            left, right = ([item for item in x if item not in y] for x, y in ((one, other), (other, one)))
+            if len(left) > 1 or len(left) != len(right) or (left and left[0][1] != right[0][1]):
+                return False
+            if left:
+                x, y = left[0][0], right[0][0]
+                if min(x, y) < 0 or x in done or y in done or swap.get(x, y) != y or swap.get(y, x) != x:
+                    return False
+                if x not in swap:
+                    swap |= {x: y, y: x}
+                    stack.append((x, y))
+    touched = {reader for x in swap for reader, _, _ in graph.consumers[x] if reader >= 0} | set(swap)
+    return all(_placed_slots(graph, x, swap) == graph.inputs[swap.get(x, x)] for x in touched) and all(
+        graph.natures[x] == graph.natures[y] for x, y in swap.items()
+    )
+
+
+def _placed_slots(graph: Graph, index: int, swap: dict[int, int]) -> tuple[Slot, ...]:
+    return tuple(tuple(sorted((swap.get(i, i), n) for i, n in part)) for part in graph.inputs[index])
+
+
+def _refined(graph: Graph, colours: list[bytes]) -> list[bytes]:
+    """Colours that hold all that a layer depends on and all that depends on it, as far as the given ones tell."""
+    before = -1
+    while before < (now := len(set(colours))) and (before < 0 or now < len(colours)):
+        before = now
+        forward: list[bytes] = []
+        for colour, parts in zip(colours, graph.inputs, strict=True):
+            slots = [sorted((forward[i] if i >= 0 else b"input", n) for i, n in part) for part in parts]
+            forward.append(_digest(colour, slots))
+        backward: list[bytes] = [b""] * len(colours)
+        for i in reversed(range(len(colours))):
+            readers = sorted((backward[j] if j >= 0 else b"output", k, n) for j, k, n in graph.consumers[i])
+            backward[i] = _digest(colours[i], readers)
+        colours = [_digest(f, b) for f, b in zip(forward, backward, strict=True)]
+    return colours
+
+
+def _digest(*parts: Any) -> bytes:
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()

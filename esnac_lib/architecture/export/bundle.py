@@ -1,0 +1,195 @@
+"""The bundle: a folder from which a student runs again without its teacher's source, and without running any code.
+
+Its three files:
+
+    bundle.json           what it is: version, shapes, classes, normalisation, counts, sha256 of the two others
+    architecture.json     the graph, as `Architecture.to_json` writes it
+    weights.safetensors   the weights under their names in the graph
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from esnac_lib.architecture.export.files import check_floating, exportable, one_line, refuse_opaque, write_files
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.architecture.network import Network, Weights, build, check_weights, weight_shapes
+from esnac_lib.errors import ArchitectureError, EsnacError
+
+FORMAT = "esnac bundle"
+FORMAT_VERSION = 1
+METADATA, GRAPH, WEIGHTS = "bundle.json", "architecture.json", "weights.safetensors"
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """What a bundle holds.
+
+    classes: the name of each output, if they were given. normalisation: (mean, std) a channel, if given: the student
+    reads (value / 255 - mean) / std.
+    """
+
+    architecture: Architecture
+    weights: Weights
+    classes: tuple[str, ...] | None
+    normalisation: Normalisation | None
+
+
+def save_bundle(
+    folder: str | Path,
+    architecture: Architecture,
+    weights: Mapping[str, Tensor],
+    *,
+    classes: Sequence[str] | None = None,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> None:
+    """Writes a student into a folder; a bundle that is there already is replaced, other files are left alone.
+
+    Args:
+        folder: made if need be.
+        architecture: the student's graph.
+        weights: its weights; their dtype is kept, their device is not.
+        classes: one name an output, in order.
+        normalisation: (mean, std), each with one number a channel of the input, of images scaled to [0, 1].
+
+    Raises:
+        ArchitectureError: the weights are not those of the architecture, or a layer is opaque.
+        EsnacError: classes or normalisation do not fit the network, or the folder cannot be written.
+    """
+    refuse_opaque(architecture, "a bundle")
+    architecture = architecture.standing_alone()
+    tensors = exportable(architecture, weights)
+    if classes is not None:
+        classes = _checked_classes(classes, architecture)
+    if normalisation is not None:
+        normalisation = _checked_normalisation(normalisation, architecture)
+    contents = {WEIGHTS: save(tensors), GRAPH: architecture.to_json().encode()}
+    facts = _facts(architecture) | {
+        "classes": classes,
+        "normalisation": normalisation and {"mean": normalisation[0], "std": normalisation[1]},
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+    }
+    text = json.dumps({"format": FORMAT, "version": FORMAT_VERSION} | facts, indent=1)
+    write_files(folder, contents | {METADATA: f"{text}\n".encode()})
+
+
+def load_bundle(folder: str | Path) -> Network:
+    """The student of a bundle as a module on the CPU, in evaluation mode. Its `.architecture` is the graph.
+
+    Raises EsnacError as `read_bundle` does.
+    """
+    bundle = read_bundle(folder)
+    return build(bundle.architecture, bundle.weights).eval()
+
+
+def read_bundle(folder: str | Path) -> Bundle:
+    """Everything that a bundle holds, checked.
+
+    Raises EsnacError, one line, if there is no bundle, a file is missing or not the one that was saved, the bundle is
+    of a newer version, or its parts do not fit each other.
+    """
+    folder = Path(folder)
+    facts = _read_facts(folder)
+    try:
+        data = {name: _read_file(folder, name, facts["sha256"][name]) for name in (GRAPH, WEIGHTS)}
+        architecture = Architecture.from_json(data[GRAPH].decode())
+        refuse_opaque(architecture, "a bundle")
+        weights = load(data[WEIGHTS])
+        check_weights(architecture, weights)
+        check_floating(architecture, weights)
+        expected = _facts(architecture)
+        for name in ("input_shape", "output_shape", "params"):
+            if facts[name] != expected[name]:
+                raise ArchitectureError(f"{METADATA} says {name} = {facts[name]!r}, the graph {expected[name]!r}")
+        classes, scale = facts["classes"], facts["normalisation"]
+        return Bundle(
+            architecture,
+            {name: weights[name] for name in weight_shapes(architecture)},  # the file has no order
+            None if classes is None else _checked_classes(classes, architecture),
+            None if scale is None else _checked_normalisation((scale["mean"], scale["std"]), architecture),
+        )
+    except EsnacError as error:
+        raise EsnacError(f"the bundle {str(folder)!r} cannot be used: {error}") from None
+    except (SafetensorError, ArithmeticError, KeyError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        raise EsnacError(f"the bundle {str(folder)!r} is damaged ({one_line(error)}): save it again") from None
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """The contents of bundle.json, of a version that this library knows."""
+    try:
+        facts = json.loads((folder / METADATA).read_bytes())
+    except OSError as error:
+        raise EsnacError(
+            f"no bundle in {str(folder)!r} ({METADATA}: {error.strerror}): give a folder that save_bundle wrote"
+        ) from None
+    except (RecursionError, ValueError) as error:
+        raise EsnacError(f"{METADATA} in {str(folder)!r} is damaged ({one_line(error)}): save it again") from None
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise EsnacError(f"{METADATA} in {str(folder)!r} is none of ours: give a folder that save_bundle wrote")
+    version = facts.get("version")
+    if type(version) is not int or version < 1:
+        raise EsnacError(f"the bundle {str(folder)!r} has the version {version!r}, which there is not: save it again")
+    if version > FORMAT_VERSION:
+        raise EsnacError(
+            f"the bundle {str(folder)!r} has version {version}, this library reads up to version {FORMAT_VERSION}: "
+            "install a newer esnac_lib"
+        )
+    return facts
+
+
+def _read_file(folder: Path, name: str, digest: str) -> bytes:
+    """The bytes of a file, which are the ones that were saved."""
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise EsnacError(f"{name} cannot be read ({error.strerror}): copy the whole folder") from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise EsnacError(f"{name} is not the file that was saved with it (sha256 differs): copy or save it again")
+    return data
+
+
+def _facts(architecture: Architecture) -> dict[str, Any]:
+    """What bundle.json says about the graph, in the form in which JSON gives it back."""
+    return {
+        "arch_id": architecture.arch_id,
+        "input_shape": list(architecture.input_shape),
+        "output_shape": list(architecture.output_shape),
+        "params": architecture.num_params,
+        "macs": architecture.macs,
+    }
+
+
+def _checked_classes(classes: Sequence[str], architecture: Architecture) -> tuple[str, ...]:
+    outputs = architecture.output_shape[0]
+    listed = isinstance(classes, list | tuple)
+    if not listed or len(classes) != outputs or not all(isinstance(name, str) for name in classes):
+        raise EsnacError(f"classes = {classes!r}: needed is a list of {outputs} names, one for each output")
+    return tuple(classes)
+
+
+def _checked_normalisation(
+    normalisation: tuple[Sequence[float], Sequence[float]], architecture: Architecture
+) -> Normalisation:
+    channels = architecture.input_shape[0]
+    try:
+        mean, std = (tuple(map(float, part)) for part in normalisation)
+    except (TypeError, ValueError):
+        mean = std = ()
+    if not len(mean) == len(std) == channels or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+        raise EsnacError(
+            f"normalisation = {normalisation!r}: needed is (mean, std), each with {channels} numbers, one for each "
+            "channel of the input, std above 0"
+        )
+    return mean, std

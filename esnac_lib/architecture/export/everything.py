@@ -1,0 +1,43 @@
+"""All forms of a student at once, each as far as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from esnac_lib.architecture.export.bundle import save_bundle
+from esnac_lib.architecture.export.onnx_model import to_onnx
+from esnac_lib.architecture.export.python_file import save_python
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.errors import EsnacError
+
+
+def save_all(
+    folder: str | Path,
+    architecture: Architecture,
+    weights: Mapping[str, Tensor],
+    *,
+    classes: Sequence[str] | None = None,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> dict[str, str]:
+    """Writes a student as a bundle, as Python and as ONNX into a folder; says where each is, or why not.
+
+    A student with opaque layers has no form that does without its teacher's source, and ONNX needs the extra `onnx`:
+    the other forms are written all the same. Arguments as for `save_bundle`.
+    """
+    place = Path(folder)
+    forms: dict[str, tuple[str, Callable[[], None]]] = {
+        "bundle": ("", lambda: save_bundle(place, architecture, weights, classes=classes, normalisation=normalisation)),
+        "python": ("python/student.py", lambda: save_python(place / "python", architecture, weights)),
+        "onnx": ("student.onnx", lambda: to_onnx(place / "student.onnx", architecture, weights)),
+    }
+    found = {}
+    for name, (path, write) in forms.items():
+        try:
+            write()
+            found[name] = f"{place.name}/{path}"
+        except EsnacError as error:
+            found[name] = f"not written: {error}"
+    return found

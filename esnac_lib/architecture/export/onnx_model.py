@@ -1,0 +1,124 @@
+"""A student as ONNX, for onnxruntime and other programs. This alone needs the packages of `NEEDED`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esnac_lib.architecture.export.files import exportable, one_line
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.architecture.network import Network, build
+from esnac_lib.errors import EsnacError
+from esnac_lib.seeding import make_generator
+
+NEEDED = ("onnx", "onnxruntime", "onnxscript")
+LEAST_OPSET = 18  # what PyTorch's exporter speaks; older ones it can only convert to, which fails for some layers
+INPUT_NAME, OUTPUT_NAME = "input", "output"
+TOLERANCE = 1e-3  # of the largest output: rounding, since batch norms are folded into convolutions
+
+
+def to_onnx(
+    path: str | Path,
+    architecture: Architecture,
+    weights: Mapping[str, Tensor],
+    *,
+    opset: int | None = None,
+    dynamic_batch: bool = True,
+) -> None:
+    """Writes a student, as it computes in evaluation mode and in float32, as one ONNX file.
+
+    The file maps "input" (B, *input_shape) to "output" (B, *output_shape). Before it gets its name, onnxruntime runs it
+    on noise, which must give the outputs of the student itself.
+
+    Args:
+        path: the file; its folder is made if need be.
+        architecture: the student's graph.
+        weights: its weights.
+        opset: version of ONNX's operators, 18 or later; None leaves the choice to PyTorch.
+        dynamic_batch: whether B may be anything; if not, it is 1.
+
+    Raises:
+        ArchitectureError: the weights are not those of the architecture.
+        EsnacError: a package is missing, PyTorch cannot export with this opset, or the file cannot be written or gives
+            other outputs.
+    """
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise EsnacError(f"ONNX needs packages that are missing: pip install {' '.join(missing)}")
+    newest = import_module("onnx").defs.onnx_opset_version()
+    if opset is not None and (type(opset) is not int or not LEAST_OPSET <= opset <= newest):
+        allowed = f"integers from {LEAST_OPSET} to {newest}"
+        raise EsnacError(f"opset = {opset!r}: allowed are {allowed}, or None for PyTorch's choice")
+    tensors = exportable(architecture, weights)
+    network = build(architecture, tensors).eval().float()
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _export(network, opset, dynamic_batch).save(partial, external_data=False)
+        _check(partial, network, (1, 3) if dynamic_batch else (1,))
+        os.replace(partial, path)
+    except OSError as error:
+        raise EsnacError(f"cannot write {str(path)!r} ({error.strerror}): give another path") from None
+    finally:
+        if partial.is_file():
+            partial.unlink()
+
+
+def _export(network: Network, opset: int | None, dynamic_batch: bool) -> Any:
+    """PyTorch's ONNX program of a network."""
+    # a batch of 1 would be taken for a constant
+    example = torch.zeros(2 if dynamic_batch else 1, *network.architecture.input_shape)
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's about itself
+            program: Any = torch.onnx.export(
+                network,
+                (example,),
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                opset_version=opset,
+                dynamic_shapes=shapes,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # whatever goes wrong in there, this student has no ONNX
+        raise EsnacError(f"PyTorch cannot export this student as ONNX ({one_line(_origin(error))[:300]})") from error
+    written = program.model.opset_imports[""]
+    if opset not in (None, written):
+        raise EsnacError(f"opset = {opset}: this PyTorch can only export opset {written}; give that, or None")
+    return program
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The error that led to this one: PyTorch wraps its own several times, with advice for those who work on it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _check(path: Path, network: Network, batches: tuple[int, ...]) -> None:
+    """Raises EsnacError unless onnxruntime computes what the network does."""
+    runtime: Any = import_module("onnxruntime")
+    try:
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        for batch in batches:
+            noise = torch.randn(batch, *network.architecture.input_shape, generator=make_generator(0, "onnx", batch))
+            [found] = session.run([OUTPUT_NAME], {INPUT_NAME: noise.numpy()})
+            with torch.no_grad():
+                expected = network(noise)
+            tolerance = TOLERANCE * float(expected.abs().nan_to_num(0.0, 0.0, 0.0).max())
+            if not torch.allclose(torch.from_numpy(found), expected, 0.0, tolerance, equal_nan=True):
+                raise EsnacError("onnxruntime gives other outputs than the student: report this with its architecture")
+    except EsnacError:
+        raise
+    except Exception as error:  # onnxruntime has no class of its own for what it refuses
+        raise EsnacError(f"onnxruntime cannot run what PyTorch exported ({one_line(error)[:300]})") from error

@@ -1,0 +1,132 @@
+"""A student as a Python program: one plain `nn.Module`, written to be read, that needs nothing but PyTorch.
+
+    >>> save_python("student", architecture, weights)
+
+writes student.py and student.safetensors, and the first says at its top how to load the second.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from esnac_lib.architecture.export.files import exportable, refuse_opaque, write_files
+from esnac_lib.architecture.export.naming import attribute_names, is_class_name
+from esnac_lib.architecture.export.python_expressions import has_module, is_known
+from esnac_lib.architecture.export.python_forward import Block, forward_body, is_new_part, layer_blocks
+from esnac_lib.architecture.export.python_modules import CLASSES, module_lines
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.architecture.network import Weights
+from esnac_lib.errors import ArchitectureError, EsnacError
+
+PROGRAM, WEIGHTS = "student.py", "student.safetensors"
+
+
+def to_python(architecture: Architecture, class_name: str = "Student") -> str:
+    """The text of a Python file that defines the architecture as a class without arguments.
+
+    The module maps (B, *input_shape) to (B, *output_shape). Its attributes are called after the layers;
+    `python_weights` gives its state dict. Raises EsnacError for a class name that Python does not allow, or one that
+    would hide something else, and ArchitectureError for an opaque layer.
+    """
+    if not is_class_name(class_name):
+        raise EsnacError(f"class_name = {class_name!r}: needed is a name of a class that is not taken, like 'Student'")
+    refuse_opaque(architecture, "a Python file")
+    for layer in architecture.layers:
+        if not is_known(layer):
+            raise ArchitectureError(f"layer {layer.name!r} ({layer.kind}) cannot be written as Python: remove it first")
+    attributes = attribute_names(architecture.layers)
+    argument, body = forward_body(architecture, attributes)
+    shapes = [f"({', '.join(map(str, ('batch', *s)))})" for s in (architecture.input_shape, architecture.output_shape)]
+    counts = f"{architecture.num_params:,} parameters; {architecture.macs:,} multiply-accumulates an image"
+    lines = [
+        *_constructor(architecture, attributes),
+        "",
+        f"    def forward(self, {argument}: Tensor) -> Tensor:",
+        *body,
+    ]
+    code = "\n".join(lines)
+    classes = [text for name, text in CLASSES.items() if f" = {name}(" in code]
+    return "\n".join(
+        [
+            f'"""{class_name}: a network found by esnac_lib, which is not needed to use it.',
+            "",
+            "With its weights:",
+            "",
+            "    from safetensors.torch import load_file",
+            "",
+            f"    model = {class_name}()",
+            f'    model.load_state_dict(load_file("{WEIGHTS}"))',
+            "    model.eval()",
+            '"""',
+            "",
+            *_imports("\n".join((code, *classes))),
+            "",
+            "",
+            *(f"{text[1:]}\n" for text in classes),
+            f"class {class_name}(nn.Module):",
+            f'    """Maps {shapes[0]} to {shapes[1]}.',
+            "",
+            f"    {counts}.",
+            '    """',
+            "",
+            *lines,
+            "",
+        ]
+    )
+
+
+def python_weights(architecture: Architecture, weights: Mapping[str, Tensor]) -> Weights:
+    """The state dict of the class that `to_python` writes: copies on the CPU under the names of its attributes.
+
+    Raises ArchitectureError if the weights are not those of the architecture.
+    """
+    tensors = exportable(architecture, weights)
+    state: Weights = {}
+    for layer, attribute in zip(architecture.layers, attribute_names(architecture.layers), strict=True):
+        for parameter in ("weight", "bias", "running_mean", "running_var"):
+            if (tensor := tensors.get(f"{layer.name}.{parameter}")) is not None:
+                state[f"{attribute}.{parameter}"] = tensor
+        if layer.kind == "batch_norm":  # PyTorch's own counts batches, which has no effect on what it computes
+            state[f"{attribute}.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
+    return state
+
+
+def save_python(
+    folder: str | Path, architecture: Architecture, weights: Mapping[str, Tensor], class_name: str = "Student"
+) -> None:
+    """Writes student.py and student.safetensors into a folder, which is made if need be.
+
+    Raises EsnacError as `to_python` and `python_weights` do, and if the folder cannot be written.
+    """
+    program = to_python(architecture, class_name)
+    write_files(folder, {WEIGHTS: save(python_weights(architecture, weights)), PROGRAM: program.encode()})
+
+
+def _imports(code: str) -> list[str]:
+    """The imports that the code needs, in the usual order."""
+    return [
+        *(["import torch"] if re.search(r"\btorch\.", code) else []),
+        *(["import torch.nn.functional as F"] if re.search(r"\bF\.", code) else []),
+        "from torch import Tensor, nn",
+    ]
+
+
+def _constructor(architecture: Architecture, attributes: list[str]) -> list[str]:
+    """The lines of `__init__`, with an empty one between the blocks of the network."""
+    lines = ["    def __init__(self) -> None:", "        super().__init__()"]
+    before: Block | None = None
+    for layer, shapes, attribute, block in zip(
+        architecture.layers, architecture.in_shapes, attributes, layer_blocks(architecture), strict=True
+    ):
+        if has_module(layer, shapes):
+            if before is not None and is_new_part(before, block):
+                lines.append("")
+            lines += module_lines(layer, shapes[0], attribute)
+            before = block
+    return lines

@@ -1,0 +1,394 @@
+"""Architectures: immutable graphs of layers, without weights.
+
+    >>> conv = Layer("conv", "conv", (slot(INPUT),), channels=8, attrs={"kernel_size": 3, "padding": 1, "bias": False})
+    >>> head = [Layer("flat", "flatten", (slot(0),)), Layer("fc", "linear", (slot(1),), channels=10)]
+    >>> net = Architecture((conv, *head), input_shape=(1, 4, 4), output=slot(2))
+    >>> net.num_params, net.macs, net.shapes[0]
+    (1362, 2432, (8, 4, 4))
+
+A layer reads *slots*. A slot is a sum of sources, each with its multiplicity: ((3, 1), (5, 2)) is x₃ + 2·x₅, where x₃
+is the output of layer 3 and source -1 (`INPUT`) is the network's input. Only a concat has more than one slot; there
+their order is the order of concatenation. So a sum is not a layer, and an emptied residual block is the slot ((b, 2),).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from html import escape
+from itertools import pairwise
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from esnac_lib.architecture.canonical import Graph, canonical_id, canonical_order
+from esnac_lib.architecture.layer_types import LAYER_TYPES, Shape, Slot, normalise_attrs
+from esnac_lib.errors import ArchitectureError
+
+INPUT = -1
+FORMAT_VERSION = 1
+
+
+_normalised = lru_cache(maxsize=4096)(normalise_attrs)
+
+
+def slot(*sources: int) -> Slot:
+    """The sum of the given sources; a source given twice counts twice."""
+    return tuple(sorted(Counter(map(int, sources)).items()))
+
+
+def sum_slots(terms: Iterable[tuple[Slot, int]]) -> Slot:
+    """The sum of slots, each times its multiplicity."""
+    total: Counter[int] = Counter()
+    for part, times in terms:
+        for source, count in part:
+            total[source] += count * times
+    return tuple(sorted(total.items()))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of an architecture.
+
+    name: unique in its architecture; its weights are "<name>.weight" and so on.
+    kind: a key of LAYER_TYPES.
+    inputs: the slots that it reads.
+    channels: filters of a convolution, features of a linear layer; 0 for all other kinds.
+    attrs: kernel_size and so on, given as a mapping, kept as sorted pairs with every default filled in; read one with
+        `layer["stride"]`. Kernel size, stride, padding and dilation are (height, width).
+    origin: the name of the teacher's layer that this one came from.
+    kept_out, kept_in: which of the origin's output channels (filters, batch-norm channels) and input channels (or
+        features) are still here, as arrays of indices in order; None means all of them. Only layers with weights
+        need them.
+    code, reason: of an opaque layer what runs it (a module, never saved) and why it is opaque. None of these and
+        neither the origin count for `arch_id` or equality.
+
+    Raises ArchitectureError for an unknown kind, and for an attribute that is unknown, lacking or out of range.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[Slot, ...]
+    channels: int = 0
+    attrs: Any = ()
+    origin: str | None = field(default=None, compare=False)
+    kept_out: np.ndarray | None = field(default=None, compare=False, repr=False)
+    kept_in: np.ndarray | None = field(default=None, compare=False, repr=False)
+    code: Any = field(default=None, compare=False, repr=False)
+    reason: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ArchitectureError(f"a layer is called {self.name!r}: a name is a text that is not empty")
+        if not isinstance(self.channels, Integral):
+            raise ArchitectureError(f"layer {self.name!r} with {self.channels!r} channels: needed is an integer")
+        object.__setattr__(self, "channels", int(self.channels))
+        try:
+            attrs = _normalised(self.kind, self.attrs)
+        except TypeError:  # a mapping or a list cannot be looked up
+            attrs = normalise_attrs(self.kind, self.attrs)
+        object.__setattr__(self, "attrs", attrs)
+
+    def __getitem__(self, name: str) -> Any:
+        for key, value in self.attrs:
+            if key == name:
+                return value
+        raise KeyError(f"{self.kind} {self.name!r} has no attribute {name!r}")
+
+    @property
+    def sources(self) -> set[int]:
+        """All layers that this one reads."""
+        return {source for part in self.inputs for source, _ in part}
+
+    @property
+    def has_filters(self) -> bool:
+        """Whether the layer has output channels of its own (convolution, linear)."""
+        return LAYER_TYPES[self.kind].filters
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A directed acyclic graph of layers in execution order: every layer reads only earlier ones or the input.
+
+    input_shape: (channels, height, width). output: the slot that is the network's output.
+    Raises ArchitectureError unless names are unique, sources exist, every layer contributes to the output, and the
+    shapes fit.
+    """
+
+    layers: tuple[Layer, ...]
+    input_shape: Shape
+    output: Slot
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if len(self.input_shape) != 3 or not all(isinstance(n, Integral) and n > 0 for n in self.input_shape):
+            raise ArchitectureError(f"an input of shape {self.input_shape}: needed is (channels, height, width)")
+        object.__setattr__(self, "input_shape", tuple(map(int, self.input_shape)))
+        names = Counter(layer.name for layer in self.layers)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ArchitectureError(f"two layers are called {twice[0]!r}: names must be unique")
+        used: set[int] = {source for source, _ in self.output}
+        for index, layer in enumerate(self.layers):
+            slots = LAYER_TYPES[layer.kind].slots
+            if not layer.inputs or (slots and len(layer.inputs) != slots):
+                raise ArchitectureError(f"{layer.kind} {layer.name!r} has {len(layer.inputs)} inputs")
+            if (layer.channels > 0) != layer.has_filters:
+                raise ArchitectureError(f"{layer.kind} {layer.name!r} with {layer.channels} channels of its own")
+            for part in layer.inputs:
+                self._check_slot(part, index, layer.name)
+            used |= layer.sources
+        self._check_slot(self.output, len(self.layers), "the output")
+        if unused := set(range(len(self.layers))) - used:
+            raise ArchitectureError(f"layer {self.layers[min(unused)].name!r} feeds nothing")
+        _ = self.shapes
+
+    @staticmethod
+    def _check_slot(part: Slot, limit: int, reader: str) -> None:
+        if not part:
+            raise ArchitectureError(f"{reader!r} reads an empty sum")
+        for source, count in part:
+            if not INPUT <= source < limit or count < 1:
+                raise ArchitectureError(f"{reader!r} reads {count} times source {source}: only earlier layers exist")
+        if any(a[0] >= b[0] for a, b in pairwise(part)):
+            raise ArchitectureError(f"{reader!r} reads a sum that is not sorted: {part}")
+
+    # -- shapes and costs --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _shapes(self) -> tuple[tuple[Shape, ...], tuple[tuple[Shape, ...], ...]]:
+        out: list[Shape] = []
+        into: list[tuple[Shape, ...]] = []
+
+        def of(part: Slot, reader: str) -> Shape:
+            found = {self.input_shape if source == INPUT else out[source] for source, _ in part}
+            if len(found) != 1:
+                raise ArchitectureError(f"{reader!r} sums shapes that differ: {sorted(found)}")
+            return found.pop()
+
+        for layer in self.layers:
+            inputs = [of(part, layer.name) for part in layer.inputs]
+            try:
+                out.append(LAYER_TYPES[layer.kind].shape(layer.channels, dict(layer.attrs), inputs))
+            except ArchitectureError as error:
+                raise ArchitectureError(f"layer {layer.name!r}: {error}") from None
+            into.append(tuple(inputs))
+        of(self.output, "the output")
+        return tuple(out), tuple(into)
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The output shape of every layer."""
+        return self._shapes[0]
+
+    @property
+    def in_shapes(self) -> tuple[tuple[Shape, ...], ...]:
+        """The shape of every input slot of every layer."""
+        return self._shapes[1]
+
+    @property
+    def output_shape(self) -> Shape:
+        """The shape of the network's output."""
+        source = self.output[0][0]
+        return self.input_shape if source == INPUT else self.shapes[source]
+
+    @cached_property
+    def layer_params(self) -> tuple[int, ...]:
+        """Trainable parameters of every layer."""
+        return tuple(
+            LAYER_TYPES[layer.kind].params(layer.channels, dict(layer.attrs), shapes[0])
+            for layer, shapes in zip(self.layers, self.in_shapes, strict=True)
+        )
+
+    @cached_property
+    def layer_macs(self) -> tuple[int, ...]:
+        """Multiply-accumulates of every layer for one image."""
+        return tuple(
+            LAYER_TYPES[layer.kind].macs(layer.channels, dict(layer.attrs), shapes[0], out)
+            for layer, shapes, out in zip(self.layers, self.in_shapes, self.shapes, strict=True)
+        )
+
+    @property
+    def num_params(self) -> int:
+        """Trainable parameters."""
+        return sum(self.layer_params)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image in convolutions and linear layers."""
+        return sum(self.layer_macs)
+
+    # -- the graph ---------------------------------------------------------------------------------------------------
+
+    def edges(self) -> list[tuple[int, int]]:
+        """All pairs (i, j) where layer j reads layer i, sorted, without the network's input."""
+        return sorted((i, j) for j, layer in enumerate(self.layers) for i in layer.sources if i != INPUT)
+
+    @cached_property
+    def consumers(self) -> tuple[tuple[tuple[int, int, int], ...], ...]:
+        """For every layer, who reads it: (reader, slot of the reader, multiplicity); reader -1 is the output."""
+        found: list[list[tuple[int, int, int]]] = [[] for _ in self.layers]
+        for j, layer in enumerate(self.layers):
+            for position, part in enumerate(layer.inputs):
+                for i, count in part:
+                    if i != INPUT:
+                        found[i].append((j, position, count))
+        for i, count in self.output:
+            if i != INPUT:
+                found[i].append((-1, 0, count))
+        return tuple(map(tuple, found))
+
+    def index(self, name: str) -> int:
+        """The position of the layer of this name."""
+        for index, layer in enumerate(self.layers):
+            if layer.name == name:
+                return index
+        raise ArchitectureError(f"no layer is called {name!r}")
+
+    @property
+    def graph(self) -> Graph:
+        """The network as its canonical order sees it."""
+        natures = [(layer.kind, layer.channels, layer.attrs) for layer in self.layers]
+        return Graph(natures, [layer.inputs for layer in self.layers], self.consumers)
+
+    @cached_property
+    def canonical_order(self) -> tuple[int, ...]:
+        """The layers in a topological order that depends only on the network: equal ones have equal encodings."""
+        return canonical_order(self.graph)
+
+    @cached_property
+    def arch_id(self) -> str:
+        """32 hexadecimal digits, the same for the same network: no names, no order of layers, no process enters."""
+        return canonical_id(self.graph, self.canonical_order, self.input_shape, self.output)
+
+    # -- text --------------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """The architecture as JSON, with origins and kept channels (these as runs [start, stop)).
+
+        The code of opaque layers is not in it: `with_code_of` gives it back.
+        """
+        layers = [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "inputs": layer.inputs,
+                "channels": layer.channels,
+                "attrs": dict(layer.attrs),
+                "origin": layer.origin,
+                "kept_out": _to_runs(layer.kept_out),
+                "kept_in": _to_runs(layer.kept_in),
+                **({"reason": layer.reason} if layer.reason else {}),
+            }
+            for layer in self.layers
+        ]
+        return json.dumps(
+            {"version": FORMAT_VERSION, "input_shape": self.input_shape, "output": self.output, "layers": layers},
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """The inverse of `to_json`. Raises ArchitectureError if the text is not an architecture of this version."""
+        try:
+            data = json.loads(text)
+            if data["version"] != FORMAT_VERSION:
+                raise ArchitectureError(
+                    f"an architecture of version {data['version']}: this library reads version {FORMAT_VERSION}"
+                )
+            layers = tuple(
+                Layer(
+                    name=item["name"],
+                    kind=item["kind"],
+                    inputs=tuple(_to_slot(part) for part in item["inputs"]),
+                    channels=item["channels"],
+                    attrs={k: _to_tuples(v) for k, v in item["attrs"].items()},
+                    origin=item["origin"],
+                    kept_out=_from_runs(item["kept_out"]),
+                    kept_in=_from_runs(item["kept_in"]),
+                    reason=item.get("reason", ""),
+                )
+                for item in data["layers"]
+            )
+            return cls(layers, tuple(data["input_shape"]), _to_slot(data["output"]))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ArchitectureError(f"not an architecture in JSON: {type(error).__name__}: {error}") from None
+
+    def with_code_of(self, teacher: Architecture) -> Architecture:
+        """This student, as it came from JSON, with the code that its opaque layers have in its teacher.
+
+        Raises ArchitectureError if the teacher has no such layer.
+        """
+        code = {layer.name: layer for layer in teacher.layers if layer.kind == "opaque"}
+        layers = []
+        for layer in self.layers:
+            if layer.kind == "opaque":
+                origin = layer.origin or layer.name
+                if origin not in code or code[origin].attrs != layer.attrs:
+                    raise ArchitectureError(f"opaque layer {layer.name!r} is not the teacher's {origin!r}")
+                layer = replace(layer, code=code[origin].code, reason=code[origin].reason)
+            layers.append(layer)
+        return replace(self, layers=tuple(layers))
+
+    def standing_alone(self) -> Architecture:
+        """This student without a memory of its teacher: with weights of its own it can be a teacher itself."""
+        layers = tuple(replace(layer, origin=None, kept_out=None, kept_in=None) for layer in self.layers)
+        return replace(self, layers=layers)
+
+    def table(self) -> list[Mapping[str, Any]]:
+        """One row a layer: what a person wants to read."""
+        return [
+            {
+                "layer": layer.name,
+                "kind": layer.kind,
+                "reads": "; ".join(" + ".join(self._term(i, n) for i, n in part) for part in layer.inputs),
+                "output": "×".join(map(str, shape)),
+                "params": params,
+                "macs": macs,
+            }
+            for layer, shape, params, macs in zip(
+                self.layers, self.shapes, self.layer_params, self.layer_macs, strict=True
+            )
+        ]
+
+    def _term(self, source: int, count: int) -> str:
+        name = "input" if source == INPUT else self.layers[source].name
+        return name if count == 1 else f"{count}·{name}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a line, and the layers as a table."""
+        rows = [list(row.values()) for row in self.table()]
+        cells = ["".join(f"<td>{escape(f'{v:,}' if isinstance(v, int) else v)}</td>" for v in row) for row in rows]
+        heads = "".join(f"<th>{name}</th>" for name in self.table()[0])
+        table = f"<table><tr>{heads}</tr><tr>{'</tr><tr>'.join(cells)}</tr></table>"
+        return f'{escape(repr(self))}<div style="max-height: 30em; overflow: auto; width: fit-content">{table}</div>'
+
+    def __repr__(self) -> str:
+        return (
+            f"Architecture({len(self.layers)} layers, {self.num_params:,} parameters, {self.macs:,} MACs, "
+            f"{'×'.join(map(str, self.input_shape))} -> {'×'.join(map(str, self.output_shape))}, {self.arch_id[:8]})"
+        )
+
+
+def _to_tuples(data: Any) -> Any:
+    return tuple(map(_to_tuples, data)) if isinstance(data, list) else data
+
+
+def _to_slot(data: list[list[int]]) -> Slot:
+    return tuple((int(source), int(count)) for source, count in data)
+
+
+def _to_runs(indices: np.ndarray | None) -> list[list[int]] | None:
+    if indices is None:
+        return None
+    cuts = np.flatnonzero(np.diff(indices) != 1) + 1
+    return [[int(run[0]), int(run[-1]) + 1] for run in np.split(indices, cuts) if len(run)]
+
+
+def _from_runs(runs: list[list[int]] | None) -> np.ndarray | None:
+    if runs is None:
+        return None
+    return np.concatenate([np.arange(start, stop) for start, stop in runs] or [np.arange(0)])

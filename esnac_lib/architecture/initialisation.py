@@ -1,0 +1,43 @@
+"""How weights are drawn before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.architecture.network import Network, build
+
+Made = TypeVar("Made", bound=nn.Module)
+
+
+def fresh_network(architecture: Architecture, seed: int) -> Network:
+    """The network of an architecture on the CPU, initialised like a teacher; its weights depend on `seed` alone."""
+    return seeded(lambda: build(architecture), seed)
+
+
+def seeded(make: Callable[[], Made], seed: int) -> Made:
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed other devices too
+        module = make()
+        initialise(module)
+        return module
+
+
+def initialise(module: nn.Module) -> nn.Module:
+    """Draws a module's weights afresh, in place, from PyTorch's global state, and returns the module.
+
+    Convolutions as He et al. (2015) for ReLU, from the number of inputs of a filter (in a grouped convolution those of
+    its group); their biases are 0. Everything else as PyTorch does.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Linear | nn.BatchNorm2d):
+            layer.reset_parameters()
+    return module

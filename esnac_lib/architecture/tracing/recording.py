@@ -1,0 +1,293 @@
+"""One run of a module, written down: every call that touched a tensor made of the input, in order.
+
+    >>> recording = record(module, images)
+    >>> [call.name for call in recording.calls]        # ["conv2d", "batch_norm", "relu", ...]
+
+The run is real, so Python's control flow on shapes needs no support. What depends on the *values* of the input in
+Python (`if x.mean() > 0`, `x.item()`) was decided by these images alone: such a call carries a `reason` why it cannot
+be trusted. Tensors are not kept, apart from constants.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from esnac_lib.architecture.tracing.calls import (
+    Call,
+    Constant,
+    Place,
+    Recording,
+    Value,
+    Visit,
+    leaves,
+    name_of,
+    one_line,
+    replaced,
+)
+from esnac_lib.errors import TraceError
+
+
+def record(module: nn.Module, images: Tensor, whole: Callable[[nn.Module], bool] = lambda module: False) -> Recording:
+    """Runs a module once on images (B, C, H, W) and writes down what it calls.
+
+    A module that is `whole` counts as one call, whatever it does inside. The mode and the gradient setting are the
+    caller's.
+
+    Raises TraceError, with the module's path, if the run fails.
+    """
+    recorder = _Recorder(module, images, whole)
+    hooks = [
+        register_module_forward_pre_hook(recorder.enter),
+        register_module_forward_hook(recorder.leave, with_kwargs=True),
+    ]
+    try:
+        with recorder:
+            output = module(recorder.images)
+    except Exception as error:
+        shape, at = tuple(images.shape), recorder.place()
+        what = f"{type(module).__name__} fails on an input of shape {shape}"
+        raise TraceError(f"{what} at {at}: {one_line(error)}") from None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return recorder.recording(output)
+
+
+# -- what calls do -----------------------------------------------------------------------------------------------------
+
+# Functions of a tensor that tell its form and not its values.
+_FORM = frozenset({
+    "size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "storage_offset", "element_size",
+    "is_floating_point", "is_complex", "is_signed", "is_inference", "is_conj", "is_neg", "is_same_size", "get_device",
+    "has_names", "data_ptr", "__len__", "__hash__", "__get__", "requires_grad_", "_is_view",
+})  # fmt: skip
+_HARMLESS = (type(None), type(NotImplemented), str, torch.dtype, torch.device, torch.Size, torch.layout,
+             torch.memory_format)  # fmt: skip
+# New tensors of a given tensor's form, without its values.
+_OF_FORM = frozenset({
+    "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "zeros_like", "ones_like", "full_like",
+    "empty_like", "rand_like", "randn_like", "randint_like",
+})  # fmt: skip
+_SHAPED_BY_VALUES = frozenset({
+    "nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "histc", "nonzero_static",
+})  # fmt: skip
+
+
+def _reads_values(function: Any, result: Any) -> bool:
+    """Whether a result without tensors tells Python something about the values of a tensor."""
+    name = getattr(function, "__name__", "")
+    return name == "__set__" if isinstance(result, _HARMLESS) else name not in _FORM  # x.data = y gives None
+
+
+def _shaped_by_values(function: Any, args: Any, indices: list[Value]) -> bool:
+    name = name_of(function)
+    by_mask = name == "getitem" and any(value.dtype in (torch.bool, torch.uint8) for value in indices)
+    return name in _SHAPED_BY_VALUES or by_mask or (name == "where" and len(args) == 1)
+
+
+# -- the recorder ------------------------------------------------------------------------------------------------------
+
+_LIBRARIES = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (str(torch.__file__), __file__))
+
+
+def _user_line() -> str:
+    """The innermost line of code outside PyTorch and this library, within the run: "model.py:88"."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not record.__code__:
+        if not os.path.abspath(frame.f_code.co_filename).startswith(_LIBRARIES):
+            return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees the functions of PyTorch that are called while it is entered, and through its hooks the modules.
+
+    `values` has for each living tensor made of the input its Value and its version: PyTorch counts the changes in place
+    of a tensor together with those of its views, so a change that came another way is noticed. `origins` has for other
+    tensors what they were computed from; None: not clear.
+    """
+
+    def __init__(self, module: nn.Module, images: Tensor, whole: Callable[[nn.Module], bool]) -> None:
+        super().__init__()
+        self.whole = whole
+        self.thread = threading.get_ident()
+        self.paths = {part: path for path, part in module.named_modules()}
+        self.values = WeakTensorKeyDictionary()
+        self.origins = WeakTensorKeyDictionary()
+        for part in module.modules():
+            for tensor in leaves({**vars(part), "_modules": None}, Tensor):
+                self.origins[tensor] = frozenset()
+        for name, tensor in [*module.named_buffers(), *module.named_parameters()]:
+            self.origins[tensor] = frozenset((name,))
+        self.calls: list[Call] = []
+        self.stack: list[Visit] = []
+        self.images = images.clone()
+        self.input = self._new(self.images)
+
+    def recording(self, output: Any) -> Recording:
+        """What was recorded."""
+        return Recording(self.root, self.calls, self.input, self._noted(output), output)
+
+    # -- modules -------------------------------------------------------------------------------------------------------
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """Before a module's forward."""
+        if threading.get_ident() != self.thread:
+            return
+        with torch._C.DisableTorchFunction():
+            if self.stack and self._is_whole(self.stack[-1].module):
+                self.stack.append(Visit(module, "", 0, ()))
+                return
+            path = self.paths.get(module)
+            if path is None:  # made during the run
+                path = f"{self.stack[-1].path}.{type(module).__name__}" if self.stack else ""
+            noted = self._noted(args)
+            visit = Visit(module, path, len(self.calls), noted)
+            if self.stack:
+                self.stack[-1].items.append(visit)
+            else:
+                self.root = visit
+            self.stack.append(visit)
+            visit.place = self.place()
+
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        """After a module's forward; what is returned takes the place of its output."""
+        if threading.get_ident() != self.thread:
+            return None
+        with torch._C.DisableTorchFunction():
+            while self.stack[-1].module is not module:  # an error was raised in these, and the user caught it
+                self.stack.pop()
+            visit = self.stack.pop()
+            if self.stack and self._inside_whole():
+                return None
+            visit.kwargs = self._noted(kwargs)
+            if self._is_whole(module):
+                return self._leave_whole(visit, args, output)
+            if strange := [tensor for tensor in leaves(output, Tensor) if self._is_strange(tensor)]:
+                reason = "its output comes out of code that cannot be followed"
+                self._add(module, (), {}, strange, visit.place, visit, reason=reason)
+            visit.output, visit.stop = self._noted(output), len(self.calls)
+        return None
+
+    def _leave_whole(self, visit: Visit, args: Any, output: Tensor) -> Tensor:
+        """A whole module is one call in place of its visit."""
+        parent = self.stack[-1]
+        parent.items.remove(visit)
+        if any(output is tensor for tensor in leaves(args, Tensor)):
+            output = output.detach()  # an object of its own, since what it stands for is another value
+        self._add(visit.module, visit.args, visit.kwargs, [output], visit.place, parent)
+        return output
+
+    def _is_whole(self, module: nn.Module) -> bool:
+        return module is not self.root.module and self.whole(module)
+
+    def _inside_whole(self) -> bool:
+        return any(self._is_whole(visit.module) for visit in self.stack)
+
+    def place(self) -> Place:
+        """The place of what is happening now."""
+        if not self.stack:
+            return Place("", type(next(iter(self.paths))).__name__, "")
+        module, path = self.stack[-1].module, self.stack[-1].path
+        plain = type(module).__module__.startswith("torch.nn.")
+        return Place(path, type(module).__name__, _user_line(), plain, bool(module._parameters or module._buffers))
+
+    # -- functions -----------------------------------------------------------------------------------------------------
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not self.stack or self._inside_whole():
+            return func(*args, **kwargs)
+        if func is Tensor.__iter__:
+            return iter(self.__torch_function__(Tensor.unbind, types, (args[0], 0)))
+        given = list(leaves((args, kwargs), Tensor))
+        if name_of(func) in _OF_FORM or not any(tensor in self.values for tensor in given):
+            return self._constant_call(func, args, kwargs, given)
+        noted = self._noted(args), self._noted(kwargs)
+        versions = [tensor._version for tensor in given]
+        result = func(*args, **kwargs)
+        written = [tensor for tensor, before in zip(given, versions, strict=True) if tensor._version != before]
+        result = self._aliased(result, given, written)
+        self._touched(func, noted, result, written)
+        return result
+
+    def _constant_call(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
+        result = func(*args, **kwargs)
+        if name_of(func) in _OF_FORM:
+            given = [tensor for tensor in given if tensor not in self.values]
+        sources = [self.origins.get(tensor) for tensor in given]
+        origin = None if None in sources else frozenset[str]().union(*sources)
+        for tensor in leaves(result, Tensor):
+            self.origins[tensor] = origin
+        return result
+
+    def _touched(self, func: Any, noted: tuple[Any, Any], result: Any, written: list[Tensor]) -> None:
+        """Notes a call that read a tensor made of the input."""
+        results = list(leaves(result, Tensor))
+        hidden = [tensor for tensor in written if not any(tensor is other for other in results)]
+        reason = ""
+        if not results and not hidden:
+            if not _reads_values(func, result):
+                return
+            reason = "Python reads the values of a tensor here, and goes on by them"
+        elif _shaped_by_values(func, noted[0], list(leaves(noted[0][1:], Value))):
+            reason = "the shape of its result depends on the values of a tensor"
+        self._add(func, *noted, results + hidden, self.place(), self.stack[-1], bool(hidden), reason)
+
+    def _add(
+        self,
+        target: Any,
+        args: Any,
+        kwargs: Any,
+        results: list[Tensor],
+        place: Place,
+        visit: Visit,
+        written: bool = False,
+        reason: str = "",
+    ) -> Call:
+        made = tuple(self._new(tensor) for tensor in results)
+        call = Call(target, args, kwargs, made, place, len(self.calls), written, reason)
+        self.calls.append(call)
+        visit.items.append(call)
+        return call
+
+    @staticmethod
+    def _aliased(result: Any, given: list[Tensor], written: list[Tensor]) -> Any:
+        """A result that is an argument, unchanged (a dropout in eval mode), as a tensor of its own."""
+        if isinstance(result, Tensor) and any(result is tensor for tensor in given):
+            return result if any(result is tensor for tensor in written) else result.detach()
+        return result
+
+    def _new(self, tensor: Tensor) -> Value:
+        value = Value(tuple(tensor.shape), tensor.dtype, tensor.device, len(self.calls) if self.stack else -1)
+        self.values[tensor] = (value, tensor._version)
+        return value
+
+    def _noted(self, tree: Any) -> Any:
+        """Nested arguments with Values and Constants in place of tensors."""
+        return replaced(tree, Tensor, self._note)
+
+    def _note(self, tensor: Tensor) -> Value | Constant:
+        if tensor not in self.values:
+            origin = self.origins.get(tensor)
+            return Constant(tensor, origin or frozenset(), origin is not None, tensor._version)
+        value, version = self.values[tensor]
+        if version != tensor._version:
+            reason = "reads a tensor that was changed in place by another name"
+            call = self._add(Tensor.view_as, (), {}, [tensor], self.place(), self.stack[-1], True, reason)
+            return call.results[0]
+        return value
+
+    def _is_strange(self, tensor: Tensor) -> bool:
+        return tensor not in self.values and self.origins.get(tensor) is None

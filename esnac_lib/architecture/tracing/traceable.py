@@ -1,0 +1,185 @@
+"""What tracing knows: tables of the functions of PyTorch that are layers, that move numbers, that combine maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from esnac_lib.architecture.tracing import readers as read
+from esnac_lib.architecture.tracing.readers import REQUIRED, Attrs, Reader
+
+
+class Function(NamedTuple):
+    """A function or method that is a chain of layers.
+
+    layouts: those in which it can read its input; empty: any, since it treats every number alike. arguments: in order,
+    with their defaults.
+    """
+
+    read: Reader
+    arguments: Mapping[str, Any]
+    layouts: tuple[str, ...] = ()
+
+
+def functions(*names: str) -> list[Any]:
+    """Everything of these names in torch, torch.nn.functional and torch.Tensor."""
+    found = [getattr(space, name, None) for name in names for space in (torch, F, Tensor)]
+    other_order = (None, torch.batch_norm, torch.instance_norm)  # of arguments than in torch.nn.functional
+    return [function for function in found if function not in other_order]
+
+
+_INPUT = {"input": REQUIRED}
+_IN_PLACE = _INPUT | {"inplace": False}
+_WEIGHTED = {"weight": None, "bias": None}
+_POOL = _INPUT | {"kernel_size": REQUIRED, "stride": None, "padding": 0}
+_MAPS = ("chw",)
+_CHANNELS_FIRST = ("chw", "cn", "f")
+_CHANNELS_LAST = ("hwc", "nc", "f")
+
+_BY_NAME: Mapping[str, Function] = {
+    "conv2d": Function(
+        read.conv,
+        _INPUT | {"weight": REQUIRED, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}, _MAPS,
+    ),
+    "linear": Function(read.linear, _INPUT | {"weight": REQUIRED, "bias": None}, _CHANNELS_LAST),
+    "batch_norm": Function(
+        read.batch_norm,
+        _INPUT | {"running_mean": REQUIRED, "running_var": REQUIRED} | _WEIGHTED
+        | {"training": False, "momentum": 0.1, "eps": 1e-5},
+        _CHANNELS_FIRST,
+    ),
+    "layer_norm": Function(
+        read.layer_norm, _INPUT | {"normalized_shape": REQUIRED} | _WEIGHTED | {"eps": 1e-5}, _CHANNELS_LAST
+    ),
+    "group_norm": Function(
+        read.group_norm, _INPUT | {"num_groups": REQUIRED} | _WEIGHTED | {"eps": 1e-5}, ("chw", "cn")
+    ),
+    "instance_norm": Function(
+        read.instance_norm,
+        _INPUT | {"running_mean": None, "running_var": None} | _WEIGHTED
+        | {"use_input_stats": True, "momentum": 0.1, "eps": 1e-5},
+        _MAPS,
+    ),
+    "prelu": Function(read.prelu, _INPUT | {"weight": REQUIRED}, _CHANNELS_FIRST),
+    "max_pool2d": Function(
+        read.max_pool, _POOL | {"dilation": 1, "ceil_mode": False, "return_indices": False}, _MAPS
+    ),
+    "avg_pool2d": Function(
+        read.avg_pool, _POOL | {"ceil_mode": False, "count_include_pad": True, "divisor_override": None}, _MAPS
+    ),
+    "adaptive_avg_pool2d": Function(read.adaptive("adaptive_avg_pool"), _INPUT | {"output_size": REQUIRED}, _MAPS),
+    "adaptive_max_pool2d": Function(
+        read.adaptive("adaptive_max_pool"), _INPUT | {"output_size": REQUIRED, "return_indices": False}, _MAPS
+    ),
+    "channel_shuffle": Function(read.channel_shuffle, _INPUT | {"groups": REQUIRED}, _MAPS),
+    "interpolate": Function(
+        read.interpolate,
+        _INPUT | {"size": None, "scale_factor": None, "mode": "nearest", "align_corners": None,
+                  "recompute_scale_factor": None, "antialias": False},
+        _MAPS,
+    ),
+    "dropout": Function(read.dropout, _INPUT | {"p": 0.5, "training": True, "inplace": False}),
+    "relu": Function(read.kind("relu"), _IN_PLACE),
+    "sigmoid": Function(read.kind("sigmoid"), _INPUT),
+    "gelu": Function(read.gelu, _INPUT | {"approximate": "none"}),
+    "elu": Function(read.activation("elu", "alpha"), _INPUT | {"alpha": 1.0, "inplace": False}),
+    "celu": Function(read.activation("celu", "alpha"), _INPUT | {"alpha": 1.0, "inplace": False}),
+    "leaky_relu": Function(
+        read.activation("leaky_relu", "negative_slope"), _INPUT | {"negative_slope": 0.01, "inplace": False}
+    ),
+    "hardtanh": Function(
+        read.activation("hardtanh", "min_val", "max_val"), _INPUT | {"min_val": -1.0, "max_val": 1.0, "inplace": False}
+    ),
+    "softplus": Function(read.activation("softplus", "beta", "threshold"), _INPUT | {"beta": 1.0, "threshold": 20.0}),
+    "clamp": Function(read.clamp, _INPUT | {"min": None, "max": None}),
+    "clamp_min": Function(read.clamp, _INPUT | {"min": REQUIRED, "max": None}),
+    "pow": Function(read.power, _INPUT | {"exponent": REQUIRED}),
+    "neg": Function(read.negative, _INPUT),
+    "logsigmoid": Function(read.activation("logsigmoid"), _INPUT),
+    **{
+        name: Function(read.activation(name), _IN_PLACE)
+        for name in ("relu6", "silu", "hardswish", "hardsigmoid", "selu", "mish", "tanh", "softsign", "square", "abs")
+    },
+}  # fmt: skip
+
+_ALIASES = {"clip": "clamp", "absolute": "abs", "negative": "neg", "log_sigmoid": "logsigmoid", "__pow__": "pow",
+            "__neg__": "neg", "__abs__": "abs"}  # fmt: skip
+
+
+def _by_object(table: Iterable[tuple[str, Any]]) -> dict[Any, Any]:
+    """A table by functions, from one by names: with the forms that work in place."""
+    return {function: entry for name, entry in table for function in functions(name, f"{name}_")}
+
+
+FUNCTIONS: Mapping[Any, Function] = _by_object(
+    [*_BY_NAME.items(), *((alias, _BY_NAME[name]) for alias, name in _ALIASES.items())]
+)
+
+# What only moves numbers about, with a tensor whose numbers are read as the first argument.
+MOVES = frozenset(
+    functions(
+        "view", "reshape", "flatten", "unflatten", "ravel", "permute", "transpose", "swapaxes", "swapdims", "movedim",
+        "moveaxis", "squeeze", "unsqueeze", "chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk",
+        "unsafe_split", "unbind", "__getitem__", "narrow", "select", "index_select", "expand", "expand_as", "view_as",
+        "reshape_as", "flip", "t", "broadcast_to",
+    )
+) | {Tensor.T.__get__, Tensor.mT.__get__}  # type: ignore[attr-defined]  # fmt: skip
+
+# What gives the same numbers again (a change of type is found by the result's).
+COPIES = frozenset(
+    functions("contiguous", "clone", "detach", "to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu",
+              "cuda", "requires_grad_")
+) | {Tensor.data.__get__}  # type: ignore[attr-defined]  # fmt: skip
+
+# What does nothing in eval mode and has no layer of its own for training.
+LEFT_OUT = frozenset(
+    functions("dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout")
+)
+LEFT_OUT_ARGUMENTS = _INPUT | {"p": 0.5, "training": True, "inplace": False}
+
+REDUCTIONS: Mapping[Any, str] = _by_object((("mean", "mean"), ("sum", "sum"), ("amax", "amax")))
+REDUCTION_ARGUMENTS = _INPUT | {"dim": None, "keepdim": False, "dtype": None}
+PADS = frozenset(functions("pad"))
+PAD_ARGUMENTS = _INPUT | {"pad": REQUIRED, "mode": "constant", "value": None}
+JOINS = frozenset(functions("cat", "concat", "concatenate"))
+JOIN_ARGUMENTS = {"tensors": REQUIRED, "dim": 0}
+SUMS = frozenset(functions("add", "add_", "__add__", "__radd__", "__iadd__"))
+DIFFERENCES = frozenset(functions("sub", "sub_", "subtract", "subtract_", "__sub__", "__isub__"))
+REVERSED_DIFFERENCES = frozenset(functions("rsub", "__rsub__"))
+SUM_ARGUMENTS = _INPUT | {"other": REQUIRED, "alpha": 1}
+PRODUCTS = frozenset(functions("mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__"))
+PRODUCT_ARGUMENTS = _INPUT | {"other": REQUIRED}
+QUOTIENTS = frozenset(
+    functions("div", "div_", "divide", "divide_", "true_divide", "__truediv__", "__div__", "__itruediv__")
+)
+QUOTIENT_ARGUMENTS = PRODUCT_ARGUMENTS | {"rounding_mode": None}
+
+
+def _stochastic_depth(module: Any) -> Attrs | None:
+    return {"p": module.p, "mode": module.mode} if module.p else None
+
+
+def _drop_path(module: Any) -> Attrs | None:
+    return {"p": module.drop_prob} if module.drop_prob else None
+
+
+# Modules that are one layer, known by the names of their class and options: every library has its own.
+_BY_CLASS: Mapping[str, tuple[Callable[[Any], Attrs | None], tuple[str, ...]]] = {
+    "StochasticDepth": (_stochastic_depth, ("p", "mode")),
+    "DropPath": (_drop_path, ("drop_prob",)),
+}
+
+
+def is_stochastic_depth(module: nn.Module) -> bool:
+    """Whether a module drops its input at random in training, image by image, and is the identity in eval mode."""
+    _, options = _BY_CLASS.get(type(module).__name__, (None, ()))
+    return bool(options) and all(hasattr(module, name) for name in options)
+
+
+def stochastic_depth(module: nn.Module) -> Attrs | None:
+    """The attributes of the layer that such a module is; None if it does nothing."""
+    return _BY_CLASS[type(module).__name__][0](module)

@@ -1,0 +1,294 @@
+"""From a recording to an architecture: each call becomes layers, or what is around it becomes one opaque layer."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esnac_lib.architecture.graph import Architecture, Layer
+from esnac_lib.architecture.network import Weights
+from esnac_lib.architecture.tracing import traceable as known
+from esnac_lib.architecture.tracing.arithmetic import HANDLERS
+from esnac_lib.architecture.tracing.calls import Call, Constant, Recording, Value, Visit, leaves, one_line, replaced
+from esnac_lib.architecture.tracing.draft import Draft, Part
+from esnac_lib.architecture.tracing.movement import SPACE
+from esnac_lib.architecture.tracing.opaque import code_of, tensors_of, trial
+from esnac_lib.architecture.tracing.readers import Options, Refused, Seen, Step, bind
+from esnac_lib.errors import ArchitectureError, TraceError
+
+_ODD_ARGUMENTS = (
+    TypeError,
+    ValueError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    RuntimeError,
+)  # of calls never thought of
+
+
+class Translation:
+    """Walks the visits and calls of a recording and drafts the architecture."""
+
+    def __init__(self, module: nn.Module, recording: Recording, layers: dict[nn.Module, tuple[str, Layer]]) -> None:
+        self.module, self.recording, self.layers = module, recording, layers
+        self.draft = Draft(recording.images, {path for path, _ in module.named_modules() if path})
+        self.needed, self.last_read = _lifetimes(recording)
+        self.names = {tensor: name for name, tensor in [*module.named_buffers(), *module.named_parameters()]}
+        self._visit(recording.root)
+
+    def finish(self) -> tuple[Architecture, Weights]:
+        """The architecture and its weights (no copies). Raises TraceError if nothing is left that can be compressed."""
+        name, output = type(self.module).__name__, self.recording.output
+        if not isinstance(output, Value):
+            kind = type(output).__name__.lower()
+            raise TraceError(f"cannot trace {name}: it puts out a {kind}, where one tensor made of the input is needed")
+        try:
+            architecture, weights = self.draft.finish(self.draft.read(output, ("chw", "f")).slot)
+        except (Refused, ArchitectureError) as error:
+            raise TraceError(f"cannot trace {name}: at its output, {error}") from None
+        opaque = [layer for layer in architecture.layers if layer.kind == "opaque"]
+        if opaque and not any(layer.kind in ("conv", "linear") for layer in architecture.layers):
+            raise TraceError(
+                f"cannot compress {name}: no convolution or linear layer is outside of what is not understood, "
+                f"{opaque[0].reason}"
+            )
+        return architecture, weights
+
+    def warn(self) -> None:
+        """Tells, in one warning, what of the module is not in the architecture."""
+        used = {**self.draft.owners, **self.draft.used}
+        unused = [name for name, _ in self.module.named_parameters() if name not in used]
+        notes = list(dict.fromkeys(self.draft.notes))
+        if unused:
+            notes.append(f"{', '.join(self._summarised(unused))}, on which the output does not depend")
+        if notes:
+            warnings.warn(f"left out of {type(self.module).__name__}: {'; '.join(notes)}", stacklevel=3)
+
+    def _summarised(self, unused: list[str]) -> list[str]:
+        """Parameters by name, or the modules of which they are all."""
+        alive = {name for name, _ in self.module.named_parameters()} - set(unused)
+        found = []
+        for name in unused:
+            pieces = name.split(".")
+            heads = [".".join(pieces[:count]) for count in range(1, len(pieces))]
+            dead = [head for head in heads if not any(other.startswith(f"{head}.") for other in alive)]
+            found.append(dead[0] if dead else name)
+        return list(dict.fromkeys(found))
+
+    # -- walking -------------------------------------------------------------------------------------------------------
+
+    def _visit(self, visit: Visit) -> None:
+        """Takes in what a module does, or the module as a whole where that is not understood."""
+        mark = self.draft.mark()
+        try:
+            for item in visit.items:
+                if isinstance(item, Visit):
+                    self._visit(item)
+                else:
+                    self._call(item)
+            self._check_output(visit)
+        except Refused as error:
+            if visit is self.recording.root:
+                raise TraceError(f"cannot trace {type(self.module).__name__}: {error}") from None
+            self.draft.undo(mark)
+            try:
+                self._opaque_visit(visit, str(error))
+            except Refused:
+                self.draft.undo(mark)
+                raise error from None
+
+    def _check_output(self, visit: Visit) -> None:
+        """Numbers that nobody will be able to read again are better moved about by an opaque layer."""
+        value = visit.output
+        part = self.draft.parts.get(value) if isinstance(value, Value) and value.made >= visit.start else None
+        if part is None or part.layout or part.reading or len(value.shape) not in (2, 4):
+            return
+        if part.moved_by and visit is not self.recording.root:
+            raise Refused(f"{part.moved_by.name} in {part.moved_by.place}: the order of its numbers is not known")
+
+    def _call(self, call: Call) -> None:
+        """Takes in a call. Raises Refused, with the place, if it neither is understood nor can be opaque by itself."""
+        if not call.reason and not any(value in self.needed for value in call.results):
+            return
+        mark = self.draft.mark()
+        try:
+            self._understand(call)
+        except (Refused, *_ODD_ARGUMENTS) as error:
+            self.draft.undo(mark)
+            detail = f": {one_line(error)}" if str(error) else ""
+            reason = f"{call.name} in {call.place}{detail}"
+            try:
+                self._opaque_call(call, reason)
+            except Refused:
+                self.draft.undo(mark)
+                raise Refused(reason) from None
+
+    def _understand(self, call: Call) -> None:
+        if call.reason:
+            raise Refused(call.reason)
+        if call.written:
+            raise Refused("changes a tensor in place")
+        if isinstance(call.target, nn.Module):
+            self._module(call)
+        elif call.target in HANDLERS:
+            HANDLERS[call.target](self.draft, call)
+        elif call.target in known.FUNCTIONS:
+            self._function(call)
+        elif call.target in known.MOVES:
+            self._move(call)
+        elif call.target in known.COPIES:
+            self._copy(call, call.args[0])
+        elif call.target in known.LEFT_OUT:
+            if bind(known.LEFT_OUT_ARGUMENTS, call.args, call.kwargs)["training"]:
+                raise Refused("a dropout that is on in eval mode")
+            self.draft.notes.append(f"{call.name} in {call.place}")
+            self._copy(call, call.args[0])
+        else:
+            raise Refused("")
+
+    def _function(self, call: Call) -> None:
+        """A function that is a chain of layers."""
+        function = known.FUNCTIONS[call.target]
+        bound = bind(function.arguments, call.args, call.kwargs)
+        value = bound.pop("input")
+        part = self.draft.read(value, function.layouts)
+        if any(leaves(list(bound.values()), Value)):
+            raise Refused("one of its options depends on the input")
+        seen = Seen(part.shape, part.layout, call.results[0].shape[1:])
+        self.draft.give(call.results[0], self.draft.chain(call, function.read(Options(**bound), seen), part))
+
+    def _move(self, call: Call) -> None:
+        """A function that only moves numbers: done to a tensor that numbers them."""
+        value, *others = call.values
+        if value is not call.args[0] or (others and not call.name.endswith("_as")):  # of the others only the shape
+            raise Refused("moves numbers by those of another tensor")
+        part = self.draft.parts.get(value)
+        if part is None:
+            raise Refused("moves what is no map and no features")
+        stands = {value: part.numbers(self.draft.batch).contiguous()} | {
+            other: torch.empty(other.shape) for other in others
+        }
+        args, kwargs = replaced((call.args, call.kwargs), Value, stands.__getitem__)
+        args, kwargs = replaced((args, kwargs), Constant, lambda constant: self.draft.trust(constant).cpu())
+        for result, index in zip(call.results, leaves(call.target(*args, **kwargs), Tensor), strict=True):
+            if result in self.needed:
+                self.draft.move(result, part, index, call)
+
+    def _copy(self, call: Call, value: Any) -> None:
+        """A function that gives its argument again."""
+        (result,) = call.results
+        part = self.draft.read_parts.get(value) or self.draft.parts.get(value)
+        if part is None or result.dtype != value.dtype or result.shape != value.shape:
+            raise Refused("changes the type of a tensor, or copies what is no map")
+        self.draft.parts[result] = part
+
+    def _module(self, call: Call) -> None:
+        """A module that is one layer by itself: one of a `Network`, or a stochastic depth."""
+        if call.target not in self.layers:
+            attrs = known.stochastic_depth(call.target)
+            part = self.draft.read(call.args[0])
+            if attrs is not None:
+                name = self.draft.unique(call.place.path, True)
+                at = self.draft.layer(call, Step("stochastic_depth", attrs), (part.slot,), name=name)
+                part = Part(at, part.shape, part.layout, part.index)
+            self.draft.give(call.results[0], part)
+            return
+        name, layer = self.layers[call.target]
+        parts = [self.draft.read(value, ("chw", "f")) for value in call.args]
+        tensors = {key: self._held(tensor) for key, tensor in call.target.state_dict(keep_vars=True).items()}
+        step = Step(layer.kind, dict(layer.attrs), tensors, layer.channels)
+        extra = {"code": layer.code, "reason": layer.reason, "name": self.draft.unique(name)}
+        at = self.draft.layer(call, step, tuple(part.slot for part in parts), **extra)
+        shape = self.draft.shape(at)
+        self.draft.give(call.results[0], Part(at, shape, "chw" if len(shape) == 3 else "f"))
+
+    def _held(self, tensor: Tensor) -> Constant:
+        """A tensor that a module of the user's holds."""
+        names = frozenset((self.names[tensor],)) if tensor in self.names else frozenset[str]()
+        return Constant(tensor, names, True, tensor._version)
+
+    # -- what is not understood ----------------------------------------------------------------------------------------
+
+    def _opaque_call(self, call: Call, reason: str) -> None:
+        """A function as an opaque layer. In PyTorch's own modules the module is the better one."""
+        wanted = [place for place, value in enumerate(call.results) if value in self.needed]
+        if call.reason or call.written or call.place.plain or len(wanted) != 1:
+            raise Refused(reason)
+        for constant in leaves((call.args, call.kwargs), Constant):
+            self.draft.trust(constant)
+        pick = wanted[0] if len(call.results) > 1 else None
+        constants = leaves((call.args, call.kwargs), Constant)
+        held = {name for constant in constants for name in constant.names}
+        name = call.place.path if isinstance(call.target, nn.Module) else call.name
+        self._opaque(call, call.results[wanted[0]], reason, name, held, pick)
+
+    def _opaque_visit(self, visit: Visit, reason: str) -> None:
+        """A module as an opaque layer, if all that it shares with the rest are its inputs and one output."""
+        inputs = set(leaves((visit.args, visit.kwargs), Value))
+        if not isinstance(visit.output, Value) or not visit.start <= visit.output.made < visit.stop:
+            raise Refused(reason)
+        for call in self.recording.calls[visit.start : visit.stop]:
+            if any(value.made < visit.start and value not in inputs for value in call.values):
+                raise Refused(reason)
+            if any(value is not visit.output and self.last_read.get(value, -1) >= visit.stop for value in call.results):
+                raise Refused(reason)
+        call = Call(visit.module, visit.args, visit.kwargs, (visit.output,), visit.place, visit.start)
+        tensors = [*visit.module.parameters(), *visit.module.buffers()]
+        held = {self.names[tensor] for tensor in tensors if tensor in self.names}
+        self._opaque(call, visit.output, reason, visit.path, held)
+
+    def _opaque(
+        self, call: Call, output: Value, reason: str, name: str, held: set[str], pick: int | None = None
+    ) -> None:
+        parts = [self.draft.read(value, tuple(SPACE)) for value in call.values]
+        if not parts or not output.dtype.is_floating_point:
+            raise Refused(reason)
+        layouts = [str(part.layout) for part in parts]
+        presentation = _presentation(output, call.values, parts)
+        try:
+            code = code_of(call, layouts, presentation, pick)
+            shape, macs = trial(code, call.values, [part.shape for part in parts])
+        except _ODD_ARGUMENTS:  # also of a module that cannot be copied
+            raise Refused(reason) from None
+        tensors = tensors_of(code)
+        attrs = {
+            "what": call.name,
+            "inputs": tuple(part.shape for part in parts),
+            "output": shape,
+            "tensors": tuple((key, tuple(tensor.shape), trained) for key, (tensor, trained) in tensors.items()),
+            "macs": macs,
+        }
+        name = self.draft.unique(name, isinstance(call.target, nn.Module))
+        constants = {key: Constant(tensor, frozenset(), True, tensor._version) for key, (tensor, _) in tensors.items()}
+        step = Step("opaque", attrs, constants)
+        at = self.draft.layer(call, step, tuple(part.slot for part in parts), name=name, code=code, reason=reason)
+        self.draft.own(sorted(held), name, "weight")
+        self.draft.give(output, Part(at, shape, presentation[0]))
+
+
+def _lifetimes(recording: Recording) -> tuple[set[Value], dict[Value, int]]:
+    """The values that the output depends on, and the position of the last call that reads each value."""
+    needed = set(leaves(recording.output, Value))
+    last = dict.fromkeys(needed, len(recording.calls))
+    for call in reversed(recording.calls):
+        for value in call.values:
+            last.setdefault(value, call.position)
+        if any(value in needed for value in call.results):
+            needed.update(call.values)
+    return needed, last
+
+
+def _presentation(output: Value, inputs: list[Value], parts: list[Part]) -> tuple[str, tuple[int, ...]]:
+    """The layout in which opaque code gives its result, and its height and width: as an input lies, or plain."""
+    for value, part in zip(inputs, parts, strict=True):
+        layout = str(part.layout)
+        if layout in ("hwc", "nc", "cn") and len(value.shape) == len(output.shape):
+            if all(value.shape[dim] == output.shape[dim] for dim in SPACE[layout]):
+                return layout, part.shape[1:]
+            raise Refused("")
+    if len(output.shape) not in (2, 4):
+        raise Refused("")
+    return ("f" if len(output.shape) == 2 else "chw"), ()

@@ -1,0 +1,213 @@
+"""The offline table: evaluated architectures as JSON lines in one gzip file.
+
+A line is either a *problem* (a teacher with its architecture and accuracy, a data set, a search training and a seed:
+all that an evaluation depends on beside the architecture) or an *evaluation* in one: decisions, curve, accuracy, f,
+parameters, MACs. The same evaluations give the same bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.config.study import StudyConfig
+from esnac_lib.errors import DataError
+from esnac_lib.ledger.file import find_ledgers
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.space.decisions import Decisions
+from esnac_lib.space.search_space import SearchSpace
+from esnac_lib.study.evaluation_cache import training_of
+
+VERSION = 1
+COMMITTED = Path(__file__).with_name("evaluations.jsonl.gz")
+COLUMNS = (
+    "problem", "study", "trial", "step", "sampler", "sampling", "arch_id", "decisions", "params", "macs", "accuracy",
+    "f", "best_epoch", "curve", "error",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that f depends on beside the architecture.
+
+    name: a short hash of it. training: the parameters of the study that define it. accuracy: of the search teacher, on
+    the validation images. operators: of the studies' search space.
+    """
+
+    name: str
+    training: Mapping[str, Any]
+    operators: tuple[str, ...]
+    accuracy: float
+    teacher: Architecture
+
+    def __repr__(self) -> str:
+        told = self.training
+        return f"Problem({self.name}: {told['teacher'][0]} on {told['dataset']}, seed {told['seed']})"
+
+    def space(self, sampling: str = "paper") -> SearchSpace:
+        """The search space that its decisions belong to."""
+        return SearchSpace(self.teacher, self.operators, sampling=sampling)
+
+
+@dataclass(frozen=True, eq=False)
+class OfflineTable:
+    """problems by name, and a DataFrame of evaluations: `COLUMNS`, one line for each architecture of a problem.
+
+    `decisions` is `Decisions.to_json` text, `curve` a list of [loss, validation accuracy] by epoch.
+    """
+
+    problems: Mapping[str, Problem]
+    evaluations: pd.DataFrame
+
+    def __repr__(self) -> str:
+        return f"OfflineTable({len(self.evaluations)} evaluations of {len(self.problems)} problems)"
+
+    def of(self, problem: Problem) -> pd.DataFrame:
+        """The evaluations of one problem."""
+        found = self.evaluations[self.evaluations["problem"] == problem.name]
+        return found.reset_index(drop=True)
+
+    def largest(self) -> Problem:
+        """The problem with most evaluations; of equals the first by name."""
+        counts = self.evaluations["problem"].value_counts()
+        return self.problems[min(counts.index, key=lambda name: (-counts[name], name))]
+
+    @cached_property
+    def overview(self) -> pd.DataFrame:
+        """One line a problem: what it is, how many evaluations, and the spread of f."""
+        lines = []
+        for name, problem in self.problems.items():
+            rows, told = self.of(problem), problem.training
+            search = told["search"]
+            lines.append(
+                {
+                    "problem": name,
+                    "teacher": told["teacher"],
+                    "data set": told["dataset"],
+                    "seed": told["seed"],
+                    "images": told["search_images"] or "all",
+                    "epochs": search["epochs"],
+                    "operators": ", ".join(problem.operators),
+                    "filters kept": told.get("keep", "first"),
+                    "decisions": problem.space().num_decisions,
+                    "evaluations": len(rows),
+                    "mean f": rows["f"].mean(),
+                    "best f": rows["f"].max(),
+                }
+            )
+        return pd.DataFrame(lines)
+
+
+def collect(root: Path) -> OfflineTable:
+    """What the ledgers under `root` hold: every told trial with an f, once for each architecture of a problem.
+
+    Equal are architectures that inherit the same channels, too: studies of one experiment look such a one up. The first
+    study by name stands. Ledgers of other experiments than searches, or without a search teacher, are passed by.
+    """
+    problems: dict[str, Problem] = {}
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for path in find_ledgers(root):
+        ledger = Ledger(path, read_only=True)
+        teacher = ledger.results("teacher").get("search")
+        if teacher is None or not set(ledger.config) <= set(StudyConfig.model_fields):
+            continue
+        config = StudyConfig.from_dict(ledger.config)
+        problem = _problem(config, teacher)
+        problems.setdefault(problem.name, problem)
+        for architecture, line in _evaluations(ledger, config, problem, path.parent.relative_to(root).as_posix()):
+            lines.setdefault((problem.name, architecture), line)
+    return _table(problems.values(), lines.values())
+
+
+def write(table: OfflineTable, path: Path = COMMITTED) -> Path:
+    """Write a table; the same table gives the same bytes, whenever and wherever it is written."""
+    lines: list[dict[str, Any]] = [{"offline": VERSION, "columns": list(COLUMNS)}]
+    for problem in table.problems.values():
+        about = {"training": dict(problem.training), "operators": list(problem.operators)}
+        lines.append(
+            {"problem": problem.name, **about, "accuracy": problem.accuracy, "teacher": problem.teacher.to_json()}
+        )
+    for row in table.evaluations.to_dict("records"):
+        values = {name: None if isinstance(row[name], float) and row[name] != row[name] else row[name] for name in row}
+        lines.append({"evaluation": [values[name] for name in COLUMNS]})
+    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
+    os.replace(part, path)
+    return path
+
+
+def load(path: Path = COMMITTED) -> OfflineTable:
+    """Read a table. Raises DataError, one line, if the file is missing or is something else."""
+    try:
+        header, *lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+        if header["offline"] != VERSION:
+            raise ValueError(f"version {header['offline']}, while this library reads {VERSION}")
+        problems = [_read_problem(line) for line in lines if "problem" in line]
+        rows = [dict(zip(header["columns"], line["evaluation"], strict=True)) for line in lines if "evaluation" in line]
+    except FileNotFoundError:
+        raise DataError(f"there is no offline table {path.name}: make one with offline.write") from None
+    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path.name} is no offline table: {type(error).__name__}: {error}") from None
+    return _table(problems, rows)
+
+
+def decisions_of(rows: pd.DataFrame) -> list[Decisions]:
+    """The decisions of evaluations."""
+    return [Decisions.from_json(text) for text in rows["decisions"]]
+
+
+def _table(problems: Iterable[Problem], lines: Iterable[Mapping[str, Any]]) -> OfflineTable:
+    frame = pd.DataFrame([[line[name] for name in COLUMNS] for line in lines], columns=list(COLUMNS), dtype=object)
+    frame = frame.sort_values(["problem", "study", "trial"], ignore_index=True)
+    numbers = {"trial": "int64", "step": "int64", "params": "int64", "macs": "int64"}
+    frame = frame.astype({**numbers, "accuracy": "float64", "f": "float64", "best_epoch": "Int64"})
+    return OfflineTable({problem.name: problem for problem in sorted(problems, key=lambda p: p.name)}, frame)
+
+
+def _problem(config: StudyConfig, teacher: Mapping[str, Any]) -> Problem:
+    training = json.loads(json.dumps(_finite(training_of(config))))
+    parts = [training, config.operators, teacher["accuracy"], teacher["architecture"]]
+    name = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=4).hexdigest()
+    architecture = Architecture.from_json(teacher["architecture"])
+    return Problem(name, training, config.operator_names, teacher["accuracy"], architecture)
+
+
+def _read_problem(line: Mapping[str, Any]) -> Problem:
+    teacher = Architecture.from_json(line["teacher"])
+    return Problem(line["problem"], line["training"], tuple(line["operators"]), line["accuracy"], teacher)
+
+
+def _evaluations(
+    ledger: Ledger, config: StudyConfig, problem: Problem, study: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(architecture as text, line of the table) of each told trial that has an f."""
+    trials, epochs = ledger.trials(), ledger.epochs("search")
+    curves = {
+        str(name): rows[["loss", "accuracy"]].round(6).to_numpy().tolist() for name, rows in epochs.groupby("name")
+    }
+    known = {"problem": problem.name, "study": study, "sampler": config.sampler, "sampling": config.sampling}
+    for row in trials[trials["told_at"].notna() & trials["f"].notna()].to_dict("records"):
+        told = {name: row[name] for name in ("trial", "step", "arch_id", "decisions", "params", "macs", "f", "error")}
+        told["accuracy"] = None if row["accuracy"] != row["accuracy"] else row["accuracy"]
+        told["best_epoch"] = None if pd.isna(row["best_epoch"]) else int(row["best_epoch"])
+        told["curve"] = curves.get(f"trial{row['trial']:04d}", [])
+        yield row["architecture"], known | told
+
+
+def _finite(value: Any) -> Any:
+    """Without infinities, which JSON has not: they become text."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

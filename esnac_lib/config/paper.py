@@ -1,0 +1,271 @@
+"""The experiments of the ESNAC paper beside its Table 1, as parameters: one class for each notebook.
+
+Defaults are smoke-sized studies on digits; the paper's protocols are in params/.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from esnac_lib.config.base import nearest
+from esnac_lib.config.experiment import Changes, ExperimentConfig, Tables
+from esnac_lib.config.study import OPERATORS, TEACHERS, StudyConfig
+from esnac_lib.errors import ConfigError
+
+ALL = ",".join(OPERATORS)
+WITHOUT_SKIPS = "remove,shrink"
+PARTS = ("kernels", "operators", "acquisition", "objective")
+
+
+class AblationsConfig(ExperimentConfig):
+    """Tables 4, 5, 6 and 8: what each part of the search is worth, at one number of evaluations.
+
+    The base study is ESNAC with K kernels, all operators, the posterior objective and random sampling; every variant
+    changes one of them. A variant that stands in several tables is run once.
+    """
+
+    varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "operators", "objective", "acquisition")
+
+    study: Annotated[str, Field(description="name of the experiment, and of its folder in outputs")] = "ablations"
+    kernels: Annotated[str, Field(description="numbers of kernels to compare, with commas")] = "1,2,4"
+    parts: Annotated[str, Field(description="what to ablate, with commas")] = ",".join(PARTS)
+
+    observations: Annotated[
+        str, Field(description="numbers of observations to show the marginal objective's numerics at, with commas")
+    ] = "10,40,50,60"
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The parts, in the order of the paper's tables."""
+        return tuple(name for name in PARTS if name in names_in(self.parts))
+
+    def variants(self) -> dict[str, Changes]:
+        """One study a setting, "K<number>" for those that only differ in their number of kernels."""
+        settings: dict[str, Changes] = {
+            "remove": {"operators": "remove"},
+            "remove_shrink": {"operators": WITHOUT_SKIPS},
+            "evolution_K1": {"acquisition": "evolution", **self._kernels(1)},
+            f"evolution_K{self.K}": {"acquisition": "evolution"},
+            "marginal": {"objective": "marginal"},
+            "euclidean": {"objective": "euclidean"},
+        }
+        settings |= {f"K{count}": self._kernels(count) for count in (1, self.K, *self._counts())}
+        wanted = dict.fromkeys(variant for rows in self.tables().values() for variant in rows.values())
+        return {variant: settings[variant] for variant in wanted}
+
+    def tables(self) -> Tables:
+        """One for each part."""
+        base = f"K{self.K}"
+        tables: Tables = {
+            "kernels": {f"K = {count}": f"K{count}" for count in self._counts()},
+            "operators": {"removal only": "remove", "removal + shrinkage": "remove_shrink", "all three": base},
+            "acquisition": {
+                **{f"random sampling, K = {count}": f"K{count}" for count in (1, self.K)},
+                **{f"evolution, K = {count}": f"evolution_K{count}" for count in (1, self.K)},
+            },
+            "objective": {"euclidean": "euclidean", "marginal": "marginal", "posterior": base},
+        }
+        return {part: tables[part] for part in self.part_names}
+
+    @property
+    def observation_counts(self) -> tuple[int, ...]:
+        """Numbers of observations for the marginal objective's numerics."""
+        return whole_numbers("observations", self.observations)
+
+    @property
+    def maximiser_counts(self) -> tuple[int, ...]:
+        """Numbers of observations at which both maximisers get the same kernels: a quarter of all, half and all."""
+        return tuple(sorted({max(1, self.num_evaluations // part) for part in (4, 2, 1)}))
+
+    def _kernels(self, count: int) -> Changes:
+        return {"K": count, "steps": self.num_evaluations // count}
+
+    def _counts(self) -> tuple[int, ...]:
+        return whole_numbers("kernels", self.kernels)
+
+    def _check_together(self) -> AblationsConfig:
+        for name in names_in(self.parts):
+            if name not in PARTS:
+                allowed = f"allowed are {', '.join(PARTS)}; did you mean {nearest(name, PARTS)!r}?"
+                raise ConfigError(f"parts = {self.parts!r}: {name!r} is unknown: {allowed}")
+        for count in self._counts():
+            if self.num_evaluations % count:
+                allowed = f"numbers that divide K * steps = {self.num_evaluations} evaluations are"
+                raise ConfigError(f"kernels = {self.kernels!r}: {count} is not allowed; {allowed}")
+        whole_numbers("observations", self.observations)
+        super()._check_together()
+        return self
+
+
+class ShufflenetConfig(ExperimentConfig):
+    """Table 2: students of several teachers beside the original ShuffleNets of about their size.
+
+    The originals get the students' final training, from scratch; with originals_recipe = "teacher" that of a teacher,
+    whose learning rate suits a training from scratch better.
+    """
+
+    varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "teacher")
+
+    study: Annotated[str, Field(description="name of the experiment, and of its folder in outputs")] = (
+        "shufflenet_comparison"
+    )
+    final: Annotated[Literal["validated", "paper"], Field(description="form of the final training")] = "validated"
+    top: Annotated[int, Field(ge=1, description="students that go into final training")] = 1
+    teachers: Annotated[str, Field(description="the networks to compress, with commas")] = "cnn4,conv7_half"
+    originals: Annotated[str, Field(description="networks to train as they are, with commas")] = (
+        "shufflenet_0.5x_g1,shufflenet_0.5x_g8"
+    )
+    originals_recipe: Annotated[
+        Literal["final", "teacher"], Field(description="how the originals are trained, on all images")
+    ] = "final"
+
+    def variants(self) -> dict[str, Changes]:
+        """One study a teacher."""
+        return {teacher: {"teacher": teacher} for teacher in names_in(self.teachers)}
+
+    def tables(self) -> Tables:
+        """The students."""
+        return {"students": {f"ESNAC from {teacher}": teacher for teacher in names_in(self.teachers)}}
+
+    def original_studies(self) -> list[StudyConfig]:
+        """For each original and run the study whose reference teacher it is, trained as `originals_recipe` says."""
+        trained = {} if self.originals_recipe == "teacher" else self._as_in_final_training()
+        return [
+            self._study(name, {"teacher": name, **trained}, run)
+            for run in range(self.runs)
+            for name in names_in(self.originals)
+        ]
+
+    def _as_in_final_training(self) -> Changes:
+        return {"teacher_epochs": self.final_epochs, "teacher_lr": self.final_lr}
+
+    def _check_together(self) -> ShufflenetConfig:
+        for name in ("teachers", "originals"):
+            for network in names_in(value := getattr(self, name)):
+                if network not in TEACHERS:
+                    known = f"did you mean {nearest(network, TEACHERS)!r}?"
+                    raise ConfigError(f"{name} = {value!r:.200}: {network!r:.60} is unknown; {known}")
+        super()._check_together()
+        if both := set(names_in(self.teachers)) & set(names_in(self.originals)):
+            raise ConfigError(f"originals = {self.originals!r}: {min(both)!r} is among the teachers, too")
+        self.original_studies()
+        return self
+
+
+class TransferConfig(ExperimentConfig):
+    """Table 3: kernels learned in the base study propose for other teachers and data sets, and learn nothing there."""
+
+    varied: ClassVar[tuple[str, ...]] = ("sampler", "source")
+
+    study: Annotated[str, Field(description="name of the experiment, and of its folder in outputs")] = "kernel_transfer"
+    targets: Annotated[str, Field(description="<teacher>@<data set> to transfer to, with commas")] = (
+        "conv7_half@digits,resnet20_s2@digits"
+    )
+    kernels: Annotated[str, Field(description="numbers of kernels to transfer, with commas")] = "1,4"
+
+    def variants(self) -> dict[str, Changes]:
+        """The source, and for each target: its kernels with each number of them, N2N and ESNAC directly."""
+        found: dict[str, Changes] = {"source": {}}
+        for name, place in self._places().items():
+            for count in self._counts():
+                transfer = {"sampler": "transfer", "source": "source", "K": count, "steps": 1}
+                found[f"{name}_transfer_K{count}"] = {**place, **transfer, "top": min(self.top, count)}
+            found[f"{name}_n2n"] = {**place, "sampler": "n2n", "operators": WITHOUT_SKIPS}
+            found[f"{name}_esnac"] = place
+        return found
+
+    def tables(self) -> Tables:
+        """One for each target, by its name in `targets`."""
+        tables: Tables = {}
+        for target, name in zip(names_in(self.targets), self._places(), strict=True):
+            rows = {f"transferred kernels, K = {count}": f"{name}_transfer_K{count}" for count in self._counts()}
+            tables[target] = {**rows, "N2N, direct": f"{name}_n2n", "ESNAC, direct": f"{name}_esnac"}
+        return tables
+
+    def _places(self) -> dict[str, Changes]:
+        places = (target.partition("@") for target in names_in(self.targets))
+        return {f"{teacher}_{dataset}": {"teacher": teacher, "dataset": dataset} for teacher, _, dataset in places}
+
+    def _counts(self) -> tuple[int, ...]:
+        return whole_numbers("kernels", self.kernels)
+
+    def _check_together(self) -> TransferConfig:
+        self._counts()
+        for target in names_in(self.targets):
+            if target.count("@") != 1:
+                raise ConfigError(f"targets = {self.targets!r}: {target!r} is not of the form <teacher>@<data set>")
+        super()._check_together()
+        return self
+
+
+class TpeConfig(ExperimentConfig):
+    """Table 7: TPE in the original space, one hyperparameter a decision, with and without skip connections."""
+
+    varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "operators")
+
+    study: Annotated[str, Field(description="name of the experiment, and of its folder in outputs")] = "tpe_baseline"
+    steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 4
+    candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 20
+
+    def variants(self) -> dict[str, Changes]:
+        """Three samplers, each in both spaces."""
+        return {
+            f"{sampler}_{space}": {"sampler": sampler, "operators": operators}
+            for space, operators in {"removal_shrink": WITHOUT_SKIPS, "all": ALL}.items()
+            for sampler in ("tpe", "tpe_multivariate", "esnac")
+        }
+
+    def tables(self) -> Tables:
+        """One for each space."""
+        labels = {"tpe": "TPE, univariate", "tpe_multivariate": "TPE, Optuna's default", "esnac": "ESNAC"}
+        spaces = {"removal + shrinkage": "removal_shrink", "all three operators": "all"}
+        return {title: {label: f"{name}_{space}" for name, label in labels.items()} for title, space in spaces.items()}
+
+
+class N2nConfig(ExperimentConfig):
+    """N2N (Ashok et al., 2018) as the paper's Table 1 quotes it, here on the same objective, trainer and budget."""
+
+    varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "operators")
+
+    study: Annotated[str, Field(description="name of the experiment, and of its folder in outputs")] = "n2n_baseline"
+    steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 3
+    candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 20
+
+    def variants(self) -> dict[str, Changes]:
+        """N2N and ESNAC in the spaces that N2N knows, and both baselines of the paper's Table 1 in the full one."""
+        return {
+            "n2n_removal": {"sampler": "n2n", "operators": "remove"},
+            "esnac_removal": {"operators": "remove"},
+            "n2n": {"sampler": "n2n", "operators": WITHOUT_SKIPS},
+            "esnac_removal_shrink": {"operators": WITHOUT_SKIPS},
+            "random": {"sampler": "random"},
+            "esnac": {},
+        }
+
+    def tables(self) -> Tables:
+        """One for each space."""
+        return {
+            "removal only": {"N2N, stage 1 alone": "n2n_removal", "ESNAC": "esnac_removal"},
+            "removal + shrinkage": {"N2N, both stages": "n2n", "ESNAC": "esnac_removal_shrink"},
+            "all three operators": {"random search": "random", "ESNAC": "esnac"},
+        }
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The parts of a text with commas.
+
+    >>> names_in("a, b,,c")
+    ('a', 'b', 'c')
+    """
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def whole_numbers(name: str, text: str) -> tuple[int, ...]:
+    """The numbers in a text with commas. Raises ConfigError, which names the parameter, unless all are 1 or more."""
+    parts = names_in(text)
+    for part in parts or ("",):
+        if not part.isdecimal() or not int(part):
+            raise ConfigError(f"{name} = {text!r}: {part!r} is not allowed; whole numbers from 1 are, with commas")
+    return tuple(int(part) for part in parts)

@@ -1,0 +1,31 @@
+"""Where studies and data sets are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from esnac_lib.config.study import StudyConfig
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def outputs_root() -> Path:
+    """The folder of all studies: ESNAC_OUTPUTS, else outputs/ in the checkout, wherever Python was started from."""
+    return _folder(os.environ.get("ESNAC_OUTPUTS", ""), "outputs")
+
+
+def study_dir(config: StudyConfig) -> Path:
+    """The folder of one study. It need not exist yet."""
+    return outputs_root() / config.study
+
+
+def data_root_of(config: StudyConfig) -> Path:
+    """The folder of the data sets: `data_root`, else ESNAC_DATA, else data/ in the checkout."""
+    return _folder(config.data_root or os.environ.get("ESNAC_DATA", ""), "data")
+
+
+def _folder(given: str, default: str) -> Path:
+    """An absolute path; a relative one starts at the checkout (at the working folder where there is no checkout)."""
+    base = _CHECKOUT if (_CHECKOUT / "notebooks").is_dir() else Path.cwd()
+    return (base / Path(given or default).expanduser()).resolve()

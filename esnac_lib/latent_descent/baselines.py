@@ -1,0 +1,231 @@
+"""What the student is set beside: at its size, on the same teacher and images, with the same final training.
+
+- random: the best random architecture that is no larger, by its validation accuracy after the short training;
+- narrowed: the teacher with all widths scaled by one factor, from scratch;
+- fitnet, pruning, n2n: the paper's Table 2, each by its own method and then, where it has none of its own, by the
+  final training from the weights that the method ended with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.architecture.initialisation import fresh_network
+from esnac_lib.architecture.network import build
+from esnac_lib.config.paths import study_dir
+from esnac_lib.config.study import StudyConfig
+from esnac_lib.data.batches import DeviceData
+from esnac_lib.errors import ConfigError, TrainingError
+from esnac_lib.files import load_weights, save_weights
+from esnac_lib.latent_descent.final import FinalStage
+from esnac_lib.latent_descent.fitnet import REGRESSOR, Softened, SoftTargets, fitnet_sequence, guided, hint, middle
+from esnac_lib.latent_descent.sequence import SequenceSpace
+from esnac_lib.latent_descent.taylor_pruning import Pruned, prune
+from esnac_lib.latent_descent.trials import Labelled
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.seeding import derive_seed, make_rng
+from esnac_lib.space.search_space import SearchSpace
+from esnac_lib.study.study import Study, student_key
+from esnac_lib.training.callbacks import TrainingStopped
+from esnac_lib.training.checkpoints import clear_checkpoint
+from esnac_lib.training.final import Finalist, FinalResult
+from esnac_lib.training.progress import Progress
+from esnac_lib.training.recipes import Recipe
+from esnac_lib.training.teacher import TrainedTeacher
+from esnac_lib.training.trainee import Trainee
+from esnac_lib.training.trainer import train
+
+HINT_LR = 1e-3
+"""Of the hint training (Adam)."""
+PRUNING_LR_SHARE = 0.1
+"""The learning rate between two cuts, as a part of the final training's."""
+
+
+class Baselines:
+    """All of one study. student: its final result; accuracy: the student's on the validation images, trained alike."""
+
+    def __init__(
+        self, stage: FinalStage, space: SequenceSpace, reference: TrainedTeacher, student: FinalResult, accuracy: float,
+        progress: Progress,
+    ) -> None:  # fmt: skip
+        self.stage, self.space, self.reference = stage, space, reference
+        self.student, self.student_accuracy, self.progress = student, accuracy, progress
+        self.config, self.data = stage.config, stage.data
+
+    # -- from scratch ------------------------------------------------------------------------------------------------
+
+    def random(self, found: Sequence[Labelled]) -> dict[str, Any] | None:
+        """The best random architecture of at most the student's size; None if there is none."""
+        small = [one for one in found if one.params <= self.student.params]
+        if not small:
+            return None
+        best = max(small, key=lambda one: (one.accuracy, -one.trial))
+        return self._from_scratch("random", self.space.to_architecture(best.items), trial=best.trial)
+
+    def narrowed(self, params: int) -> dict[str, Any]:
+        """The teacher uniformly narrowed to so many parameters."""
+        widths = SearchSpace(self.reference.architecture, ("shrink",))
+        return self._from_scratch("narrowed", widths.apply(widths.narrow(params)))
+
+    def _from_scratch(self, kind: str, architecture: Architecture, **more: Any) -> dict[str, Any]:
+        self.progress.begin(f"final training: {kind}")
+        finalist = self.stage.finalist(kind, architecture)
+        (result,) = self.stage.on_all_images([finalist])
+        return self._entry(result, architecture, **more)
+
+    def _entry(self, result: FinalResult, architecture: Architecture, **more: Any) -> dict[str, Any]:
+        return self.stage.entry(result, self.reference, architecture=architecture.to_json(), **more)
+
+    # -- FitNet ------------------------------------------------------------------------------------------------------
+
+    def fitnet(self) -> dict[str, Any]:
+        """Hints, then distillation, from the reference teacher and on all images."""
+        teacher = self.reference
+        wide = replace(self.space, width_step=1, max_length=2 * self.space.max_length, max_macs=0)
+        items = fitnet_sequence(self.space, self.space.to_sequence(teacher.architecture), self.student.params)
+        architecture = wide.to_architecture(items)
+        key = self.stage.key(f"fitnet-{self.config.hint_epochs}", architecture.arch_id)
+        stored = self.stage.ledger.results("full").get(key)
+        if stored is None:
+            stored = asdict(self._train_fitnet(key, architecture))
+            self.stage.ledger.result("full", key, stored)
+        return self._entry(FinalResult(**stored), architecture)
+
+    def _train_fitnet(self, key: str, architecture: Architecture) -> FinalResult:
+        path = self.stage.folder / f"{key}-hinted.safetensors"
+        if not path.exists():
+            save_weights(path, self._hinted(key, architecture))
+        self.progress.begin("FitNet: distillation")
+        seed, epochs = self.config.seed, self.stage.recipe.epochs
+        network = Softened(build(architecture, load_weights(path)))
+        targets = SoftTargets(
+            self.data.everything, self.reference.network(), self.space.num_classes, seed, "fitnet", epochs
+        )
+        outcome = train(
+            [Trainee(key, network)], targets, self.data.test, self.stage.recipe, seed=seed, purpose="fitnet",
+            device=self.data.device, checkpoint=self.stage.folder / "checkpoint-fitnet", watch=self.stage.watch("full"),
+        )[key]  # fmt: skip
+        clear_checkpoint(self.stage.folder / "checkpoint-fitnet")
+        if outcome.last_accuracy is None or outcome.best_accuracy is None:
+            raise TrainingError(f"the FitNet could not be trained: {outcome.error}")
+        accuracies = outcome.last_accuracy, outcome.best_accuracy
+        shape = architecture.num_params, architecture.macs, architecture.arch_id
+        return FinalResult(key, *shape, *accuracies, True, outcome.seconds)
+
+    def _hinted(self, key: str, architecture: Architecture) -> dict[str, Tensor]:
+        """The weights of a fresh FitNet after its hint training."""
+        self.progress.begin("FitNet: hints")
+        seed = derive_seed(self.config.seed, f"final/{architecture.arch_id}")
+        teacher = self.reference
+        channels = teacher.architecture.shapes[middle(teacher.architecture, 1)][0]
+        network = fresh_network(guided(architecture, channels), seed)
+        recipe = Recipe(
+            self.config.hint_epochs, HINT_LR, self.config.batch_size, optimizer="adam", weight_decay=0.0,
+            schedule="one_cycle", loss="distillation", augment=self.config.augment,
+        )  # fmt: skip
+        outcome = train(
+            [Trainee(key, network)], self.data.everything, None, recipe, seed=self.config.seed, purpose="hints",
+            device=self.data.device, teacher=hint(teacher.architecture, teacher.weights),
+            checkpoint=self.stage.folder / "checkpoint-hints", watch=self.stage.watch("hints"),
+        )[key]  # fmt: skip
+        clear_checkpoint(self.stage.folder / "checkpoint-hints")
+        if outcome.state != "complete":
+            raise TrainingError(f"the FitNet's hint training failed: {outcome.error}")
+        network.cpu().load_state_dict(outcome.last_weights)
+        learned = {n: t for n, t in network.weights().items() if not n.startswith(f"{REGRESSOR}.")}
+        return fresh_network(architecture, seed).weights() | learned
+
+    # -- pruning -----------------------------------------------------------------------------------------------------
+
+    def pruning(self) -> dict[str, Any]:
+        """Several prunings of the search teacher on the training split; the best by validation accuracy (of those that
+        reached the size, if any did) is trained on all images."""
+        teacher = self.stage.teacher("search")
+        runs = []
+        for run in range(self.config.pruning_runs):
+            key = self.stage.key(f"pruned{run}-{self._pruning_tag()}", self.reference.architecture.arch_id)
+            stored = self.stage.ledger.results("pruned").get(key)
+            if stored is None:
+                self.progress.begin(f"pruning {run + 1} of {self.config.pruning_runs}")
+                pruned = self._prune(teacher, run)
+                save_weights(self.stage.folder / f"{key}.safetensors", pruned.weights)
+                stored = {
+                    "accuracy": pruned.accuracy,
+                    "stopped": pruned.stopped,
+                    "steps": pruned.steps,
+                    "architecture": pruned.architecture.to_json(),
+                }
+                self.stage.ledger.result("pruned", key, stored)
+            runs.append((key, stored))
+        key, best = max(runs, key=lambda pair: (pair[1]["stopped"] == "size", pair[1]["accuracy"]))
+        architecture = Architecture.from_json(best["architecture"])
+        self.progress.begin("final training: pruned")
+        (result,) = self.stage.on_all_images([Finalist(key, architecture, self.stage.folder / f"{key}.safetensors")])
+        more = {"runs": len(runs), "stopped": best["stopped"], "pruned_accuracy": best["accuracy"]}
+        return self._entry(result, architecture, **more)
+
+    def _pruning_tag(self) -> str:
+        config = self.config
+        return f"{self.student.arch_id[:6]}-{config.pruning_filters}-{config.pruning_images}"
+
+    def _prune(self, teacher: TrainedTeacher, run: int) -> Pruned:
+        config = self.config
+        recipe = Recipe(
+            1, PRUNING_LR_SHARE * config.final_lr, config.batch_size, schedule="constant", augment=config.augment
+        )
+        if config.final_optimizer == "adam":
+            recipe = replace(recipe, optimizer="adam", weight_decay=0.0)
+        return prune(
+            teacher.architecture, teacher.weights, lambda cut: self._some_images(run, cut), self.data.validation,
+            least_params=self.student.params, least_accuracy=self.student_accuracy, filters=config.pruning_filters,
+            recipe=recipe, seed=config.seed, run=run, device=self.data.device, watch=self.stage.watch("pruning"),
+        )  # fmt: skip
+
+    def _some_images(self, run: int, cut: int) -> DeviceData:
+        """Some of the training split, others for every cut."""
+        rng = make_rng(self.config.seed, "pruning-images", run, cut)
+        positions = self.data.splits.train
+        count = min(self.config.pruning_images, len(positions))
+        return self.data.part(np.sort(rng.choice(positions, count, replace=False)))
+
+    # -- N2N ---------------------------------------------------------------------------------------------------------
+
+    def n2n(self) -> dict[str, Any]:
+        """N2N by this library's own sampler, in a study of its own; of its students the one nearest in size."""
+        config = self.config
+        shared = config.study_config.to_dict()
+        asked = StudyConfig.from_dict(
+            shared
+            | {
+                "study": f"{config.study}_n2n",
+                "sampler": "n2n",
+                "steps": config.n2n_steps,
+                "operators": "remove,shrink",
+                "epochs": config.n2n_epochs,
+                "final": "none",
+                "top": config.n2n_steps * config.K,
+                "baseline": False,
+                "beside": "",
+            }
+        )
+        study = Study(asked, self.progress, self.stage.recipe)
+        if study.run() is None:
+            raise TrainingStopped
+        trials = Ledger(study_dir(asked) / "ledger.sqlite", read_only=True).trials()
+        complete = trials[trials["state"] == "complete"]
+        if complete.empty:
+            raise ConfigError("no student of N2N could be trained: see the errors in its ledger's trials")
+        nearest = (np.log(complete["params"] / self.student.params)).abs().idxmin()
+        row = complete.loc[nearest]
+        architecture = Architecture.from_json(row["architecture"])
+        key = self.stage.key(f"n2n-{config.n2n_steps}-{config.n2n_epochs}", architecture.arch_id)
+        weights = study.folder / "students" / f"{student_key(int(row['trial']))}.safetensors"
+        self.progress.begin("final training: N2N")
+        (result,) = self.stage.on_all_images([Finalist(key, architecture, weights)])
+        return self._entry(result, architecture, trial=int(row["trial"]), evaluations=len(trials))

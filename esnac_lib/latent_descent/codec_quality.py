@@ -1,0 +1,89 @@
+"""How well the codec does on architectures that it was not trained on, each number beside a trivial baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from esnac_lib.latent_descent.examples import Known
+from esnac_lib.latent_descent.sequence import CONV, DROPOUT, LINEAR, POOLS, Item
+
+
+def chosen(item: Item, *, last: bool = False) -> tuple[int, ...]:
+    """What a layer's five numbers say: its type, and those that it can choose (the classifier's width is the task's).
+
+    >>> chosen(Item(CONV, 3, 64, 1, 1)), chosen(Item(4, 0, 64, 0, 0))
+    ((1, 3, 64, 1, 1), (4,))
+    """
+    if item.t == CONV:
+        return tuple(item)
+    if item.t in POOLS:
+        return item.t, item.k, item.s, item.p
+    if item.t == LINEAR:
+        return (item.t,) if last else (item.t, item.o)
+    return (item.t, item.p) if item.t == DROPOUT else (item.t,)
+
+
+def reconstruction(true: Sequence[Sequence[Item]], decoded: Sequence[Sequence[Item]]) -> dict[str, Any]:
+    """How much of some sequences was decoded, before any repair; all but the first two are shares.
+
+    layers_exact: layers of which the type and all that it can choose are right. types: layers of the right type.
+    widths_near: widths of convolutions and inner linear layers within a tenth. lengths, sequences_exact: right ones.
+    """
+    layers = exact = types = widths = near = lengths = sequences = 0
+    for wanted, got in zip(true, decoded, strict=True):
+        right = []
+        for index, item in enumerate(wanted):
+            other = got[index] if index < len(got) else Item(0, 0, 0, 0, 0)
+            last = index == len(wanted) - 1
+            right.append(chosen(item, last=last) == chosen(other, last=last))
+            types += item.t == other.t
+            if item.t in (CONV, LINEAR) and not last:
+                widths += 1
+                near += abs(item.o - other.o) <= 0.1 * item.o
+        layers, exact = layers + len(wanted), exact + sum(right)
+        lengths += len(wanted) == len(got)
+        sequences += all(right) and len(wanted) == len(got)
+    count = len(true)
+    return {
+        "sequences": count,
+        "layers": layers,
+        "layers_exact": _share(exact, layers),
+        "types": _share(types, layers),
+        "widths_near": _share(near, widths),
+        "lengths": _share(lengths, count),
+        "sequences_exact": _share(sequences, count),
+    }
+
+
+def regression(true: Sequence[float], predicted: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
+    """Rank correlation (Spearman; None where it is not defined) and mean absolute errors of a regressor and of a
+    trivial baseline's predictions."""
+    a, b, c = (np.asarray(values, dtype=np.float64) for values in (true, predicted, baseline))
+    defined = len(a) > 2 and np.ptp(a) > 0 and np.ptp(b) > 0
+    return {
+        "architectures": len(a),
+        "rank_correlation": float(spearmanr(a, b).statistic) if defined else None,
+        "mean_absolute_error": float(np.abs(a - b).mean()) if len(a) else None,
+        "baseline_error": float(np.abs(a - c).mean()) if len(a) else None,
+    }
+
+
+def linear_params(known: Sequence[Known], asked: Sequence[Known]) -> list[float]:
+    """The trivial guess at parameters: a least-squares fit to the sums of each of the five numbers, a sequence's
+    length and the number of its convolutions."""
+    matrix = np.array([_sums(example) for example in known])
+    weights, *_ = np.linalg.lstsq(matrix, np.array([example.params for example in known], dtype=np.float64), rcond=None)
+    return [float(_sums(example) @ weights) for example in asked]
+
+
+def _sums(example: Known) -> np.ndarray:
+    table = np.array(example.items, dtype=np.float64)  # (T, 5)
+    return np.array([1.0, len(table), (table[:, 0] == CONV).sum(), *table.sum(0)])
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,114 @@
+"""What is trained at the end: the teacher, the student and whatever it is set beside, all by one recipe and to its end.
+
+An accuracy on the test images is that of the last epoch of a training on all images. Nothing is chosen by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.architecture.initialisation import fresh_network
+from esnac_lib.config.latent_descent import CompressionConfig
+from esnac_lib.config.paths import outputs_root
+from esnac_lib.data.splits import StudyData
+from esnac_lib.files import save_weights
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.objective import compression_ratio
+from esnac_lib.seeding import derive_seed
+from esnac_lib.training.callbacks import Watch
+from esnac_lib.training.final import Finalist, FinalResult, FinalTraining
+from esnac_lib.training.recipes import CLIP_NORM, Recipe
+from esnac_lib.training.teacher import Role, TrainedTeacher, train_teacher
+
+
+def final_recipe(config: CompressionConfig) -> Recipe:
+    """The recipe of every final training, the teacher's too."""
+    sgd = config.final_optimizer == "sgd"
+    return replace(
+        Recipe.teacher(config.study_config, "search"),
+        optimizer=config.final_optimizer,
+        weight_decay=5e-4 if sgd else 0.0,
+        schedule=config.schedule,
+        clip_norm=CLIP_NORM if config.schedule == "one_cycle" else float("inf"),
+    )
+
+
+class FinalStage:
+    """Trains networks to the end, and remembers them in the ledger.
+
+    watch: makes the watch of a phase of training.
+    """
+
+    def __init__(
+        self, config: CompressionConfig, data: StudyData, ledger: Ledger, folder: Path, watch: Callable[[str], Watch]
+    ) -> None:
+        self.config, self.data, self.ledger, self.folder, self.watch = config, data, ledger, folder, watch
+        self.recipe = final_recipe(config)
+        parts = json.dumps([asdict(self.recipe), config.seed], sort_keys=True)
+        self._tag = hashlib.blake2b(parts.encode(), digest_size=3).hexdigest()
+
+    def key(self, kind: str, arch_id: str) -> str:
+        """The name of a network in final training; another recipe or seed gives another one."""
+        return f"{kind}-{arch_id[:8]}-{self._tag}"
+
+    def teacher(self, role: Role) -> TrainedTeacher:
+        """The search teacher (training split, validation accuracy) or the reference teacher (all images, test)."""
+        shared = self.config.study_config
+        watch = self.watch(f"{role}-teacher")
+        teacher = train_teacher(role, shared, self.data, outputs_root() / "teachers", watch, self.recipe)
+        architecture = teacher.architecture
+        record = {"name": self.config.teacher, "accuracy": teacher.accuracy, "architecture": architecture.to_json()}
+        self.ledger.result("teacher", role, record | {"params": architecture.num_params, "macs": architecture.macs})
+        return teacher
+
+    def finalist(self, kind: str, architecture: Architecture) -> Finalist:
+        """A network that starts afresh, initialised like the teacher."""
+        key = self.key(kind, architecture.arch_id)
+        path = self.folder / f"{key}.safetensors"
+        if not path.exists():
+            seed = derive_seed(self.config.seed, f"final/{architecture.arch_id}")
+            save_weights(path, fresh_network(architecture, seed).weights())
+        return Finalist(key, architecture, path)
+
+    def on_training_split(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
+        """Validation accuracies after training on the training split."""
+        return self._training().on_training_split(finalists)
+
+    def on_all_images(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
+        """Test accuracies after training on all images."""
+        return self._training().on_all_images(finalists)
+
+    def entry(self, result: FinalResult, teacher: TrainedTeacher, **more: Any) -> dict[str, Any]:
+        """What the summary says about a finally trained network, against the reference teacher."""
+        params = teacher.architecture.num_params
+        return {
+            "student": result.key,
+            "arch_id": result.arch_id,
+            "params": result.params,
+            "macs": result.macs,
+            "ratio": compression_ratio(result.params, params),
+            "times": params / result.params,
+            "accuracy": result.accuracy,
+            "delta_accuracy": result.accuracy - teacher.accuracy,
+            "f": result.f(params, teacher.accuracy),
+            "seconds": result.seconds,
+            **more,
+        }
+
+    def _training(self) -> FinalTraining:
+        return FinalTraining(
+            self.data,
+            self.recipe,
+            self.config.seed,
+            self.folder,
+            store=lambda phase, key: self.ledger.results(phase).get(key),
+            keep=lambda phase, key, result: self.ledger.result(phase, key, asdict(result)),
+            watch=partial(self.watch),
+        )

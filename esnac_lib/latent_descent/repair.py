@@ -1,0 +1,97 @@
+"""What a decoder puts out becomes a valid sequence, by one rule, from the first layer to the last.
+
+A decoded sequence ends before its first t = 0. Then, in order:
+
+1. Numbers that a type does not have become 0, o becomes the channels of the input where it cannot be chosen, widths
+   become multiples of the step, k and s at least 1, p at least 0 (of pools at most half of k, or 0 where enforced).
+2. A kernel larger than its padded map becomes as large as the map.
+3. A linear layer that a convolution, a pool or a batch norm still follows is left out.
+4. Where §3's assumptions are enforced, the second of two activations is left out, and a pool that reduces nothing.
+5. What is too long is cut. The last linear layer becomes the classifier; if there is none at the end, it is added.
+
+What has no convolution then, or too many MACs, is not repaired but refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from esnac_lib.architecture.layer_types import Shape
+from esnac_lib.latent_descent.random_architectures import rounded
+from esnac_lib.latent_descent.sequence import (
+    ACTIVATIONS,
+    CONV,
+    LINEAR,
+    ON_IMAGES,
+    POOLS,
+    Item,
+    Items,
+    SequenceSpace,
+    canonical,
+)
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A valid sequence, and how often each kind of repair was made ("entries" counts items whose numbers changed)."""
+
+    items: Items
+    repairs: dict[str, int]
+
+
+def repair(space: SequenceSpace, decoded: Sequence[Item]) -> Repaired:
+    """The valid sequence of what was decoded. Raises InvalidSequence where the rule has no answer."""
+    counts: Counter[str] = Counter()
+    end = next((index for index, item in enumerate(decoded) if item.t < CONV), len(decoded))
+    body = [item._replace(t=min(item.t, LINEAR)) for item in decoded[:end]]
+    if len(body) > space.max_length:
+        counts["cut"] += 1
+        body = body[: space.max_length]
+    if body and body[-1].t == LINEAR:
+        body.pop()
+    else:
+        counts["classifier added"] += 1
+    body = body[: space.max_length - 1]
+    images = max((index for index, item in enumerate(body) if item.t in ON_IMAGES), default=-1)
+    kept: list[Item] = []
+    shape: Shape = space.input_shape
+    for index, item in enumerate(body):
+        if item.t == LINEAR and index < images:
+            counts["linear layer in between"] += 1
+            continue
+        mended = _mended(space, item, shape)
+        before = kept[-1].t if kept else 0
+        if space.enforced and item.t in ACTIVATIONS and before in ACTIVATIONS:
+            counts["second activation"] += 1
+            continue
+        if space.enforced and item.t in POOLS and _reduces_nothing(mended, shape):
+            counts["pool that reduces nothing"] += 1
+            continue
+        counts["entries"] += mended != item
+        kept.append(mended)
+        shape, _ = space.step(mended, before, shape)
+    items = (*kept, Item(LINEAR, 0, space.num_classes, 0, 0))
+    space.check(items)
+    return Repaired(items, {name: count for name, count in counts.items() if count})
+
+
+def _mended(space: SequenceSpace, item: Item, shape: Shape) -> Item:
+    """The item with numbers that can stand on a map of this shape."""
+    if item.t in (CONV, LINEAR):
+        item = item._replace(o=rounded(item.o, space.width_step))
+    if item.t == CONV:
+        item = item._replace(k=max(1, item.k), s=max(1, item.s), p=max(0, item.p))
+        item = item._replace(k=min(item.k, min(shape[1:]) + 2 * item.p))
+    elif item.t in POOLS:
+        k = max(1, item.k)
+        padding = 0 if space.enforced else min(max(0, item.p), k // 2)
+        k = min(k, min(shape[1:]) + 2 * padding)
+        item = item._replace(k=k, s=max(1, item.s), p=min(padding, k // 2))
+    return canonical(item, shape[0])
+
+
+def _reduces_nothing(item: Item, shape: Shape) -> bool:
+    size = (shape[1] - item.k) // item.s + 1
+    return size >= shape[1]

@@ -1,0 +1,291 @@
+"""An Architecture Compression study: random architectures, the codec, the descent, and what is trained at the end.
+
+    >>> study = CompressionStudy(CompressionConfig(study="mine", teacher="conv7", dataset="fashion_mnist", ...))
+    >>> study.run()      # killed? give the same command again
+
+Everything is in the study's ledger the moment it is known.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from esnac_lib.config.latent_descent import STAGES, CompressionConfig, check_compression_resume
+from esnac_lib.config.paths import data_root_of, study_dir
+from esnac_lib.data.datasets import load_dataset
+from esnac_lib.data.splits import StudyData, pick_device
+from esnac_lib.errors import ConfigError
+from esnac_lib.latent_descent.baselines import Baselines
+from esnac_lib.latent_descent.codec import Surrogate
+from esnac_lib.latent_descent.codec_training import CodecSet, codec_identity, codec_record, trained_codec
+from esnac_lib.latent_descent.collection import collect
+from esnac_lib.latent_descent.descent import PathStep
+from esnac_lib.latent_descent.final import FinalStage
+from esnac_lib.latent_descent.rounds import Compression, select
+from esnac_lib.latent_descent.sequence import SequenceSpace
+from esnac_lib.latent_descent.trials import Labelled, Trials
+from esnac_lib.ledger.file import has_ledger
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.study.environment import describe_environment
+from esnac_lib.training.callbacks import TrainingStopped, Watch
+from esnac_lib.training.evaluator import LocalEvaluator
+from esnac_lib.training.final import FinalResult
+from esnac_lib.training.progress import Progress, duration
+from esnac_lib.training.recipes import Recipe
+from esnac_lib.training.teacher import traced_teacher
+
+
+class CompressionStudy:
+    """One study in `<outputs>/<study>`.
+
+    Making the object checks everything that can be wrong within seconds, raises one line, and writes nothing.
+    """
+
+    def __init__(self, config: CompressionConfig, progress: Progress | None = None) -> None:
+        self.config, self.shared = config, config.study_config
+        self.folder = study_dir(self.shared)
+        self.ledger_path = self.folder / "ledger.sqlite"
+        self.progress = progress or Progress()
+        if has_ledger(self.ledger_path):
+            check_compression_resume(Ledger(self.ledger_path, read_only=True).config, config)
+        self.device = pick_device(config.device)
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"device = {config.device!r}: this machine has no CUDA device; give 'cpu' or 'auto'")
+        dataset = load_dataset(config.dataset, data_root_of(self.shared))
+        self.data = StudyData(dataset, self.shared, self.device)
+        self.teacher = traced_teacher(self.shared, dataset)[0]
+        space = SequenceSpace.around(
+            self.teacher,
+            enforced=config.assumptions == "enforced",
+            max_length=config.max_length,
+            width_step=config.width_step,
+        )
+        self.space = replace(space, max_macs=config.max_macs)
+        self._deadline = float("inf")
+
+    def run(self) -> bool:
+        """Go through the stages as far as `stop_after` says; False if the study was asked to stop before.
+
+        A study stops early when `max_minutes` are over or somebody asked for it (`Ledger.request_stop`); nothing that
+        was told is lost. Raises EsnacError, one line, if it cannot go on.
+        """
+        if self.config.max_minutes:
+            self._deadline = time.monotonic() + 60 * self.config.max_minutes
+        with Ledger.start(self.ledger_path, self.config.to_dict()) as ledger:
+            check_compression_resume(ledger.config, self.config)  # now that nobody else can write
+            ledger.set_config(self.config.to_dict())
+            ledger.reset_running()
+            ledger.clear_stop()
+            self._describe()
+            try:
+                self._stages(ledger)
+                return True
+            except TrainingStopped:
+                self.progress.note("stopped as asked; the same command goes on from here")
+                return False
+            finally:
+                self.progress.end()
+
+    def _stages(self, ledger: Ledger) -> None:
+        last = STAGES.index(self.config.stop_after)
+        trials = self._trials(ledger)
+        self._collect(ledger, trials)
+        if last < STAGES.index("codec"):
+            return
+        found, surrogate = self._codec(ledger, trials)
+        if last < STAGES.index("compression"):
+            return
+        self.progress.begin("decoded architectures")
+        compression = Compression(
+            self.config, trials, surrogate, found,
+            on_path=partial(self._keep_path, ledger), note=self.progress.note,
+        )  # fmt: skip
+        results = compression.run()
+        if last < STAGES.index("final"):
+            return
+        student, accuracy = self._student(ledger, compression, surrogate, results)
+        if last >= STAGES.index("baselines"):
+            self._baselines(ledger, found, student, accuracy)
+
+    def _describe(self) -> None:
+        (self.folder / "students").mkdir(parents=True, exist_ok=True)
+        _write(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
+        _write(self.folder / "environment.json", json.dumps(describe_environment(self.device), indent=1))
+
+    def _should_stop(self, ledger: Ledger) -> bool:
+        return time.monotonic() > self._deadline or ledger.stop_requested()
+
+    def _watch(self, ledger: Ledger, phase: str) -> Watch:
+        return Watch(
+            on_epoch=lambda key, r: ledger.epoch(phase, key, r.epoch, r.loss, r.accuracy, r.seconds),
+            on_batch=self.progress.batch,
+            should_stop=partial(self._should_stop, ledger),
+        )
+
+    # -- the random architectures ------------------------------------------------------------------------------------
+
+    def _trials(self, ledger: Ledger) -> Trials:
+        config = self.config
+        recipe = Recipe(
+            config.epochs,
+            config.search_lr,
+            config.batch_size,
+            optimizer="adam",
+            weight_decay=0.0,
+            schedule=config.search_schedule,
+            augment=config.search_augment,
+        )
+        evaluator = LocalEvaluator(
+            None,
+            self.data,
+            recipe,
+            config.seed,
+            self.folder / "students",
+            self._watch(ledger, "search"),
+        )
+        return Trials(ledger, evaluator, self.space, self.teacher, config.initialisations)
+
+    def _collect(self, ledger: Ledger, trials: Trials) -> None:
+        config, began = self.config, time.monotonic()
+
+        def note(done: int) -> None:
+            if self._should_stop(ledger):
+                raise TrainingStopped
+            self.progress.note(
+                f"{done} of {config.architectures} random architectures trained, {duration(time.monotonic() - began)}"
+            )
+            self.progress.begin("random architectures")
+
+        self.progress.begin("the teacher and random architectures")
+
+        collect(trials, config.architectures, config.around, config.K, config.seed, note)
+
+    # -- the codec and the compression -------------------------------------------------------------------------------
+
+    def _codec(self, ledger: Ledger, trials: Trials) -> tuple[CodecSet, Surrogate]:
+        config, began = self.config, time.monotonic()
+        labelled = trials.labelled()
+        (teacher,) = [one for one in labelled if one.source == "teacher"]
+        random = [one for one in labelled if one.source in ("random", "around")]
+        found = CodecSet.of(config, self.space, teacher, random)
+        identity = codec_identity(config, found)
+
+        def on_record(step: int, losses: dict[str, float]) -> None:
+            seconds = time.monotonic() - began
+            for name, value in losses.items():
+                ledger.epoch("codec", f"{identity}/{name}", step, value, None, seconds)
+
+        def check_stop() -> None:
+            if self._should_stop(ledger):
+                raise TrainingStopped
+
+        decoded_space = replace(self.space, max_macs=max(config.max_macs, self.teacher.macs) if config.max_macs else 0)
+        surrogate = trained_codec(
+            config, decoded_space, found, self.folder / "students", on_record=on_record, check_stop=check_stop
+        )
+        ledger.result("codec", "trained", {"identity": identity} | codec_record(surrogate, found))
+        return found, surrogate
+
+    def _keep_path(self, ledger: Ledger, name: str, path: Sequence[PathStep], more: dict[str, Any]) -> None:
+        ledger.result("path", name, {"steps": [step.to_dict() for step in path]} | more)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _final_stage(self, ledger: Ledger) -> FinalStage:
+        return FinalStage(self.config, self.data, ledger, self.folder / "students", partial(self._watch, ledger))
+
+    def _student(
+        self, ledger: Ledger, compression: Compression, surrogate: Surrogate, results: Sequence[Labelled]
+    ) -> tuple[FinalResult, float]:
+        """The student: of the best that were found the one of highest validation accuracy after final training."""
+        stage = self._final_stage(ledger)
+        reference = stage.teacher("reference")
+        most = self.teacher.num_params / (self.config.target_times or 1.0)
+        best = select(results, compression.loss, surrogate, most)[: self.config.top]
+        if not best:
+            raise ConfigError("no decoded architecture could be trained: see the errors in the ledger's trials")
+        self.progress.begin(f"final training of {len(best)}")
+        finalists = [
+            stage.finalist("student", replace(self.space, max_macs=0).to_architecture(one.items)) for one in best
+        ]
+        judged = stage.on_training_split(finalists)
+        chosen = max(judged, key=lambda result: (result.params <= most, result.accuracy))
+        self.progress.begin("final training of the student on all images")
+        (finalist,) = [finalist for finalist in finalists if finalist.key == chosen.key]
+        (student,) = stage.on_all_images([finalist])
+        (trial,) = [one.trial for one in best if one.arch_id == student.arch_id]
+        more = {"trial": trial, "validation_accuracy": chosen.accuracy, "architecture": finalist.architecture.to_json()}
+        ledger.result("compressed", "student", stage.entry(student, reference, **more))
+        self._summarise(ledger)
+        return student, chosen.accuracy
+
+    def _baselines(self, ledger: Ledger, found: CodecSet, student: FinalResult, accuracy: float) -> None:
+        stage = self._final_stage(ledger)
+        space = replace(self.space, max_macs=0)
+        baselines = Baselines(stage, space, stage.teacher("reference"), student, accuracy, self.progress)
+        random = [*found.train[1:], *found.held_out]
+        work: dict[str, Callable[[], dict[str, Any] | None]] = {
+            "random": lambda: baselines.random(random),
+            "narrowed": lambda: baselines.narrowed(student.params),
+            "fitnet": baselines.fitnet,
+            "pruning": baselines.pruning,
+            "n2n": baselines.n2n,
+        }
+        for name in self.config.baseline_names:
+            ledger.result("compared", name, work[name]() or {})
+            self._summarise(ledger)
+        for times in self.config.width_times:
+            entry = baselines.narrowed(round(self.teacher.num_params / times))
+            ledger.result("width", f"{times:g}", entry)
+        self._summarise(ledger)
+
+    def _summarise(self, ledger: Ledger) -> None:
+        summary = summary_of(ledger, self.config) | {"environment": describe_environment(self.device)}
+        _write(self.folder / "summary.json", json.dumps(summary, indent=1))
+
+
+def summary_of(ledger: Ledger, config: CompressionConfig) -> dict[str, Any]:
+    """The study in short, from its ledger; what is not known yet is None."""
+    trials, teachers = ledger.trials(), ledger.results("teacher")
+    told = trials[trials["told_at"].notna()]
+    sources = [json.loads(text)["source"] for text in told["decisions"]]
+    quality = ledger.results("codec").get("trained", {}).get("held_out", {})
+    reference = teachers.get("reference")
+    summary: dict[str, Any] = {
+        "study": config.study,
+        "dataset": config.dataset,
+        "seed": config.seed,
+        "teacher": reference and {name: reference[name] for name in ("name", "params", "macs", "accuracy")},
+        "student": _entry(ledger.results("compressed").get("student")),
+        "architectures_trained": len(told),
+        "random_architectures": sum(source in ("random", "around") for source in sources),
+        "failed": int((told["state"] == "failed").sum()),
+        "reconstruction": quality.get("reconstruction"),
+        "accuracy_regressor": quality.get("accuracy_regressor"),
+        "params_regressor": quality.get("params_regressor"),
+        "seconds": {"architectures": float(told["seconds"].sum())},
+    }
+    compared = ledger.results("compared")
+    summary |= {name: _entry(compared[name]) for name in config.baseline_names if name in compared}
+    return summary | {"widths": {times: _entry(entry) for times, entry in ledger.results("width").items()}}
+
+
+def _entry(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """An entry without its architecture; None where there is none."""
+    return {name: value for name, value in found.items() if name != "architecture"} if found else None
+
+
+def _write(path: Path, text: str) -> None:
+    partial_path = path.with_name(path.name + ".part")
+    partial_path.write_text(text + "\n")
+    os.replace(partial_path, path)

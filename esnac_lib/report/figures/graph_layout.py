@@ -1,0 +1,168 @@
+"""A student's graph told in its teacher's layers: what is gone, what is narrower, what was added, and in which columns.
+
+Pure data; `graphs` draws it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+
+from esnac_lib.architecture.graph import INPUT, Architecture, Layer
+
+BREAK_SLACK = 3  # rows by which a column may be longer or shorter, to break where few edges cross
+
+NAMES = {
+    "batch_norm": "batch norm",
+    "relu": "ReLU",
+    "max_pool": "max pool",
+    "avg_pool": "average pool",
+    "adaptive_avg_pool": "average pool to",
+    "channel_shuffle": "shuffle",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A teacher's layer and what became of it.
+
+    text: kind and size. filters: it has filters of its own. channels: of its output in the teacher; left: in the
+    student, None where the layer was removed.
+    """
+
+    index: int
+    text: str
+    filters: bool
+    channels: int
+    left: int | None
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A connection between two of the teacher's layers: -1 is the input, the number of layers the output.
+
+    count: how often the target sums the source. added: by a skip operator.
+    """
+
+    source: int
+    target: int
+    count: int = 1
+    added: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A teacher and one of its students, row by row in the teacher's order of execution."""
+
+    rows: tuple[Row, ...]
+    teacher_edges: tuple[Edge, ...]
+    student_edges: tuple[Edge, ...]
+
+    @property
+    def removed(self) -> int:
+        """Layers that the student lacks."""
+        return sum(row.left is None for row in self.rows)
+
+    @property
+    def narrowed(self) -> int:
+        """Layers with filters of which some are gone."""
+        return sum(row.filters and row.left is not None and row.left < row.channels for row in self.rows)
+
+    @property
+    def added(self) -> int:
+        """Skip connections."""
+        return sum(edge.added for edge in self.student_edges)
+
+
+def compare(teacher: Architecture, student: Architecture, skips: Collection[tuple[int, int]]) -> Comparison:
+    """What became of the teacher's layers in a student of its search space.
+
+    skips: pairs of the teacher's layers that the student's decisions join. All else is read off the architectures, by
+    the origins of the student's layers.
+    """
+    number = {layer.name: index for index, layer in enumerate(teacher.layers)}
+    here = [number[layer.origin or layer.name] for layer in student.layers]
+    left = {index: student.shapes[place][0] for place, index in enumerate(here)}
+    rows = tuple(
+        Row(
+            index,
+            describe(layer, teacher.in_shapes[index][0]),
+            layer.has_filters,
+            teacher.shapes[index][0],
+            left.get(index),
+        )
+        for index, layer in enumerate(teacher.layers)
+    )
+    same = range(len(teacher.layers))
+    return Comparison(rows, _edges(teacher, same, same, ()), _edges(student, here, same, skips))
+
+
+def describe(layer: Layer, in_shape: Sequence[int]) -> str:
+    """A layer in a few words: "conv 3×3 /2, 64" has a stride of 2 and 64 filters."""
+    known = dict(layer.attrs)
+    if layer.kind == "conv":
+        depthwise = known["groups"] > 1 and known["groups"] == in_shape[0]
+        groups = "" if depthwise or known["groups"] == 1 else f" g{known['groups']}"
+        return f"{'dw ' * depthwise}conv {_window(known)}{groups}, {layer.channels}"
+    if layer.kind == "linear":
+        return f"linear, {layer.channels}"
+    name = NAMES.get(layer.kind, layer.kind.replace("_", " "))
+    if layer.kind in ("activation", "opaque"):
+        return str(known["function" if layer.kind == "activation" else "what"])
+    if "kernel_size" in known:
+        return f"{name} {_window(known)}"
+    if "output_size" in known:
+        return f"{name} {'×'.join(map(str, known['output_size']))}"
+    return f"{name} g{known['groups']}" if layer.kind == "channel_shuffle" else name
+
+
+def _window(attrs: dict) -> str:
+    size, stride = attrs["kernel_size"], attrs["stride"]
+    step = str(stride[0]) if stride[0] == stride[1] else "×".join(map(str, stride))
+    return "×".join(map(str, size)) + ("" if stride == (1, 1) else f" /{step}")
+
+
+def _edges(
+    architecture: Architecture, here: Sequence[int], rows: range, skips: Collection[tuple[int, int]]
+) -> tuple[Edge, ...]:
+    """Every edge of an architecture, in the teacher's numbers."""
+
+    def number(index: int) -> int:
+        return INPUT if index == INPUT else here[index]
+
+    counts: dict[tuple[int, int], int] = {}
+    for place, layer in enumerate(architecture.layers):
+        for part in layer.inputs:
+            for source, count in part:
+                pair = number(source), here[place]
+                counts[pair] = counts.get(pair, 0) + count
+    for source, count in architecture.output:
+        counts[number(source), len(rows)] = count
+    return tuple(Edge(*pair, count, pair in skips) for pair, count in sorted(counts.items()))
+
+
+def columns(comparison: Comparison, most: int) -> list[range]:
+    """The rows in columns of about equal length, none much longer than `most`, cut where the fewest edges cross."""
+    total = len(comparison.rows)
+    count = ceil(total / most)
+    cuts = [0]
+    for column in range(1, count):
+        nominal = round(total * column / count)
+        slack = min(BREAK_SLACK, total // (3 * count))
+        near = range(nominal - slack, nominal + slack + 1)
+        cuts.append(min(near, key=lambda cut: (_crossing(comparison, cut), abs(cut - nominal))))
+    return [range(start, stop) for start, stop in zip(cuts, [*cuts[1:], total], strict=True)]
+
+
+def _crossing(comparison: Comparison, cut: int) -> int:
+    edges = [*comparison.teacher_edges, *comparison.student_edges]
+    return sum(edge.source < cut <= edge.target for edge in edges)
+
+
+def spine(edges: Sequence[Edge], kept: Collection[int]) -> list[Edge]:
+    """The edges that join neighbours among the kept rows: they are drawn straight, all others as arcs."""
+    ordered = [INPUT, *sorted(kept), max((edge.target for edge in edges), default=0)]
+    follower = dict(pairwise(ordered))
+    return [edge for edge in edges if follower.get(edge.source) == edge.target and not edge.added]

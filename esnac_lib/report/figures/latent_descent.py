@@ -1,0 +1,94 @@
+"""The random architectures of an Architecture Compression study, and its result beside others, as figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from esnac_lib.report.figures import style
+from esnac_lib.report.papers.published import published
+from esnac_lib.report.records.latent_descent import SOURCES, CompressionRecord
+from esnac_lib.report.records.study import StudyRecord
+from esnac_lib.report.tables.latent_descent import NAMES, SOURCE_NAMES
+
+SOURCE_COLOURS = {"random": style.ORANGE, "around": style.BLUE, "descent": style.VERMILLION}
+MARKS: dict[str, dict[str, Any]] = {
+    "random": {"marker": "o", "color": style.ORANGE},
+    "fitnet": {"marker": "^", "color": style.GREEN},
+    "pruning": {"marker": "v", "color": style.SKY},
+    "n2n": {"marker": "P", "color": style.BLUE},
+}
+
+
+def architectures(record: CompressionRecord) -> Figure:
+    """The trained architectures: how long, how large, how accurate after the short training, by distribution."""
+    figure = style.new_figure(10.5, 6.6)
+    complete = record.complete
+    if complete.empty:
+        return style.in_words(figure, "No architecture is trained yet.")
+    (lengths, sizes), (accuracies, both) = figure.subplots(2, 2)
+    params = np.log10(complete["params"])
+    bins = {
+        "length": np.arange(complete["length"].min() - 0.5, complete["length"].max() + 1.5),
+        "params": np.linspace(params.min() - 1e-9, params.max() + 1e-9, 21),
+        "accuracy": np.linspace(0, 100, 26),
+    }
+    for source in SOURCES:
+        rows = complete[complete["source"] == source]
+        if rows.empty:
+            continue
+        look: dict[str, Any] = {"color": SOURCE_COLOURS[source], "alpha": 0.6, "label": SOURCE_NAMES[source]}
+        lengths.hist(rows["length"], bins["length"], **look)
+        sizes.hist(rows["params"], 10 ** bins["params"], **look)
+        accuracies.hist(100 * rows["accuracy"], bins["accuracy"], **look)
+        both.plot(rows["params"], 100 * rows["accuracy"], "o", markersize=4, **look)
+    teacher = record.short_teacher
+    if teacher is not None:
+        both.plot(teacher["params"], 100 * teacher["accuracy"], **style.TEACHER, label="teacher")
+    style.tidy(lengths, xlabel="layers", ylabel="architectures")
+    style.tidy(sizes, xlabel="parameters (log scale)", ylabel="architectures")
+    style.tidy(accuracies, xlabel="validation accuracy after the short training [%]", ylabel="architectures")
+    style.tidy(both, xlabel="parameters (log scale)", ylabel="validation accuracy [%]")
+    style.count_ticks(sizes)
+    style.count_ticks(both)
+    style.legend_above(figure, both, 4)
+    return figure
+
+
+def accuracy_against_size(record: CompressionRecord, *others: StudyRecord) -> Figure:
+    """Test accuracy after final training against parameters: the student, its baselines, other methods' solutions, and
+    as the line to beat the teacher with all widths scaled by one factor."""
+    figure = style.new_figure(8.5, 5.2)
+    teacher, student = record.teacher, record.student
+    if teacher is None or student is None:
+        return style.in_words(figure, "There is no final result yet.")
+    axes = figure.add_subplot()
+    axes.plot(teacher["params"], 100 * teacher["accuracy"], **style.TEACHER, label=f"teacher {record.config.teacher}")
+    narrowed = [*record.widths, *([record.baselines["narrowed"]] if "narrowed" in record.baselines else [])]
+    line = sorted((entry["params"], 100 * entry["accuracy"]) for entry in [teacher, *narrowed])
+    if narrowed:
+        axes.plot(*zip(*line, strict=True), "D--", color=style.PURPLE, markersize=7, markerfacecolor="none",
+                  label="teacher uniformly narrowed (the line to beat)", zorder=1)  # fmt: skip
+    for name, entry in record.baselines.items():
+        if name in MARKS:
+            axes.plot(entry["params"], 100 * entry["accuracy"], linestyle="none", markersize=9, label=NAMES[name],
+                      markeredgecolor="white", **MARKS[name])  # fmt: skip
+    for other, colour in zip(others, (style.BLACK, style.GREY, style.GREEN, style.ORANGE), strict=False):
+        if other.solution is not None:
+            label = f"{other.name} ({len(other.told)} evaluated)"
+            axes.plot(other.solution.params, 100 * other.solution.accuracy, "X", color=colour, markersize=11,
+                      markeredgecolor="white", label=label)  # fmt: skip
+    told = len(record.told)
+    axes.plot(student["params"], 100 * student["accuracy"], **style.SOLUTION,
+              label=f"Architecture Compression ({told} trained)")  # fmt: skip
+    printed = published(record.config.study_config)
+    if printed is not None:
+        axes.plot([printed.params, printed.teacher_params], [printed.accuracy, printed.teacher_accuracy], ":",
+                  marker="o", markersize=6, color=style.GREY, markerfacecolor="white", label="published",
+                  zorder=0)  # fmt: skip
+    style.tidy(axes, xlabel="parameters (log scale)", ylabel="test accuracy after final training [%]")
+    style.count_ticks(axes)
+    style.legend_above(figure, axes, 2)
+    return figure

@@ -1,0 +1,52 @@
+"""N2N's two stages as its trials show them: what is removed first, and what is shrunk then."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from esnac_lib.report.figures import style
+from esnac_lib.report.records.study import StudyRecord
+
+
+def stages_figure(record: StudyRecord) -> Figure:
+    """f, layers removed and filters taken by the index of the evaluated architecture; a line where stage 2 begins.
+
+    N2N proposes at random where its policies bring nothing new; such students lie in both stages alike.
+    """
+    figure = style.new_figure(9, 6)
+    told = record.told
+    if told.empty:
+        return style.in_words(figure, "No architecture has been evaluated yet.")
+    index = told["trial"].to_numpy() + 1
+    decided = [record.decisions(trial) for trial in told["trial"]]
+    panels = {
+        "f (search)": told["f"].to_numpy(),
+        "layers removed": np.array([len(decisions.removed) for decisions in decided]),
+        "filters taken,\nmean of the groups": np.array([np.mean(decisions.ratios) for decisions in decided]),
+    }
+    boundary = first_of_second_stage(record)
+    for axes, (label, values) in zip(figure.subplots(len(panels), 1, sharex=True), panels.items(), strict=True):
+        axes.plot(index, values, "o", color=style.BLUE, markersize=5, alpha=0.75)
+        if boundary is not None:
+            axes.axvline(boundary + 0.5, color=style.VERMILLION, linestyle="--", linewidth=1.2, label="stage 2 begins")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        style.tidy(axes, xlabel="", ylabel=label)
+    figure.axes[-1].set_xlabel("index of the evaluated architecture")
+    if figure.axes[0].get_legend_handles_labels()[0]:
+        style.legend_above(figure, figure.axes[0], 1)
+    return figure
+
+
+def first_of_second_stage(record: StudyRecord) -> int | None:
+    """The first trial that N2N's second policy proposed: of the first step that begins after half of the evaluations.
+
+    None in a space with one operator only, or before there is such a trial.
+    """
+    config = record.config
+    if not {"remove", "shrink"} <= set(config.operator_names):
+        return None
+    steps = record.trials.groupby("step")["trial"].min()
+    later = steps[steps >= round(0.5 * config.num_evaluations)]
+    return None if later.empty else int(later.iloc[0])

@@ -1,0 +1,119 @@
+"""Loss and accuracy by epoch: of the teachers, of the students in the search, and of the final training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from esnac_lib.report.figures import style
+from esnac_lib.report.records.study import StudyRecord, trial_of
+
+THIN: dict[str, Any] = {"color": style.GREY, "linewidth": 0.8, "alpha": 0.5}
+
+
+@dataclass(frozen=True)
+class _Curve:
+    phase: str
+    name: str
+    label: str
+    look: dict[str, Any]
+
+
+def training_curves(record: StudyRecord) -> Figure:
+    """Accuracy above, training loss below, in three columns: teachers, search, final training.
+
+    In the search every student is a thin line, and those of the final training stand out.
+    """
+    columns = [
+        ("teachers", _teachers(record)),
+        ("search, one line a student", _search(record)),
+        ("final training", _final(record)),
+    ]
+    figure = style.new_figure(11, 7)
+    if not any(curves for _, curves in columns):
+        return style.in_words(figure, "No epoch has been trained yet.")
+    grid = figure.subplots(2, 3, sharex="col", squeeze=False)
+    for (title, curves), (above, below) in zip(columns, grid.T, strict=True):
+        if not curves:
+            above.set_title(title, fontsize="medium")
+            above.text(0.5, 0.5, "none so far", ha="center", color=style.GREY)
+            above.set_axis_off()
+            below.set_axis_off()
+            continue
+        _draw(record, curves, above, "accuracy")
+        _draw(record, curves, below, "loss")
+        style.tidy(above, xlabel="", ylabel="accuracy [%]", title=title)
+        style.tidy(below, xlabel="epoch", ylabel="training loss")
+        below.xaxis.get_major_locator().set_params(integer=True)
+        losses = np.concatenate([line.get_ydata() for line in below.lines])
+        if len(losses) and 0 < 5 * losses.min() < losses.max():
+            below.set_yscale("log")
+        handles, labels = above.get_legend_handles_labels()
+        below.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False, fontsize="small")
+    return figure
+
+
+def _draw(record: StudyRecord, curves: Sequence[_Curve], axes: Axes, column: str) -> None:
+    epochs = record.epochs.set_index(["phase", "name"]).sort_index()
+    for curve in curves:
+        rows = epochs.loc[[(curve.phase, curve.name)]].dropna(subset=column)
+        values = rows[column].to_numpy() * (100 if column == "accuracy" else 1)
+        marker = "o" if len(rows) == 1 else None  # a line of one point would not be seen
+        look = {"marker": marker, "markersize": 3} | curve.look
+        axes.plot(rows["epoch"].to_numpy(), values, label=curve.label, **look)
+
+
+def _names(record: StudyRecord, phase: str) -> list[str]:
+    return sorted(record.epochs.loc[record.epochs["phase"] == phase, "name"].unique())
+
+
+def _teachers(record: StudyRecord) -> list[_Curve]:
+    looks: dict[str, tuple[str, dict[str, Any]]] = {
+        "search-teacher": ("search teacher (validation)", {"color": style.BLUE}),
+        "reference-teacher": ("reference teacher (test)", {"color": style.BLACK, "linestyle": "--"}),
+    }
+    return [
+        _Curve(phase, name, label, dict(look))
+        for phase, (label, look) in looks.items()
+        for name in _names(record, phase)
+    ]
+
+
+def _search(record: StudyRecord) -> list[_Curve]:
+    colours = _colours(record)
+    names = sorted(_names(record, "search"), key=lambda name: name in colours)
+    curves = []
+    for name in names:
+        look = {"color": colours[name], "linewidth": 2} if name in colours else dict(THIN)
+        curves.append(_Curve("search", name, f"trial {trial_of(name)}" if name in colours else "_", look))
+    if curves and curves[0].label == "_":
+        curves[0] = _Curve("search", curves[0].name, "student (validation)", curves[0].look)
+    narrowed = {"color": style.PURPLE, "linewidth": 2}
+    return curves + [
+        _Curve("baseline", name, "narrowed teacher", dict(narrowed)) for name in _names(record, "baseline")
+    ]
+
+
+def _final(record: StudyRecord) -> list[_Curve]:
+    colours, curves = _colours(record), []
+    for phase, on, dashes in (("final", "validation", "-"), ("full", "test", "--")):
+        for name in _names(record, phase):
+            is_trial = name.startswith("trial")
+            who = f"trial {trial_of(name)}" if is_trial else "narrowed teacher"
+            colour = colours.get(name, style.PURPLE)
+            curves.append(_Curve(phase, name, f"{who} ({on})", {"color": colour, "linestyle": dashes}))
+    return curves
+
+
+def _colours(record: StudyRecord) -> dict[str, str]:
+    """A colour for each student in final training, the solution's first."""
+    names = {name for phase in ("final", "full") for name in _names(record, phase) if name.startswith("trial")}
+    solution = record.solution.trial if record.solution is not None else None
+    ordered = sorted(names, key=lambda name: (trial_of(name) != solution, name))
+    palette = (style.VERMILLION, style.BLUE, style.ORANGE, style.GREEN, style.SKY, style.BLACK)
+    return {name: palette[place % len(palette)] for place, name in enumerate(ordered)}

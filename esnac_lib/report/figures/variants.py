@@ -1,0 +1,99 @@
+"""Figures of an experiment: how the variants' best f grew, and what they decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from esnac_lib.report.figures import style
+from esnac_lib.report.records.experiment import ExperimentRecord, decisions_table
+from esnac_lib.report.records.study import StudyRecord
+
+CONFIDENCE = 0.95
+NOTHING = "No study of this experiment has been run yet."
+
+
+def best_f(experiment: ExperimentRecord, rows: Mapping[str, str]) -> Figure:
+    """Best f so far against the number of evaluations: mean over the runs, and the 95 % band of that mean.
+
+    rows: by label, the variant. The band is Student's t; one run has none.
+    """
+    figure = style.new_figure(8, 4.4)
+    known = {label: records for label, variant in rows.items() if (records := experiment.studies.get(variant))}
+    if not any(len(record.told) for records in known.values() for record in records):
+        return style.in_words(figure, NOTHING)
+    axes = figure.add_subplot()
+    looks = zip(cycle(style.SERIES), cycle(style.LINES), strict=False)
+    for (label, records), (colour, line) in zip(known.items(), looks, strict=False):
+        mean, half = mean_and_band(best_so_far(records))
+        index = np.arange(1, len(mean) + 1)
+        name = f"{label} ({len(records)} run{'s' * (len(records) > 1)})"
+        axes.plot(index, mean, drawstyle="steps-post", color=colour, linestyle=line, linewidth=2, label=name)
+        axes.fill_between(index, mean - half, mean + half, step="post", color=colour, alpha=0.15, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    style.tidy(axes, xlabel="evaluated architectures", ylabel="best f so far (search, validation images)")
+    style.legend_above(figure, axes, 3)
+    return figure
+
+
+def best_so_far(records: Sequence[StudyRecord]) -> np.ndarray:
+    """(runs, evaluations): the best f among the first n, as far as every run has come; before any f it is 0."""
+    f = [np.fmax.accumulate(np.fmax(record.told["f"].to_numpy(), 0.0)) for record in records]
+    shortest = min(len(values) for values in f)
+    return np.array([values[:shortest] for values in f])
+
+
+def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(runs, n) -> mean (n,) and half the width of its 95 % confidence interval (n,), 0 for one run."""
+    runs, mean = len(values), values.mean(axis=0)
+    if runs < 2:
+        return mean, np.zeros_like(mean)
+    from scipy.stats import t as student_t
+
+    quantile = student_t.ppf((1 + CONFIDENCE) / 2, runs - 1)
+    return mean, quantile * values.std(axis=0, ddof=1) / np.sqrt(runs)
+
+
+def decisions_made(experiment: ExperimentRecord, rows: Mapping[str, str]) -> Figure:
+    """What each variant's students have lost and gained: layers removed, filters taken, connections added.
+
+    The share of filters is the mean over the channel groups. A point is a student, hollow where it failed; the bar is
+    the median.
+    """
+    table = decisions_table(experiment, rows)
+    figure = style.new_figure(10, 1.2 + 0.42 * max(4, len(rows)))
+    if table.empty:
+        return style.in_words(figure, NOTHING)
+    titles = {"removed": "layers removed", "shrunk": "filters taken [share]", "skips": "connections added"}
+    labels = [label for label in rows if (table["variant"] == label).any()]
+    panels = figure.subplots(1, len(titles), sharey=True)
+    for axes, (column, title) in zip(panels, titles.items(), strict=True):
+        for place, label in enumerate(labels):
+            mine = table[table["variant"] == label]
+            _strip(axes, mine, column, place, style.SERIES[place % len(style.SERIES)])
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set_yticks(range(len(labels)), labels)
+        right = max(1.0, float(table[column].max()))
+        axes.set_xlim(-0.03 * right, 1.05 * right)
+        if column != "shrunk":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        style.tidy(axes, xlabel=title, ylabel="")
+    return figure
+
+
+def _strip(axes: Axes, rows: pd.DataFrame, column: str, place: int, colour: str) -> None:
+    """Points side by side within a row of the figure, in the order of their trials."""
+    values = rows[column].to_numpy(dtype=float)
+    height = place + 0.28 * np.linspace(-1, 1, len(values))
+    failed = (rows["state"] == "failed").to_numpy()
+    look: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 4, "color": colour}
+    axes.plot(values[~failed], height[~failed], alpha=0.6, **look)
+    axes.plot(values[failed], height[failed], markerfacecolor="none", **look)
+    axes.plot([np.median(values)] * 2, [place - 0.36, place + 0.36], color=style.BLACK, linewidth=2)

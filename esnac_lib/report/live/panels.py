@@ -1,0 +1,142 @@
+"""The figure of the live view: f, size against accuracy, and the trainings that run, side by side.
+
+It is drawn often, beside a search that needs the processor: so its places are fixed, for looking for good ones takes
+longer than drawing.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from html import escape
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from esnac_lib.report.figures import style
+from esnac_lib.report.figures.search import pareto_front
+from esnac_lib.report.live.snapshot import Snapshot
+
+WIDTH, HEIGHT = 13.0, 3.9  # inches
+NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+MOST_NAMES = 10  # in a legend
+CHOSEN: dict[str, Any] = {
+    "marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": style.BLACK, "markeredgewidth": 1.6,
+    "linestyle": "none",
+}  # fmt: skip
+
+
+def draw(snapshot: Snapshot, chosen: int | None = None, heading: bool = True) -> Figure:
+    """The three panels. chosen: a trial to be ringed. heading: with the study's status in words above them."""
+    height = HEIGHT + 0.45 * heading
+    figure = Figure(figsize=(WIDTH, height), dpi=100)
+    left, middle, right = figure.subplots(1, 3)
+    top, bottom = 1 - (0.35 + 0.45 * heading) / height, 0.55 / height
+    figure.subplots_adjust(left=0.05, right=0.99, top=top, bottom=bottom, wspace=0.24)
+    if heading:
+        record = snapshot.record
+        words = f"{record.config.study}: {snapshot.status}\n{snapshot.found}"
+        figure.text(0.012, 0.985, words, ha="left", va="top", linespacing=1.4)
+    _draw_f(left, snapshot, chosen)
+    _draw_sizes(middle, snapshot, chosen)
+    _draw_trainings(right, snapshot)
+    return figure
+
+
+def to_svg(figure: Figure, snapshot: Snapshot) -> str:
+    """The figure as an <svg> element whose points link to "#trial<number>" and tell about it when pointed at."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :].replace(">*{", ">.esnac-panels svg *{")  # its style is for itself, not for the page
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg {NAMESPACES} viewBox="\1" width="100%">', svg, count=1)
+    told = {int(number): snapshot.describe(int(number)) for number in set(re.findall(r'"#trial(\d+)"', svg))}
+    link = r'<a xlink:href="#trial(\d+)" target="_blank">'
+    return re.sub(link, lambda m: f'<a href="#trial{m[1]}"><title>{escape(told[int(m[1])])}</title>', svg)
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a picture."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    return data.getvalue()
+
+
+def _draw_f(axes: Axes, snapshot: Snapshot, chosen: int | None) -> None:
+    record = snapshot.record
+    complete, told, planned = record.complete, record.told, record.config.num_evaluations
+    best = np.fmax.accumulate(told["f"].where(told["state"] == "complete").to_numpy(dtype=float))
+    axes.plot(told["trial"] + 1, best, drawstyle="steps-post", color=style.BLUE, linewidth=2)
+    _link(axes.scatter(complete["trial"] + 1, complete["f"], color=style.BLUE, alpha=0.6, s=26), complete)
+    for f, marker, label in ((True, "x", "failed (f = 0)"), (False, "1", "failed by the machine")):
+        rows = record.failed[record.failed["f"].notna() == f]
+        if len(rows):
+            at, bottom = np.full(len(rows), 0.03), axes.get_xaxis_transform()
+            points = axes.scatter(rows["trial"] + 1, at, marker=marker, color=style.GREY, transform=bottom, label=label)
+            _link(points, rows)
+    _ring(axes, complete, chosen, complete["trial"] + 1, complete["f"])
+    axes.set_xlim(0, 1 + max(len(told), min(planned, max(20, 2 * len(told)))))  # the rest is the progress bar's matter
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    title = "no architecture evaluated yet" if complete.empty else f"best f so far {complete['f'].max():.4f}"
+    style.tidy(axes, xlabel="evaluated architecture", ylabel="f (search)", title=title)
+    style.legend(axes, loc="lower right")
+
+
+def _draw_sizes(axes: Axes, snapshot: Snapshot, chosen: int | None) -> None:
+    record = snapshot.record
+    complete, teacher, best = record.complete, record.search_teacher, record.best
+    front = pareto_front(complete)
+    axes.plot(
+        front["params"], 100 * front["accuracy"], drawstyle="steps-post", color=style.GREEN, linewidth=1.5,
+        label="Pareto front",
+    )  # fmt: skip
+    order = complete.sort_values("f")
+    points = axes.scatter(order["params"], 100 * order["accuracy"], c=order["f"], cmap=style.F_COLOURS, s=26)
+    _link(points, order)
+    if teacher is not None:
+        axes.plot(teacher.params, 100 * teacher.accuracy, **style.TEACHER, label="search teacher")
+    if best is not None:
+        axes.plot(best.params, 100 * best.accuracy, **style.SOLUTION, label="best f")
+    _ring(axes, complete, chosen, complete["params"], 100 * complete["accuracy"])
+    title = "colour: f, the lighter the higher" if len(complete) else ""
+    style.tidy(axes, xlabel="parameters (log scale)", ylabel="validation accuracy [%]", title=title)
+    if teacher is not None or len(complete):
+        style.count_ticks(axes)
+    style.legend(axes, loc="upper left")
+
+
+def _draw_trainings(axes: Axes, snapshot: Snapshot) -> None:
+    """The trainings that run, or else those that ended last."""
+    curves, title, total = snapshot.running, snapshot.doing, snapshot.epochs_in_all
+    if curves.empty:
+        curves = snapshot.ended
+        title = f"ended last: {title}" if len(curves) else title
+    if curves.empty:
+        axes.text(0.5, 0.5, "no epoch has ended yet", transform=axes.transAxes, ha="center", color=style.GREY)
+        axes.set_axis_off()
+        return
+    looks = zip(cycle(style.SERIES), cycle(style.LINES), strict=False)
+    groups = list(curves.groupby("name"))
+    for (name, rows), (colour, line) in zip(groups, looks, strict=False):
+        label = str(name) if len(groups) <= MOST_NAMES else "_"
+        drawn: dict[str, Any] = {"marker": "o", "markersize": 3, "color": colour, "linestyle": line}
+        axes.plot(rows["epoch"], 100 * rows["accuracy"], label=label, **drawn)
+    style.tidy(axes, xlabel="epoch", ylabel="accuracy [%]", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0.5, (total or curves["epoch"].max()) + 0.5)
+    style.legend(axes, loc="lower right")
+
+
+def _link(points: PathCollection, trials: pd.DataFrame) -> None:
+    points.set_urls([f"#trial{trial}" for trial in trials["trial"]])
+
+
+def _ring(axes: Axes, trials: pd.DataFrame, chosen: int | None, x: pd.Series, y: pd.Series) -> None:
+    at = trials["trial"] == chosen
+    axes.plot(x[at], y[at], **CHOSEN)

@@ -1,0 +1,202 @@
+"""What a ledger says about a study at one moment, and in words: how far it is, how long it takes, what it has found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from esnac_lib.ledger.file import beside
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.report.records.study import StudyRecord, record_of, trial_of
+from esnac_lib.training.progress import duration
+
+State = Literal["running", "stopping", "stopped", "finished"]
+
+PHASES = {  # phase: (what it is, the parameter that has its number of epochs), in the order of a study
+    "search-teacher": ("training the search teacher", "teacher_epochs"),
+    "search": ("searching", "epochs"),
+    "reference-teacher": ("training the reference teacher", "teacher_epochs"),
+    "final": ("final training", "final_epochs"),
+    "full": ("final training on all images", "final_epochs"),
+    "baseline": ("search training of the narrowed teacher", "epochs"),
+}
+STEPS_BACK = 10  # so many steps the time left is judged by
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A study at one moment.
+
+    record: all that its ledger says. writer: the process that works on it, None where there is none. stop_requested:
+    somebody asked it to stop. latest: (phase, name, epoch) that was stored last.
+    """
+
+    record: StudyRecord
+    writer: int | None
+    stop_requested: bool
+    latest: tuple[str, str, int] | None
+
+    @property
+    def state(self) -> State:
+        """Whether somebody works on it, and if not, whether it came to its end."""
+        if self.writer is not None:
+            return "stopping" if self.stop_requested else "running"
+        return "finished" if _summarised(self.record) == len(self.record.told) else "stopped"
+
+    @property
+    def phase(self) -> str | None:
+        """What is in training, or was last. None before any training."""
+        if (self.record.trials["state"] == "running").any():
+            return "search"
+        if self.state == "finished" and "full" in set(self.record.epochs["phase"]):
+            return "full"
+        return self.latest[0] if self.latest else None
+
+    @property
+    def doing(self) -> str:
+        """The phase in words."""
+        return PHASES.get(self.phase or "", (self.phase or "starting", ""))[0]
+
+    @property
+    def epochs_in_all(self) -> int | None:
+        """Epochs of a training of this phase."""
+        known = PHASES.get(self.phase or "")
+        return int(getattr(self.record.config, known[1])) if known else None
+
+    @cached_property
+    def running(self) -> pd.DataFrame:
+        """The epochs so far of the trainings that have not ended: phase, name, epoch, loss, accuracy, seconds."""
+        epochs, trials = self._epochs_of_phase, self.record.trials
+        if self.state == "finished":
+            return epochs.iloc[:0]
+        if self.phase == "search":
+            return epochs[epochs["name"].map(trial_of).isin(trials.loc[trials["state"] == "running", "trial"])]
+        last = epochs.groupby("name")["epoch"].transform("max")
+        epochs, last = epochs[last < (self.epochs_in_all or 0)], last[last < (self.epochs_in_all or 0)]
+        return epochs[last >= last.max() - 1]  # side by side they are at most an epoch apart: who lags has failed
+
+    @cached_property
+    def ended(self) -> pd.DataFrame:
+        """The epochs of the trainings that ended last, like `running`: of a step of the search, or of a phase."""
+        epochs, told = self._epochs_of_phase, self.record.told
+        if self.phase != "search":
+            return epochs
+        return epochs[epochs["name"].map(trial_of).isin(told.loc[told["step"] == told["step"].max(), "trial"])]
+
+    @property
+    def _epochs_of_phase(self) -> pd.DataFrame:
+        return self.record.epochs[self.record.epochs["phase"] == self.phase]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate for the rest of the search, from the last steps or the first one's epochs; None before those."""
+        record, told = self.record, self.record.told
+        rest = record.config.num_evaluations - len(told)
+        if rest <= 0 or self.state == "finished":
+            return 0.0
+        step = self._seconds_a_step(told) if len(told) else self._seconds_of_the_first_step()
+        return None if step is None else step * rest / record.config.K
+
+    @staticmethod
+    def _seconds_a_step(told: pd.DataFrame) -> float:
+        by_step = told.groupby("step")
+        between = by_step["told_at"].max().sort_values().diff().dt.total_seconds().dropna().tail(STEPS_BACK)
+        if between.empty:
+            return float(told["seconds"].sum() + told["propose_seconds"].sum())
+        return float(between.median())  # which a study that slept once between two steps does not move
+
+    def _seconds_of_the_first_step(self) -> float | None:
+        if self.phase != "search" or self.running.empty or not self.epochs_in_all:
+            return None
+        return float(self.running.groupby("name")["seconds"].mean().sum()) * self.epochs_in_all
+
+    # -- in words ----------------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> str:
+        """How far the study is, in a line."""
+        told, planned = len(self.record.told), self.record.config.num_evaluations
+        words = [f"{told} of {planned} evaluated"]
+        if failed := len(self.record.failed):
+            words.append(f"{failed} failed")
+        if self.state in ("finished", "stopped"):
+            return ", ".join([self.state, *words]) + "; the same command goes on" * (self.state == "stopped")
+        if self.running.empty or not self.epochs_in_all:
+            words.append(self.doing)
+        else:
+            words.append(f"{self.doing} (epoch {self.running['epoch'].max() + 1} of {self.epochs_in_all})")
+        if self.seconds_left:
+            words.append(f"{duration(self.seconds_left)} left in the search")
+        return ", ".join([self.state, *words])
+
+    @property
+    def found(self) -> str:
+        """The solution, or the best student so far, in a line."""
+        record, student = self.record, self.record.student
+        if student is None or record.teacher is None:
+            return "no student evaluated yet"
+        which = "solution" if record.solution is not None else "best so far"
+        return f"{which}: {self.describe(student.trial)}" if student.trial is not None else which
+
+    def describe(self, trial: int) -> str:
+        """One trial in a line."""
+        [row] = self.record.trials[self.record.trials["trial"] == trial].to_dict("records")
+        teacher = self.record.search_teacher
+        size = f"{row['params']:,} parameters"
+        if teacher is not None:
+            size += f", {teacher.params / row['params']:.1f} times fewer"
+        text = f"trial {trial}, {size}"
+        if row["state"] == "complete":
+            text = f"trial {trial}, f {row['f']:.4f}, {row['accuracy']:.2%} validation accuracy, {size}"
+        elif row["state"] == "failed":
+            text += f", failed: {row['error']}"
+        else:
+            text += f", {row['state']}"
+        solution = self.record.solution
+        if solution is not None and solution.trial == trial:
+            text += f"; {solution.accuracy:.2%} test accuracy after final training"
+        return text
+
+
+class Reader:
+    """Looks at one ledger again and again. What it does between two changes of the files costs next to nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.ledger = Ledger(path, read_only=True)
+        self._seen: Any = None
+
+    def changed(self) -> bool:
+        """Whether anything was written, or the writer came or went, since the last `read`."""
+        return self._now() != self._seen
+
+    def read(self) -> Snapshot:
+        """The study as it is now. Raises LedgerError when the ledger is gone or damaged."""
+        self._seen = self._now()
+        ledger = self.ledger
+        return Snapshot(record_of(ledger), ledger.writer(), ledger.stop_requested(), ledger.latest_epoch())
+
+    def _now(self) -> list[Any]:
+        path = self.ledger.path
+        files = (path, beside(path, "-wal"), beside(path, ".lock"), path.with_name("summary.json"))
+        return [self.ledger.writer(), *map(_stamp, files)]
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_size
+
+
+def _summarised(record: StudyRecord) -> int | None:
+    """The evaluations that the study's summary speaks of; None without one. The study may have grown since."""
+    try:
+        return int(json.loads((record.folder / "summary.json").read_text())["evaluations"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

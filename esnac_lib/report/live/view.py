@@ -1,0 +1,280 @@
+"""The live view itself: words, figure and drawing as widgets, kept up to date by a thread that reads the ledger.
+
+A thread, for the kernel's own loop stands still while a cell runs, and a study may run in that very kernel. It looks
+at the files' dates once a second, reads when they changed, and draws for at most a twentieth of the time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from html import escape
+from pathlib import Path
+from typing import Any, Protocol
+
+from esnac_lib.config.paths import study_dir
+from esnac_lib.config.study import StudyConfig
+from esnac_lib.errors import EsnacError, LedgerError
+from esnac_lib.report.figures.student_graph import student_graph
+from esnac_lib.report.live.panels import draw, to_png, to_svg
+from esnac_lib.report.live.snapshot import Reader, Snapshot
+from esnac_lib.report.records.study import ledger_path
+
+LOOK_EVERY = 1.0  # seconds between two looks at the files
+SHARE = 0.05  # of the time that may be spent on reading and drawing
+STILL_EVERY = 30.0  # seconds between two still pictures for the notebook's file
+
+# The still picture lies in the output below the widgets. Where these are alive it is hidden; where they are not (a
+# notebook that was reopened, or is shown elsewhere) there is nothing to hide it.
+STYLE = """<style>
+.esnac-panels svg { pointer-events: none }
+.esnac-panels a { pointer-events: auto; cursor: pointer }
+.esnac-monitor a:hover use, .esnac-monitor a:hover path { stroke: #D55E00 !important; stroke-width: 2px }
+.esnac-monitor .esnac-words { line-height: 1.5 }
+.jp-OutputArea-child:has(.esnac-monitor) + .jp-OutputArea-child:has(img) { display: none }
+</style>"""
+# A point of the figure puts its number into the field below, as a person would.
+ON_CLICK = (
+    "const a = event.target.closest('a'); if (!a) return; event.preventDefault();"
+    "const field = this.closest('.esnac-monitor').querySelector('.esnac-trial input');"
+    "field.value = a.getAttribute('href').slice(6);"
+    "field.dispatchEvent(new Event('input', {bubbles: true}));"
+    "field.dispatchEvent(new Event('change', {bubbles: true}));"
+)
+
+
+class HasFolder(Protocol):
+    """What the monitor needs of a study."""
+
+    folder: Path
+
+
+def attach(study: str | Path | StudyConfig | HasFolder, live: bool | None = None) -> Monitor:
+    """A view of a study that runs in this or another process, or that is finished; a notebook's cell shows it.
+
+    study: its name, its folder, its ledger's path, its config, or the `Study`. live: widgets that follow the study
+    (True) or one still figure (False); None takes widgets in a notebook that JupyterLab shows, and the figure where
+    nobody watches (papermill, nbval). In a console it is a few lines of text. The notebook's file gets the figure in
+    either case, renewed while the page lives; after a reload JupyterLab lets the widgets go on and leaves the file's
+    figure as it was, until the cell is run again. Raises LedgerError where there is no ledger (yet).
+    """
+    if isinstance(study, StudyConfig):
+        place: str | Path = study_dir(study)
+    else:
+        place = study if isinstance(study, str | Path) else study.folder
+    return Monitor(ledger_path(place), "JPY_SESSION_NAME" in os.environ if live is None else live)
+
+
+class Monitor:
+    """What `attach` gives: shown as the last value of a cell it is the live view.
+
+    `snapshot` reads the study now; `choose` shows another architecture; `stop` asks the study to stop; `close` ends
+    the view's thread and leaves the view as it is.
+    """
+
+    def __init__(self, path: Path, live: bool) -> None:
+        self.live = live
+        self._reader = Reader(path)
+        self._lock = threading.RLock()
+        self._snapshot = self._reader.read()
+        self._told: Snapshot | None = None  # what the widgets show; others may have read a newer one since
+        self._chosen: int | None = None  # None: the best so far
+        self._widgets: _Widgets | None = None
+        self._still: Any = None
+        self._ended = threading.Event()
+
+    def __repr__(self) -> str:
+        """The study in three lines."""
+        snapshot = self.snapshot()
+        return f"{snapshot.record.config.study}: {snapshot.status}\n{snapshot.found}\n{self._reader.ledger.path}"
+
+    # -- what a person may do ----------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """The study as it is now."""
+        with self._lock:
+            if self._reader.changed():
+                self._snapshot = self._reader.read()
+            return self._snapshot
+
+    def choose(self, trial: int | None) -> None:
+        """Show the architecture of this trial; None follows the best so far. Raises LedgerError for an unknown one."""
+        with self._lock:
+            count = len(self._snapshot.record.trials)
+            if trial is not None and not 0 <= trial < count:
+                raise LedgerError(f"trial = {trial}: the study has {count} so far, counted from 0")
+            self._chosen = trial
+            if self._widgets is not None:
+                self._show()
+
+    def stop(self) -> None:
+        """Ask the study to stop; what it has in training goes on from its last epoch when it is started again."""
+        snapshot = self.snapshot()
+        if snapshot.writer is None:
+            raise LedgerError(
+                f"nothing to stop: no process works on {snapshot.record.config.study!r} ({snapshot.state})"
+            )
+        self._reader.ledger.request_stop()
+
+    def close(self) -> None:
+        """Follow the study no longer."""
+        self._ended.set()
+
+    # -- showing it --------------------------------------------------------------------------------------------------
+
+    def _ipython_display_(self) -> None:
+        from IPython.core.getipython import get_ipython
+        from IPython.display import display
+
+        if not hasattr(get_ipython(), "kernel"):  # a console
+            print(self)
+            return
+        with self._lock:
+            if self.live and self._widgets is None:
+                display(self._open().box)
+                threading.Thread(target=self._follow, name="monitor", daemon=True).start()
+            elif self._widgets is not None:
+                display(self._widgets.box)
+            still = display(self._picture(), raw=True, display_id=True)
+            self._still = still if self.live else None
+
+    def _open(self) -> _Widgets:
+        """Make the widgets."""
+        self._widgets = _Widgets(self)
+        self._show()
+        return self._widgets
+
+    def _picture(self) -> dict[str, Any]:
+        """The still figure as an output of a notebook."""
+        return {"image/png": to_png(draw(self._snapshot, self._shown)), "text/plain": repr(self)}
+
+    @property
+    def _shown(self) -> int | None:
+        """The trial whose architecture is shown."""
+        student = self._snapshot.record.student
+        return student.trial if self._chosen is None and student is not None else self._chosen
+
+    def _follow(self) -> None:
+        """The thread."""
+        spent, began, still_at = 0.0, time.monotonic(), time.monotonic()
+        behind = False  # the still picture
+        while not self._ended.wait(LOOK_EVERY):
+            if spent > SHARE * (time.monotonic() - began):
+                continue
+            before = time.thread_time()
+            behind |= self._look()
+            due = self._snapshot.writer is None or time.monotonic() - still_at > STILL_EVERY
+            if behind and due and self._still is not None:
+                self._still.update(self._picture(), raw=True)
+                behind, still_at = False, time.monotonic()
+            spent += time.thread_time() - before
+
+    def _look(self) -> bool:
+        """Read and show what has changed; whether anything had."""
+        try:
+            with self._lock:
+                if self.snapshot() is self._told:
+                    return False
+                self._show()
+        except EsnacError as error:  # the ledger was moved away, or is being restored
+            self._show_fault(str(error))
+        except Exception:  # in a thread nobody would see it
+            self._show_fault(traceback.format_exc())
+        return True
+
+    def _show(self) -> None:
+        assert self._widgets is not None
+        self._told = self._snapshot
+        svg = to_svg(draw(self._snapshot, self._shown, heading=False), self._snapshot)
+        self._widgets.tell(self._snapshot)
+        self._widgets.figure.value = f'<div class="esnac-panels" onclick="{escape(ON_CLICK)}">{svg}</div>'
+        self._widgets.show_trial(self._snapshot, self._shown, following=self._chosen is None)
+
+    def _show_fault(self, text: str) -> None:
+        assert self._widgets is not None
+        self._widgets.words.value = f"{STYLE}<pre>{escape(text)}</pre>"
+
+
+class _Widgets:
+    """The widgets of one view, top down: words and the stop button, progress, figure, the chosen architecture."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        import ipywidgets
+
+        wide = ipywidgets.Layout(width="100%")
+        self.monitor = monitor
+        self.words = ipywidgets.HTML(layout=wide)
+        self.progress = ipywidgets.IntProgress(layout=ipywidgets.Layout(width="100%", height="14px"))
+        self.stop = ipywidgets.Button(description="stop the study", icon="stop", tooltip="It can be resumed.")
+        self.figure = ipywidgets.HTML(layout=wide)
+        self.best = ipywidgets.Checkbox(value=True, description="follow the best", indent=False)
+        self.best.layout = ipywidgets.Layout(width="auto", flex="0 0 auto", margin="2px 20px")
+        self.trial = ipywidgets.BoundedIntText(min=0, max=0, description="trial", style={"description_width": "auto"})
+        self.trial.layout = ipywidgets.Layout(width="110px", flex="0 0 auto")
+        self.trial.add_class("esnac-trial")
+        self.facts = ipywidgets.HTML()
+        self.drawing = ipywidgets.Image(format="png")
+        self.drawing.layout = ipywidgets.Layout(max_width="100%", align_self="flex-start")
+        chooser = ipywidgets.HBox([self.trial, self.best, self.facts])
+        chooser.layout.align_items = "center"
+        head = ipywidgets.HBox([self.words, self.stop])
+        head.layout.justify_content = "space-between"
+        self.stop.layout.flex = "0 0 auto"
+        self.box = ipywidgets.VBox([head, self.progress, self.figure, chooser, self.drawing])
+        self.box.add_class("esnac-monitor")
+        self._drawn: tuple[Any, ...] | None = None
+        self._teller: int | None = None  # the thread that sets the fields: what it sets, nobody has chosen
+        self.stop.on_click(self._on_stop)
+        self.trial.observe(self._on_trial, "value")
+        self.best.observe(self._on_best, "value")
+
+    def tell(self, snapshot: Snapshot) -> None:
+        """The words, the progress and the button."""
+        config, state = snapshot.record.config, snapshot.state
+        heading = f"{config.sampler} compresses {config.teacher} on {config.dataset}"
+        lines = (
+            f"<b>{escape(config.study)}</b> &nbsp; {escape(heading)}",
+            escape(snapshot.status),
+            escape(snapshot.found),
+        )
+        self.words.value = f'{STYLE}<div class="esnac-words" data-state="{state}">{"<br>".join(lines)}</div>'
+        self.progress.max = config.num_evaluations
+        self.progress.value = len(snapshot.record.told)
+        self.progress.bar_style = {"finished": "success", "running": "info"}.get(state, "warning")
+        self.stop.disabled = state != "running"
+        self.stop.description = "stopping …" if state == "stopping" else "stop the study"
+
+    def show_trial(self, snapshot: Snapshot, trial: int | None, following: bool) -> None:
+        """The facts and the drawing of the chosen trial."""
+        self._teller = threading.get_ident()
+        try:
+            self.trial.max = max(0, len(snapshot.record.trials) - 1)
+            self.trial.value = trial or 0
+            self.best.value = following
+        finally:
+            self._teller = None
+        self.facts.value = "" if trial is None else escape(snapshot.describe(trial))
+        key = (trial, snapshot.record.solution is not None, snapshot.record.best is not None)
+        if key != self._drawn:  # it takes longer than all else, and changes only with the trial
+            if trial is not None:
+                self.drawing.value = to_png(student_graph(snapshot.record, trial))
+            self.drawing.layout.display = "none" if trial is None else ""
+            self._drawn = key
+
+    def _on_stop(self, _: Any) -> None:
+        try:
+            self.monitor.stop()
+        except LedgerError as error:
+            self.facts.value = escape(str(error))
+        else:
+            self.stop.disabled, self.stop.description = True, "stopping …"
+
+    def _on_trial(self, change: dict[str, Any]) -> None:
+        if self._teller != threading.get_ident():
+            self.monitor.choose(change["new"])
+
+    def _on_best(self, change: dict[str, Any]) -> None:
+        if self._teller != threading.get_ident():
+            self.monitor.choose(None if change["new"] else self.trial.value)

@@ -1,0 +1,255 @@
+"""Our numbers beside the published ones, table by table: what report.ipynb shows and writes.
+
+>>> runs = read_runs(outputs_root())
+>>> beside_papers(runs)["ESNAC Table 1"]                   # one DataFrame for each printed table
+>>> write_report(runs, outputs_root() / "report")          # the same ledgers give the same bytes
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from esnac_lib.report.papers.printed_tables import PaperRow, Stat, paper_tables
+from esnac_lib.report.records.runs import (
+    COMPRESSION,
+    TEACHER_PARAMETERS,
+    Run,
+    RunGroup,
+    Trained,
+    grouped,
+    is_same,
+    results_of,
+    search_protocol,
+    teacher_protocol,
+)
+
+NOT_RUN = "not run yet"
+NUMBERS = {"accuracy": "accuracy [%]", "params": "parameters", "ratio": "ratio", "times": "times", "f": "f"}
+DIGITS = {"accuracy": "{:.2f}", "params": "{:,.0f}", "ratio": "{:.4f}", "times": "{:.2f}", "f": "{:.4f}"}
+COLUMNS = (
+    "setting", "method", "whose", *(c for name in NUMBERS.values() for c in (name, f"{name} ±")), "runs", "protocol",
+    "verdict",
+)  # fmt: skip
+
+
+def verdict(ours: Stat, printed: Stat) -> str:
+    """Ours against a printed value, the higher the better: "better", "worse" or "within one std".
+
+    One standard deviation is the larger of the printed one and that of our runs; where there is none, any difference
+    counts.
+    """
+    if ours.mean is None:
+        return NOT_RUN
+    if printed.mean is None:
+        return "nothing printed"
+    spread = max(ours.std or 0.0, printed.std or 0.0)
+    difference = round(ours.mean - printed.mean, 9)
+    if abs(difference) <= spread:
+        return "within one std"
+    return "better" if difference > 0 else "worse"
+
+
+def beside_papers(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
+    """For each printed table its rows, each followed by ours and the authors' program's own.
+
+    Ours is one line a protocol: mean, sample standard deviation and number of runs, and a verdict, by f (for teachers
+    and original ShuffleNets by accuracy). Where there is none, the verdict says how far the studies are.
+    """
+    groups = grouped(runs)
+    return {
+        name: _frame([line for row in rows for line in _lines(row, groups)]) for name, rows in paper_tables().items()
+    }
+
+
+def other_studies(runs: Sequence[Run]) -> pd.DataFrame:
+    """The rest: one line for each protocol that no printed row of a student asks for, with what its ledgers hold.
+
+    f is against our own teachers here, since no printed one stands beside it.
+    """
+    rows = [row for table in paper_tables().values() for row in table if row.what != "teacher"]
+    lines = []
+    for group in grouped(runs):
+        second = group.config["sampler"] == COMPRESSION
+        if any(is_same(group.config, row.same) and second == (row.what != "solution") for row in rows):
+            continue
+        finished = group.finished
+        stats = results_of([(run.solution, run.teacher) for run in finished if run.solution and run.teacher], None)
+        beaten = [(run.narrowed, run.teacher) for run in finished if run.narrowed and run.teacher]
+        best = [run.best_f for run in group.runs if run.best_f is not None]
+        config = group.config
+        lines.append(
+            {
+                "studies": ", ".join(group.study_names),
+                "what": f"{config['teacher']} on {config['dataset']}",
+                "sampler": config["sampler"],
+                "evaluated": f"{sum(r.told for r in group.runs)} of {sum(r.planned for r in group.runs)}",
+                "failed": sum(run.failed for run in group.runs),
+                "best search f": _mean(best),
+                **{label: stats[name].mean for name, label in NUMBERS.items()},
+                "f ±": stats["f"].std,
+                "f of narrowed teacher": results_of(beaten, None)["f"].mean,
+                "runs": len(finished),
+                "protocol": search_protocol(config),
+            }
+        )
+    columns = ["studies", "what", "sampler", "evaluated", "failed", "best search f", *NUMBERS.values(), "f ±"]
+    return pd.DataFrame(lines, columns=[*columns, "f of narrowed teacher", "runs", "protocol"])
+
+
+def as_printed(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `beside_papers` or `other_studies` as text: mean ± standard deviation in one cell, a dash for none."""
+    shown: dict[str, list[str]] = {}
+    forms = {label: DIGITS[name] for name, label in NUMBERS.items()}
+    forms |= {"best search f": DIGITS["f"], "f of narrowed teacher": DIGITS["f"]}
+    forms |= dict.fromkeys(("proposing [s]", "evaluating [s]", "seconds", "evaluations to random's best"), "{:,.1f}")
+    forms |= dict.fromkeys(("best f", "95 % half-width", "mean f", "lower quartile", "median f"), "{:.4f}")
+    forms |= dict.fromkeys(("upper quartile", "difference in best f"), "{:.4f}")
+    forms |= dict.fromkeys(("rank correlation", "standard deviation", "median accuracy [%]"), "{:.2f}")
+    for column in table.columns:
+        if column.endswith(" ±"):
+            continue
+        form = forms.get(column, "{}")
+        spreads = table[f"{column} ±"] if f"{column} ±" in table.columns else [None] * len(table)
+        shown[column] = [_cell(value, spread, form) for value, spread in zip(table[column], spreads, strict=True)]
+    return pd.DataFrame(shown)
+
+
+def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Every table as tables/<name>.csv, and all of them in report.md. Returns the files, in order of their names."""
+    tables = {**beside_papers(runs), "Other studies": other_studies(runs)}
+    files = {folder / "report.md": _markdown_report(tables)}
+    for name, table in tables.items():
+        path = folder / "tables" / f"{name.lower().replace(' ', '_')}.csv"
+        files[path] = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    return sorted(files)
+
+
+def verdicts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """How many of our lines of each table got which verdict; printed rows without a run of ours count as not run."""
+    kinds = ["better", "within one std", "worse", NOT_RUN]
+    counts = [
+        [name, *(int(table["verdict"].str.startswith(kind).sum()) for kind in kinds)] for name, table in tables.items()
+    ]
+    return pd.DataFrame(counts, columns=["table", *kinds])
+
+
+# -- the lines of one printed row --------------------------------------------------------------------------------------
+
+
+def _lines(row: PaperRow, groups: Sequence[RunGroup]) -> list[dict[str, Any]]:
+    printed = {name: getattr(row, name) for name in NUMBERS}
+    lines = [_line(row, "published", printed, None, "", "")]
+    if row.program:
+        own = {name: Stat(row.program[name]) for name in NUMBERS}
+        lines.append(_line(row, "authors' program, seed 127", own, 1, "as published", ""))
+    by = "accuracy" if row.what == "teacher" else "f"
+    ours = _our_lines(row, by, groups)
+    return lines + (ours or [_line(row, "ours", {}, 0, "", _how_far(row, groups))])
+
+
+def _our_lines(row: PaperRow, by: str, groups: Sequence[RunGroup]) -> list[dict[str, Any]]:
+    asked = [group for group in groups if is_same(group.config, row.same)]
+    if row.what == "teacher":
+        found = _teachers(asked)
+    elif row.what == "solution":
+        found = [
+            (
+                search_protocol(group.config),
+                [(run.solution, run.teacher) for run in group.finished if run.solution and run.teacher],
+            )
+            for group in asked
+        ]
+    else:
+        found = [("as its notebook says", _from_summaries(row, group)) for group in asked]
+    lines = []
+    for protocol, pairs in found:
+        if pairs:
+            stats = results_of(pairs, row.teacher_accuracy)
+            if row.what == "teacher":
+                stats |= {name: Stat() for name in ("ratio", "times", "f")}
+            lines.append(_line(row, "ours", stats, len(pairs), protocol, verdict(stats[by], getattr(row, by))))
+    return lines
+
+
+def _teachers(groups: Sequence[RunGroup]) -> list[tuple[str, list[tuple[Trained, Trained]]]]:
+    """Reference teachers by the protocol of their training; studies with one seed share theirs."""
+    found: dict[str, dict[int, Trained]] = {}
+    words: dict[str, str] = {}
+    for group in groups:
+        recipe = str([group.config[name] for name in TEACHER_PARAMETERS])
+        for run in group.runs:
+            if run.teacher is not None:
+                words[recipe] = teacher_protocol(group.config)
+                found.setdefault(recipe, {})[run.config["seed"]] = run.teacher
+    return [(words[recipe], [(t, t) for _, t in sorted(teachers.items())]) for recipe, teachers in found.items()]
+
+
+def _from_summaries(row: PaperRow, group: RunGroup) -> list[tuple[Trained, Trained]]:
+    """The student, or a baseline, of Architecture Compression: in the summary beside the ledger."""
+    name = row.key if row.what == "baseline" else "student"
+    found = [(run.summary.get(name), run.summary.get("teacher")) for run in group.runs]
+    pairs = [(_measured(network), _measured(teacher)) for network, teacher in found]
+    return [(network, teacher) for network, teacher in pairs if network and teacher]
+
+
+def _measured(entry: Any) -> Trained | None:
+    if not isinstance(entry, Mapping) or entry.get("accuracy") is None or entry.get("params") is None:
+        return None
+    return Trained(entry["accuracy"], entry["params"])
+
+
+def _how_far(row: PaperRow, groups: Sequence[RunGroup]) -> str:
+    runs = [run for group in groups if is_same(group.config, row.same) for run in group.runs]
+    if row.what != "solution" or not runs:
+        return NOT_RUN
+    told, planned = sum(run.told for run in runs), sum(run.planned for run in runs)
+    return f"{NOT_RUN} to its end ({told} of {planned} evaluated, no final training)"
+
+
+def _line(
+    row: PaperRow, whose: str, stats: Mapping[str, Stat], runs: int | None, protocol: str, judged: str
+) -> dict[str, Any]:
+    line: dict[str, Any] = {"setting": row.setting, "method": row.method, "whose": whose}
+    for name, label in NUMBERS.items():
+        line[label], line[f"{label} ±"] = stats.get(name, Stat())
+    return line | {"runs": runs, "protocol": protocol, "verdict": judged}
+
+
+def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(lines, columns=list(COLUMNS), dtype=object)
+    numeric = {label: "float64" for name in NUMBERS.values() for label in (name, f"{name} ±")}
+    return frame.astype({**numeric, "runs": "Int64"})
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _cell(value: Any, spread: Any, form: str) -> str:
+    if pd.isna(value) or value == "":
+        return "–"
+    text = form.format(value)
+    return text if pd.isna(spread) else f"{text} ± {form.format(spread)}"
+
+
+def _markdown_report(tables: Mapping[str, pd.DataFrame]) -> str:
+    parts = ["# Our numbers beside the published ones"]
+    for name, table in tables.items():
+        shown = as_printed(table)
+        rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
+        lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+        parts.append(f"## {name}\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) + "\n"

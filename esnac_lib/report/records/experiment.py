@@ -1,0 +1,152 @@
+"""An experiment as its ledgers have it, and its variants side by side: means and standard deviations over the runs.
+
+>>> experiment = read_experiment(config)
+>>> as_printed(variants_table(experiment, config.tables()["kernels"]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from esnac_lib.config.experiment import ExperimentConfig
+from esnac_lib.config.paths import outputs_root, study_dir
+from esnac_lib.config.study import StudyConfig
+from esnac_lib.ledger.file import has_ledger
+from esnac_lib.objective import compression_ratio
+from esnac_lib.report.records.runs import stat
+from esnac_lib.report.records.study import StudyRecord, read
+
+NUMBERS = ("accuracy [%]", "parameters", "ratio", "times", "f", "best search f", "proposing [s]", "evaluating [s]")
+
+
+@dataclass(frozen=True, eq=False)
+class ExperimentRecord:
+    """All that the ledgers of an experiment say. studies: of each variant, by seed, those that have a ledger."""
+
+    folder: Path
+    config: ExperimentConfig
+    studies: dict[str, tuple[StudyRecord, ...]]
+
+    def __repr__(self) -> str:
+        return f"ExperimentRecord({self.config.study!r}: {self.status})"
+
+    def finished(self, variant: str) -> tuple[StudyRecord, ...]:
+        """The variant's studies that came to their end, by seed."""
+        return tuple(record for record in self.studies.get(variant, ()) if is_complete(record))
+
+    def first(self, variant: str) -> StudyRecord | None:
+        """The variant's study of the first seed, finished or not; None if it has not begun."""
+        records = self.studies.get(variant, ())
+        return records[0] if records else None
+
+    @property
+    def status(self) -> str:
+        """How far the experiment is, in words."""
+        done = sum(len(self.finished(variant)) for variant in self.studies)
+        planned = len(self.config.studies())
+        shared = sum(len(record.results["shared"]) for records in self.studies.values() for record in records)
+        told = sum(len(record.told) for records in self.studies.values() for record in records)
+        text = f"{done} of {planned} studies finished; {told} architectures evaluated"
+        return f"{text}, {shared} of them looked up in another study" if shared else text
+
+
+def read_experiment(config: ExperimentConfig) -> ExperimentRecord:
+    """Read all ledgers of an experiment that there are. Raises LedgerError for a damaged one."""
+    by_variant: dict[str, list[StudyConfig]] = {variant: [] for variant in config.variants()}
+    for study in config.studies():
+        by_variant.setdefault(variant_of(study), []).append(study)
+    studies = {variant: read_studies(configs) for variant, configs in by_variant.items()}
+    return ExperimentRecord(outputs_root() / config.study, config, studies)
+
+
+def read_studies(configs: Sequence[StudyConfig]) -> tuple[StudyRecord, ...]:
+    """Those of some studies that have a ledger."""
+    return tuple(read(study_dir(config)) for config in configs if has_ledger(study_dir(config) / "ledger.sqlite"))
+
+
+def variant_of(study: StudyConfig) -> str:
+    """The variant that a study of an experiment is a run of.
+
+    >>> variant_of(StudyConfig(study="ablations/K4_seed0"))
+    'K4'
+    """
+    return study.study.split("/", 1)[1].rsplit("_seed", 1)[0]
+
+
+def is_complete(record: StudyRecord) -> bool:
+    """Whether a study has nothing left to do: a solution, or every evaluation where no final training is asked for."""
+    if record.config.final != "none":
+        return record.solution is not None
+    return record.has_summary and record.best is not None
+
+
+def variants_table(experiment: ExperimentRecord, rows: Mapping[str, str]) -> pd.DataFrame:
+    """One line a variant, in the papers' columns: mean and sample standard deviation over its finished runs.
+
+    rows: by label, the variant. Accuracies and f are of the solution on the test images, against our own reference
+    teacher; without final training of the best student on the validation images, as "judged on" says. A variant without
+    a finished run has a line without numbers.
+    """
+    return pd.DataFrame([_line(label, experiment.finished(variant)) for label, variant in rows.items()], dtype=object)
+
+
+def _line(label: str, records: Sequence[StudyRecord]) -> dict[str, Any]:
+    values: dict[str, list[float]] = {name: [] for name in NUMBERS}
+    for record in records:
+        for name, value in _numbers(record).items():
+            values[name].append(value)
+    line: dict[str, Any] = {"variant": label, "runs": len(records)}
+    line["judged on"] = records[0].student.judged if records and records[0].student else None
+    for name in NUMBERS:
+        line[name], line[f"{name} ±"] = stat(values[name])
+    line["failed"] = sum(len(record.failed) for record in records) if records else None
+    return line
+
+
+def _numbers(record: StudyRecord) -> dict[str, float]:
+    student, teacher, best = record.student, record.teacher, record.best
+    assert student is not None and teacher is not None and best is not None
+    return {
+        "accuracy [%]": 100 * student.accuracy,
+        "parameters": float(student.params),
+        "ratio": compression_ratio(student.params, teacher.params),
+        "times": teacher.params / student.params,
+        "f": student.f,
+        "best search f": best.f,
+        "proposing [s]": float(record.trials["propose_seconds"].sum()),
+        "evaluating [s]": float(record.told["seconds"].sum()),
+    }
+
+
+def decisions_table(experiment: ExperimentRecord, rows: Mapping[str, str]) -> pd.DataFrame:
+    """What the variants decided, one line a told trial of every run: variant, seed, trial, f, state, removed (layers),
+    shrunk (mean share of filters taken from each group), skips (connections added)."""
+    lines = [
+        {
+            "variant": label,
+            "seed": record.config.seed,
+            "trial": row["trial"],
+            "f": row["f"],
+            "state": row["state"],
+            **_decided(record, row["trial"]),
+        }
+        for label, variant in rows.items()
+        for record in experiment.studies.get(variant, ())
+        for row in record.told.to_dict("records")
+    ]
+    return pd.DataFrame(lines, columns=["variant", "seed", "trial", "f", "state", "removed", "shrunk", "skips"])
+
+
+def _decided(record: StudyRecord, trial: int) -> dict[str, float]:
+    decisions = record.decisions(trial)
+    ratios = decisions.ratios
+    return {
+        "removed": len(decisions.removed),
+        "shrunk": sum(ratios) / len(ratios) if ratios else 0.0,
+        "skips": len(decisions.skips),
+    }

@@ -1,0 +1,181 @@
+"""One Architecture Compression study as its ledger has it, frozen at the moment of reading.
+
+>>> record = read_compression("ac_digits")            # outputs/ac_digits
+>>> record.student["params"], record.teacher["accuracy"]
+(15820, 0.986)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any
+
+import pandas as pd
+
+from esnac_lib.config.latent_descent import BASELINES, CompressionConfig
+from esnac_lib.config.paths import outputs_root
+from esnac_lib.errors import LedgerError
+from esnac_lib.latent_descent.sequence import Item, Items
+from esnac_lib.ledger.ledger import Ledger
+
+KINDS = ("teacher", "codec", "path", "compressed", "compared", "width", "final", "full", "pruned")
+SOURCES = ("random", "around", "descent")
+"""Where trained architectures come from, the teacher aside: §9's rules, around the teacher, decoded by a descent."""
+
+
+@dataclass(frozen=True, eq=False)
+class CompressionRecord:
+    """All that the ledger of one study says.
+
+    trials: as `Ledger` gives them, with the columns source, length and note (what was written down with each).
+    """
+
+    folder: Path
+    config: CompressionConfig
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+    results: dict[str, dict[str, dict[str, Any]]]
+    environment: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"CompressionRecord({self.config.study!r}: {self.status})"
+
+    @property
+    def place(self) -> PurePath:
+        """The study's folder, from the folder that holds the outputs: it names no place on a machine."""
+        return PurePath(self.folder.parent.name, self.folder.name)
+
+    @property
+    def has_summary(self) -> bool:
+        """Whether the study has written summary.json."""
+        return (self.folder / "summary.json").exists()
+
+    @cached_property
+    def told(self) -> pd.DataFrame:
+        """The trials that are finished, failed ones included."""
+        return self.trials[self.trials["told_at"].notna()]
+
+    @cached_property
+    def complete(self) -> pd.DataFrame:
+        """The trials that have an accuracy."""
+        return self.trials[self.trials["state"] == "complete"]
+
+    @cached_property
+    def rejections(self) -> dict[str, pd.Series]:
+        """For each distribution: how many draws were accepted, and rejected for which reason, most first."""
+        counts: dict[str, dict[str, int]] = {}
+        for note in self.trials["note"]:
+            if "rejected" in note:
+                found = counts.setdefault(note["source"], {"accepted": 0})
+                for reason, count in {"accepted": 1, **note["rejected"]}.items():
+                    found[reason] = found.get(reason, 0) + count
+        return {
+            source: pd.Series(found).sort_values(ascending=False, kind="stable") for source, found in counts.items()
+        }
+
+    # -- the codec and the descents ----------------------------------------------------------------------------------
+
+    @property
+    def codec(self) -> Mapping[str, Any]:
+        """The trained codec's quality and filters; empty before there is one."""
+        return self.results["codec"].get("trained", {})
+
+    @cached_property
+    def joint_losses(self) -> pd.DataFrame:
+        """The joint training's losses: one column a part of Eq. 15, by iteration."""
+        rows = self.epochs[self.epochs["phase"] == "codec"]
+        rows = rows[rows["name"].str.startswith(f"{self.codec.get('identity')}/")]
+        table = rows.assign(part=rows["name"].str.split("/").str[1]).pivot(index="epoch", columns="part", values="loss")
+        return table.reindex(columns=["total", "decoder", "accuracy", "params"])
+
+    def path(self, name: str) -> Mapping[str, Any]:
+        """A descent: its "steps", and what else is known of it; empty if there was none of this name."""
+        return self.results["path"].get(name, {})
+
+    @cached_property
+    def descents(self) -> list[Mapping[str, Any]]:
+        """The descents of all rounds that the study has now, in their order."""
+        names = [
+            f"round{number}-start{place}" for number in range(self.config.rounds) for place in range(self.config.starts)
+        ]
+        return [self.path(name) for name in names if self.path(name)]
+
+    # -- the networks ------------------------------------------------------------------------------------------------
+
+    @property
+    def teacher(self) -> Mapping[str, Any] | None:
+        """The reference teacher, with its test accuracy; None before the final training."""
+        return self.results["teacher"].get("reference")
+
+    @property
+    def short_teacher(self) -> Mapping[str, Any] | None:
+        """The teacher's trial: trained shortly like every architecture."""
+        rows = self.complete[self.complete["source"] == "teacher"].to_dict("records")
+        return {str(name): value for name, value in rows[0].items()} if rows else None
+
+    @property
+    def student(self) -> Mapping[str, Any] | None:
+        """The compressed network, with its test accuracy; None before."""
+        return self.results["compressed"].get("student")
+
+    @property
+    def baselines(self) -> dict[str, Mapping[str, Any]]:
+        """What it is set beside, by name; a baseline that found nothing is left out."""
+        found = self.results["compared"]
+        return {name: found[name] for name in BASELINES if found.get(name) and name in self.config.baseline_names}
+
+    @property
+    def widths(self) -> list[Mapping[str, Any]]:
+        """Teachers that were uniformly narrowed to other sizes, the largest first."""
+        wanted = {f"{times:g}" for times in self.config.width_times}
+        found = [entry for times, entry in self.results["width"].items() if times in wanted]
+        return sorted(found, key=lambda entry: -entry["params"])
+
+    def items(self, trial: int) -> Items:
+        """The sequence of a trial."""
+        (note,) = self.trials.loc[self.trials["trial"] == trial, "note"]
+        return items_of(note["sequence"])
+
+    @property
+    def status(self) -> str:
+        """How far the study is, in words."""
+        random = int(self.told["source"].isin(("random", "around")).sum())
+        text = f"{random} of {self.config.architectures} random architectures trained"
+        decoded = int((self.told["source"] == "descent").sum())
+        text += f", {decoded} decoded ones" if decoded else ""
+        if self.student is None:
+            return f"{text}; no final result yet"
+        missing = [name for name in self.config.baseline_names if name not in self.results["compared"]]
+        return f"{text}; final training done" + (f"; baselines missing: {', '.join(missing)}" if missing else "")
+
+
+def read_compression(study: str | Path) -> CompressionRecord:
+    """Read a study by its name or its folder. Raises LedgerError where there is no ledger of such a study."""
+    path = outputs_root() / study if isinstance(study, str) else study
+    ledger = Ledger(path / "ledger.sqlite", read_only=True)
+    if "architectures" not in ledger.config:
+        raise LedgerError(f"{path.name} is no Architecture Compression study: read it with report.read")
+    results = {kind: ledger.results(kind) for kind in KINDS}
+    trials = ledger.trials()
+    notes = [json.loads(text) for text in trials["decisions"]]
+    trials["note"] = pd.Series(notes, dtype=object)
+    trials["source"] = [note["source"] for note in notes]
+    trials["length"] = [len(note["sequence"]) for note in notes]
+    config = CompressionConfig.from_dict(ledger.config)
+    return CompressionRecord(path.resolve(), config, trials, ledger.epochs(), results, _environment(path))
+
+
+def items_of(rows: list[list[int]]) -> Items:
+    """A sequence from its JSON."""
+    return tuple(Item(*row) for row in rows)
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "environment.json").read_text()))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,251 @@
+"""One study as its ledger has it, frozen at the moment of reading.
+
+    >>> record = read("digits")            # outputs/digits
+    >>> record.solution.params, record.teacher.accuracy
+    (15820, 0.986)
+
+Tables and figures are made from such a record, never from the variables of a running study.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+import pandas as pd
+
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.config.paths import outputs_root
+from esnac_lib.config.study import StudyConfig
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.objective import objective
+from esnac_lib.space.decisions import Decisions
+
+KINDS = ("teacher", "final", "full", "narrowed", "solution", "baseline", "shared", "pruned")
+"""The kinds of results that a study leaves in its ledger."""
+
+SAMPLER_NAMES = {"esnac": "ESNAC", "random": "random search"}
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A network of a study with what was measured of it.
+
+    accuracy: a fraction, on the test images (after final training) or on the validation images (during the search).
+    f: against the teacher that was judged on the same images (SPEC §1). trial: where the search found it.
+    """
+
+    params: int
+    macs: int
+    accuracy: float
+    judged: Literal["test", "validation"]
+    f: float
+    trial: int | None = None
+    architecture: Architecture | None = None
+    arch_id: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRecord:
+    """All that the ledger of one study says.
+
+    folder: of the study. config: its parameters. trials, epochs: as `Ledger` gives them. results: by kind and name.
+    environment: device and versions, as the study's environment.json has them; empty where there is none.
+    """
+
+    folder: Path
+    config: StudyConfig
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+    results: dict[str, dict[str, dict[str, Any]]]
+    environment: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"StudyRecord({self.config.study!r}: {self.status})"
+
+    @property
+    def place(self) -> PurePath:
+        """The study's folder, from the folder that holds the outputs: it names no place on a machine."""
+        return PurePath(*self.folder.parts[-1 - len(PurePath(self.config.study).parts) :])
+
+    @property
+    def has_summary(self) -> bool:
+        """Whether the study came to its end and wrote summary.json."""
+        return (self.folder / "summary.json").exists()
+
+    @property
+    def name(self) -> str:
+        """The sampler's name in tables and legends."""
+        return SAMPLER_NAMES.get(self.config.sampler, self.config.sampler)
+
+    # -- the trials --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def told(self) -> pd.DataFrame:
+        """The trials that are finished, failed ones included."""
+        return self.trials[self.trials["told_at"].notna()]
+
+    @cached_property
+    def complete(self) -> pd.DataFrame:
+        """The trials that have an accuracy."""
+        return self.trials[self.trials["state"] == "complete"]
+
+    @cached_property
+    def failed(self) -> pd.DataFrame:
+        """The trials that diverged, or that a fault of the machine stopped."""
+        return self.trials[self.trials["state"] == "failed"]
+
+    @property
+    def status(self) -> str:
+        """How far the study is, in words."""
+        told, planned = len(self.told), self.config.num_evaluations
+        text = f"{told} of {planned} architectures evaluated"
+        if len(self.failed):
+            text += f", {len(self.failed)} of them failed"
+        if self.solution is not None:
+            return f"{text}; final training done"
+        if self.config.final == "none":
+            return f"{text}; no final training asked for"
+        return f"{text}; no final result yet"
+
+    # -- the networks ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def search_teacher(self) -> Measured | None:
+        """The teacher that the students inherit from, with its validation accuracy."""
+        return self._teacher("search", "validation")
+
+    @cached_property
+    def reference_teacher(self) -> Measured | None:
+        """The teacher of the tables, with its test accuracy; None before the final training."""
+        return self._teacher("reference", "test")
+
+    @property
+    def teacher(self) -> Measured | None:
+        """The teacher to be shown beside the student: judged on the same images."""
+        return self.search_teacher if self.solution is None else self.reference_teacher
+
+    def _teacher(self, role: str, judged: Literal["test", "validation"]) -> Measured | None:
+        found = self.results["teacher"].get(role)
+        if found is None:
+            return None
+        architecture = Architecture.from_json(found["architecture"])
+        return Measured(found["params"], found["macs"], found["accuracy"], judged, 0.0, architecture=architecture)
+
+    @cached_property
+    def solution(self) -> Measured | None:
+        """The student of the final training, with its test accuracy; None before."""
+        found = self.results["solution"].get("student")
+        if found is None:
+            return None
+        trial = trial_of(found["student"])
+        rows = self.trials.loc[self.trials["trial"] == trial, "architecture"]
+        return self._final(found, trial, Architecture.from_json(rows.iloc[0]))
+
+    @cached_property
+    def narrowed(self) -> Measured | None:
+        """The teacher with every width scaled by one factor to the solution's size, trained like it."""
+        found = self.results["baseline"].get("narrowed")
+        if found is None:
+            return None
+        stored = self.results["narrowed"].get(found["student"])
+        return self._final(found, None, Architecture.from_json(stored["architecture"]) if stored else None)
+
+    def _final(self, found: dict[str, Any], trial: int | None, architecture: Architecture | None) -> Measured:
+        """An entry of the summary. The paper's form of final training counts the best test epoch."""
+        accuracy = found["best_epoch_accuracy" if self.config.final == "paper" else "accuracy"]
+        return Measured(
+            found["params"], found["macs"], accuracy, "test", found["f"], trial, architecture, found["arch_id"]
+        )
+
+    @cached_property
+    def best(self) -> Measured | None:
+        """The trial of highest search f (of equals the earlier), with its validation accuracy."""
+        if self.complete.empty:
+            return None
+        row = self.complete.sort_values(["f", "trial"], ascending=[False, True]).iloc[0]
+        return Measured(
+            int(row["params"]),
+            int(row["macs"]),
+            float(row["accuracy"]),
+            "validation",
+            float(row["f"]),
+            int(row["trial"]),
+            Architecture.from_json(row["architecture"]),
+            row["arch_id"],
+        )
+
+    @property
+    def student(self) -> Measured | None:
+        """What the study has to offer: its solution, or before that the best of the search."""
+        return self.solution or self.best
+
+    def decisions(self, trial: int) -> Decisions:
+        """What was decided about the teacher for a trial."""
+        return Decisions.from_json(self.trials.loc[self.trials["trial"] == trial, "decisions"].iloc[0])
+
+    def architecture(self, trial: int) -> Architecture:
+        """What was evaluated in a trial."""
+        return Architecture.from_json(self.trials.loc[self.trials["trial"] == trial, "architecture"].iloc[0])
+
+    @cached_property
+    def finalists(self) -> pd.DataFrame:
+        """trial, search_f, final_f, accuracy, judged: one line a student in final training, by trial.
+
+        final_f: against the teacher that was judged on the same images; in the `paper` form of the best test epoch.
+        A single student is trained on all images only, and judged there.
+        """
+        paper = self.config.final == "paper"
+        accuracy = "best_epoch_accuracy" if paper else "accuracy"
+        if paper or not self.results["final"]:
+            teacher, kind = self.reference_teacher, "full"
+        else:
+            teacher, kind = self.search_teacher, "final"
+        search_f = dict(zip(self.trials["trial"], self.trials["f"], strict=True))
+        rows = []
+        for key, result in sorted(self.results[kind].items()):
+            if key.startswith("trial") and teacher is not None:
+                f = objective(result["params"], teacher.params, result[accuracy], teacher.accuracy)
+                rows.append((trial_of(key), search_f[trial_of(key)], f, result[accuracy], teacher.judged))
+        return pd.DataFrame(rows, columns=["trial", "search_f", "final_f", "accuracy", "judged"])
+
+
+def read(study: str | Path) -> StudyRecord:
+    """Read a study by its name, its folder, or its ledger's path. Raises LedgerError where there is no ledger."""
+    return record_of(Ledger(ledger_path(study), read_only=True))
+
+
+def ledger_path(study: str | Path) -> Path:
+    """Where the ledger of a study lies that is given by its name, its folder, or its ledger's path."""
+    path = Path(study)
+    if isinstance(study, str) and path.suffix != ".sqlite" and (path.name == study or (outputs_root() / path).is_dir()):
+        path = outputs_root() / path
+    return path if path.suffix == ".sqlite" else path / "ledger.sqlite"
+
+
+def record_of(ledger: Ledger) -> StudyRecord:
+    """What an open ledger says at this moment."""
+    # results first: whatever they speak of was recorded before them, should the study be running
+    results = {kind: ledger.results(kind) for kind in KINDS}
+    config = StudyConfig.from_dict(ledger.config)
+    folder = ledger.path.resolve().parent
+    return StudyRecord(folder, config, ledger.trials(), ledger.epochs(), results, _environment(folder))
+
+
+def trial_of(key: str) -> int:
+    """The trial's number from the name of its student in files and curves.
+
+    >>> trial_of("trial0012")
+    12
+    """
+    return int(key.removeprefix("trial"))
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "environment.json").read_text()))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,98 @@
+"""What a study claims, in one sentence that its ledger holds up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from esnac_lib.report.papers.published import published
+from esnac_lib.report.records.experiment import ExperimentRecord
+from esnac_lib.report.records.study import Measured, StudyRecord
+
+
+def claim(record: StudyRecord) -> str:
+    """The result in Markdown; for a study that has none yet, how far it is."""
+    teacher, student = record.teacher, record.student
+    if teacher is None:
+        return f"**No result yet.** The teacher is not trained; {record.status}."
+    if student is None:
+        return f"**No result yet.** No student could be trained so far; {record.status}."
+    size = (
+        f"{teacher.params / student.params:.2f} times fewer parameters than {record.config.teacher} "
+        f"({student.params:,} instead of {teacher.params:,})"
+    )
+    if record.solution is None:
+        text = (
+            f"**The best student so far has {size} and {_gap(student, teacher)}.** It was trained by search training "
+            f"alone and judged on the validation images: {record.status}."
+        )
+        return text
+    text = f"**The student that {record.name} found has {size} and {_gap(student, teacher)}.**"
+    if record.narrowed is not None:
+        ahead = 100 * (student.accuracy - record.narrowed.accuracy)
+        which = "more" if ahead >= 0 else "less"
+        text += (
+            f" That is {abs(ahead):.2f} points {which} than the teacher uniformly narrowed to that size and trained "
+            f"alike ({record.narrowed.accuracy:.2%} with {record.narrowed.params:,} parameters)."
+        )
+    printed = published(record.config)
+    if printed is not None:
+        text += (
+            f" Published ({printed.label}): {printed.accuracy - printed.teacher_accuracy:+.2f} points at "
+            f"{printed.times:g} times fewer parameters, from a teacher of {printed.teacher_accuracy:.2f} %."
+        )
+    return f"{text} One run, seed {record.config.seed}; {record.status}."
+
+
+def _gap(student: Measured, teacher: Measured) -> str:
+    points = 100 * (student.accuracy - teacher.accuracy)
+    way = "loses" if points < 0 else "gains"
+    return (
+        f"{way} {abs(points):.2f} points of {student.judged} accuracy ({student.accuracy:.2%} instead of "
+        f"{teacher.accuracy:.2%})"
+    )
+
+
+def ranking(experiment: ExperimentRecord, rows: Mapping[str, str]) -> str:
+    """The variants by mean f, in Markdown, and the lead of the first over the second, paired by seed.
+
+    rows: by label, the variant. The lead's ± is half of its 95 % confidence interval (Student's t over the seeds that
+    both have finished); with one seed there is none, and the sentence says that the order may be chance.
+    """
+    found = {label: records for label, variant in rows.items() if (records := experiment.finished(variant))}
+    if not rows:
+        return "**Not part of this experiment** (its parameters leave it out)."
+    if not found:
+        return "**No result yet:** none of these studies is finished."
+    means = {label: float(np.mean(list(f_by_seed(records).values()))) for label, records in found.items()}
+    order = sorted(means, key=lambda label: -means[label])
+    student = found[order[0]][0].student
+    judged = "after final training, on the test images" if student and student.judged == "test" else "of the search"
+    listed = ", ".join(f"{label} {means[label]:.4f}" for label in order)
+    equal = [label for label in order if means[label] == means[order[0]]]
+    verb = "ends" if len(equal) == 1 else "end"
+    text = f"**{' and '.join(equal)} {verb} highest** in f {judged}: {listed}."
+    if len(order) > 1 and len(equal) == 1:
+        text += f" {_lead(found, order[0], order[1])}"
+    if missing := [label for label in rows if label not in found]:
+        text += f" Not finished: {', '.join(missing)}."
+    return text
+
+
+def f_by_seed(records: Sequence[StudyRecord]) -> dict[int, float]:
+    """f of each run's student: its solution, or the best of the search where there was no final training."""
+    return {record.config.seed: record.student.f for record in records if record.student is not None}
+
+
+def _lead(found: Mapping[str, Sequence[StudyRecord]], first: str, second: str) -> str:
+    mine, theirs = f_by_seed(found[first]), f_by_seed(found[second])
+    gaps = np.array([mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())])
+    if len(gaps) < 2:
+        return f"One seed each, so the lead of {gaps.sum():.4f} over {second} may be chance."
+    from scipy.stats import t as student_t
+
+    half = student_t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
+    verdict = "more than chance" if gaps.mean() > half else "within what chance gives"
+    lead = f"Its lead over {second} is {gaps.mean():+.4f} ± {half:.4f} (95 %, {len(gaps)} seeds, paired)"
+    return f"{lead}: {verdict}."

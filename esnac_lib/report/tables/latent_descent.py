@@ -1,0 +1,241 @@
+"""The tables of an Architecture Compression study, and its claim in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import pandas as pd
+
+from esnac_lib.latent_descent.sequence import ACTIVATIONS, BATCH_NORM, CONV, DROPOUT, KINDS, LINEAR, POOLS, Item
+from esnac_lib.report.papers.published import published
+from esnac_lib.report.records.latent_descent import SOURCES, CompressionRecord, items_of
+from esnac_lib.report.records.study import StudyRecord
+
+NAMES = {
+    "random": "best random architecture of that size",
+    "narrowed": "teacher uniformly narrowed",
+    "fitnet": "FitNet",
+    "pruning": "pruning (Molchanov et al.)",
+    "n2n": "N2N",
+}
+SOURCE_NAMES = {"random": "random (§9)", "around": "around the teacher", "descent": "decoded by the descent"}
+RESULT_COLUMNS = {
+    "network": "object", "accuracy [%]": "float64", "change [points]": "float64", "parameters": "Int64",
+    "times": "float64", "MACs": "Int64", "f": "float64", "note": "object",
+}  # fmt: skip
+
+
+def compression_claim(record: CompressionRecord) -> str:
+    """The result in Markdown; for a study that has none yet, how far it is."""
+    teacher, student = record.teacher, record.student
+    if teacher is None or student is None:
+        return f"**No result yet.** {record.status}."
+    text = (
+        f"**Gradient descent in the embedding found a network with {student['times']:.2f} times fewer parameters than "
+        f"{record.config.teacher} ({student['params']:,} instead of {teacher['params']:,}) and "
+        f"{_change(student)} ({student['accuracy']:.2%} instead of {teacher['accuracy']:.2%}).**"
+    )
+    for name, entry in record.baselines.items():
+        ahead = 100 * (student["accuracy"] - entry["accuracy"])
+        text += (
+            f" {NAMES[name].capitalize() if name != 'n2n' else 'N2N'}: {entry['accuracy']:.2%} with "
+            f"{entry['params']:,} parameters, {'behind' if ahead >= 0 else 'ahead of'} it by {abs(ahead):.2f} points."
+        )
+    printed = published(record.config.study_config)
+    if printed is not None:
+        text += (
+            f" Published: {printed.accuracy - printed.teacher_accuracy:+.2f} points at {printed.times:g} times fewer "
+            f"parameters, from a teacher of {printed.teacher_accuracy:.2f} %."
+        )
+    return f"{text} One run, seed {record.config.seed}; {record.status}."
+
+
+def _change(entry: Mapping[str, Any]) -> str:
+    points = 100 * entry["delta_accuracy"]
+    return f"{abs(points):.2f} points {'more' if points >= 0 else 'less'} test accuracy"
+
+
+def compression_table(record: CompressionRecord, *others: StudyRecord) -> pd.DataFrame:
+    """The teacher, the student, the baselines, solutions of other studies with the same teacher, the published row.
+
+    Test accuracies after the last epoch of the same final training; f and changes are against our own teacher.
+    """
+    teacher, student = record.teacher, record.student
+    rows: list[dict[str, Any]] = []
+    if teacher is not None:
+        rows.append(_row(f"teacher {record.config.teacher}", {**teacher, "delta_accuracy": 0.0, "f": 0.0}, teacher, ""))
+    if teacher is not None and student is not None:
+        rows.append(_row("Architecture Compression", student, teacher, f"trial {student['trial']}"))
+        notes = {
+            "pruning": lambda e: f"best of {e['runs']}; stopped by {e['stopped']}",
+            "n2n": lambda e: f"nearest in size of {e['evaluations']} evaluated",
+            "random": lambda e: f"trial {e['trial']}",
+        }
+        for name, entry in record.baselines.items():
+            rows.append(_row(NAMES[name], entry, teacher, notes.get(name, lambda e: "")(entry)))
+        for entry in record.widths:
+            rows.append(_row(NAMES["narrowed"], entry, teacher, "another size"))
+    for other in others:
+        rows += _other_rows(other)
+    printed = published(record.config.study_config)
+    if printed is not None:
+        change = round(printed.accuracy - printed.teacher_accuracy, 2)
+        note = f"from a teacher of {printed.teacher_accuracy:.2f} %; {printed.note}"
+        rows.append(
+            {"network": f"published: {printed.label}", "accuracy [%]": printed.accuracy, "change [points]": change,
+             "parameters": round(printed.params), "times": printed.times, "MACs": None, "f": None, "note": note}
+        )  # fmt: skip
+    return pd.DataFrame(rows, columns=list(RESULT_COLUMNS), dtype=object).astype(RESULT_COLUMNS)
+
+
+def _row(name: str, entry: Mapping[str, Any], teacher: Mapping[str, Any], note: str) -> dict[str, Any]:
+    return {
+        "network": name,
+        "accuracy [%]": 100 * entry["accuracy"],
+        "change [points]": 100 * entry["delta_accuracy"],
+        "parameters": entry["params"],
+        "times": teacher["params"] / entry["params"],
+        "MACs": entry["macs"],
+        "f": entry["f"],
+        "note": note,
+    }
+
+
+def _other_rows(other: StudyRecord) -> list[dict[str, Any]]:
+    teacher, rows = other.reference_teacher, []
+    for name, found in ((other.name, other.solution), (f"teacher narrowed to {other.name}'s size", other.narrowed)):
+        if found is not None and teacher is not None:
+            entry = {"accuracy": found.accuracy, "params": found.params, "macs": found.macs, "f": found.f}
+            entry["delta_accuracy"] = found.accuracy - teacher.accuracy
+            against = {"params": teacher.params}
+            rows.append(_row(name, entry, against, f"study {other.config.study}, {len(other.told)} evaluated"))
+    return rows
+
+
+def rejections_table(record: CompressionRecord) -> pd.DataFrame:
+    """What became of the draws: accepted, or rejected for which reason; numbers and shares of each distribution."""
+    rows = []
+    for source, counts in sorted(record.rejections.items(), key=lambda pair: SOURCES.index(pair[0])):
+        for reason, count in counts.items():
+            rows.append((SOURCE_NAMES[source], reason, int(count), 100 * count / counts.sum()))
+    return pd.DataFrame(rows, columns=["distribution", "what", "draws", "share [%]"])
+
+
+def codec_table(record: CompressionRecord) -> pd.DataFrame:
+    """The codec on held-out architectures, by distribution, and on those that it was trained on."""
+    held_out = record.codec.get("held_out_by_source", {})
+    parts = {f"held out, {SOURCE_NAMES[source]}": part for source, part in held_out.items()}
+    parts |= {"held out, all": record.codec.get("held_out", {}), "trained on": record.codec.get("trained", {})}
+    rows = []
+    for name, part in parts.items():
+        if not part:
+            continue
+        decoded, accuracy, params = part["reconstruction"], part["accuracy_regressor"], part["params_regressor"]
+        rows.append(
+            {
+                "architectures": name,
+                "number": decoded["sequences"],
+                "layers exact [%]": _percent(decoded["layers_exact"]),
+                "types right [%]": _percent(decoded["types"]),
+                "widths within a tenth [%]": _percent(decoded["widths_near"]),
+                "accuracy: rank correlation": accuracy["rank_correlation"],
+                "accuracy: error [points]": _percent(accuracy["mean_absolute_error"]),
+                "of the mean [points]": _percent(accuracy["baseline_error"]),
+                "parameters: rank correlation": params["rank_correlation"],
+                "parameters: error": params["mean_absolute_error"],
+                "of a linear fit": params["baseline_error"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def patterns_table(record: CompressionRecord) -> pd.DataFrame:
+    """How many networks show each pattern of §5.3: trained ones, decoded ones, and those of §10's weighting."""
+    groups: dict[str, list[tuple[Item, ...]]] = {
+        SOURCE_NAMES[source]: [items_of(note["sequence"]) for note in record.told["note"] if note["source"] == source]
+        for source in ("random", "around")
+    }
+    groups["decoded on the way"] = _decoded(record.descents)
+    groups["decoded, L = 0.1 L_a + L_p"] = _decoded([record.path("analysis")])
+    rows = []
+    for name, sequences in groups.items():
+        if sequences:
+            found = [patterns_of(items) for items in sequences]
+            shares = {pattern: 100 * sum(bool(one[pattern]) for one in found) / len(found) for pattern in PATTERNS}
+            free = 100 * sum(map(parameter_free, sequences)) / len(sequences)
+            layers = sum(map(len, sequences)) / len(sequences)
+            row = {"networks": name, "different": len(found), "layers": layers, "layers without parameters [%]": free}
+            rows.append(row | {f"{pattern} [%]": share for pattern, share in shares.items()})
+    return pd.DataFrame(rows)
+
+
+def _decoded(paths: Sequence[Mapping[str, Any]]) -> list[tuple[Item, ...]]:
+    """The different networks on some descents."""
+    steps = [step for path in paths for step in path.get("steps", [])]
+    return list({step["arch_id"]: items_of(step["items"]) for step in steps if step["items"] is not None}.values())
+
+
+def layers_table(**sequences: Sequence[Item]) -> pd.DataFrame:
+    """Sequences beside each other, a layer a row: convolution 3×3, 64, stride 1, padding 1."""
+    longest = max(map(len, sequences.values()), default=0)
+    columns = {
+        name.replace("_", " "): [*map(layer_text, items), *[""] * (longest - len(items))]
+        for name, items in sequences.items()
+    }
+    return pd.DataFrame(columns, index=pd.RangeIndex(1, longest + 1, name="layer"))
+
+
+def layer_text(item: Item) -> str:
+    """A layer in words.
+
+    >>> layer_text(Item(CONV, 3, 64, 1, 1))
+    'conv 3×3, 64, stride 1, padding 1'
+    """
+    name = KINDS[item.t].replace("_", " ")
+    if item.t == CONV:
+        return f"{name} {item.k}×{item.k}, {item.o}, stride {item.s}, padding {item.p}"
+    if item.t in POOLS:
+        return f"{name} {item.k}×{item.k}, stride {item.s}" + (f", padding {item.p}" if item.p else "")
+    return f"{name} {item.o}" if item.t == LINEAR else f"{name} {item.p / 10:g}" if KINDS[item.t] == "dropout" else name
+
+
+PATTERNS: Final = (
+    "batch norm before the first convolution",
+    "activations in a row",
+    "batch norms in a row",
+    "pools with kernel and stride 1",
+    "dropouts of probability 0",
+    "convolutions with a stride",
+)
+
+
+def patterns_of(items: Sequence[Item]) -> dict[str, int]:
+    """How often each of `PATTERNS` occurs in a sequence (the first: 0 or 1).
+
+    >>> relu, norm, conv = Item(4, 0, 1, 0, 0), Item(3, 0, 1, 0, 0), Item(1, 3, 8, 2, 1)
+    >>> list(patterns_of([norm, norm, conv, relu, relu, Item(8, 0, 10, 0, 0)]).values())
+    [1, 1, 1, 0, 0, 1]
+    """
+    types = [item.t for item in items]
+    first = types.index(CONV) if CONV in types else len(types)
+    pairs = list(pairwise(types))
+    counts = (
+        int(BATCH_NORM in types[:first]),
+        sum(a in ACTIVATIONS and b in ACTIVATIONS for a, b in pairs),
+        sum(a == b == BATCH_NORM for a, b in pairs),
+        sum(item.t in POOLS and item.k == item.s == 1 for item in items),
+        sum(item.t == DROPOUT and item.p == 0 for item in items),
+        sum(item.t == CONV and item.s > 1 for item in items),
+    )
+    return dict(zip(PATTERNS, counts, strict=True))
+
+
+def parameter_free(items: Sequence[Item]) -> float:
+    """The share of layers that have no parameters."""
+    return sum(item.t not in (CONV, LINEAR, BATCH_NORM) for item in items) / len(items)

@@ -1,0 +1,102 @@
+"""Random sampling against evolution as maximisers of expected improvement, on the same kernels (ESNAC §6.3, Table 6).
+
+The kernels of a search are not kept. For every number of observations that is asked for, kernels are learned on the
+study's first so many, as its sampler would have learned them, and both maximisers score as many candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.report.figures import style
+from esnac_lib.report.records.study import StudyRecord
+from esnac_lib.seeding import derive_seed, make_rng
+from esnac_lib.space.decisions import Decisions
+from esnac_lib.space.search_space import SearchSpace
+
+MAXIMISERS = ("random sampling", "evolution")
+PARENTS = 10  # of the best observed, from which evolution starts, as in the search
+COLUMNS = {
+    "observations": "int64", "kernel": "int64", "maximiser": "object", "log EI": "float64", "EI": "float64",
+    "mean": "float64", "standard deviation": "float64", "best f": "float64",
+}  # fmt: skip
+
+
+def maximisers_table(record: StudyRecord, sizes: Sequence[int], kernels: int) -> pd.DataFrame:
+    """What each maximiser reaches on the same kernels: one line a number of observations, kernel and maximiser.
+
+    "best f" is that of the kernel's own observations, over which the improvement is counted.
+    """
+    teacher = record.search_teacher
+    observed = record.told[record.told["f"].notna()]
+    sizes = [size for size in sizes if size <= len(observed)]
+    if teacher is None or teacher.architecture is None or not sizes:
+        return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+    space = SearchSpace(teacher.architecture, record.config.operator_names, sampling=record.config.sampling)
+    lines = [line for size in sizes for line in _lines(space, record, observed.head(size), kernels)]
+    return pd.DataFrame(lines, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _lines(space: SearchSpace, record: StudyRecord, observed: pd.DataFrame, kernels: int) -> list[tuple]:
+    from esnac_lib.space.candidates import Outline, Outliner
+    from esnac_lib.surrogate.fitting import KernelSettings
+    from esnac_lib.surrogate.kernel import choose_subset, learn_kernels
+    from esnac_lib.surrogate.maximisers import maximise_by_evolution, maximise_by_sampling, scorer
+
+    config, size = record.config, len(observed)
+    settings = KernelSettings(objective=config.objective)
+    known = [Outline.of(space.teacher)]
+    known += [Outline.of(Architecture.from_json(text)) for text in observed["architecture"]]
+    values = [0.0, *observed["f"]]
+    subsets = [
+        choose_subset(len(values), make_rng(config.seed, "maximisers-subset", size, k), settings.subset_probability)
+        for k in range(kernels)
+    ]
+    seeds = [derive_seed(config.seed, "maximisers-kernel", size, k) for k in range(kernels)]
+    learned = learn_kernels([outline.encode() for outline in known], values, subsets, settings, seeds)
+    best = observed.sort_values("f", ascending=False, kind="stable").head(PARENTS)
+    start = [Decisions.from_json(text) for text in best["decisions"]]
+    outliner = Outliner(space)
+    lines = []
+    for k, kernel in enumerate(learned):
+        given = space, outliner, scorer(kernel), known, config.candidates
+        rng = [make_rng(config.seed, "maximisers", size, k, which) for which in range(2)]
+        found = [
+            maximise_by_sampling(*given, rng[0]),
+            maximise_by_evolution(*given, rng[1], start=start),
+        ]
+        for name, candidate in zip(MAXIMISERS, found, strict=True):
+            if candidate is not None:
+                deviation = float(np.sqrt(candidate.variance))
+                reached = (candidate.log_ei, candidate.ei, candidate.mean, deviation, kernel.best)
+                lines.append((size, k, name, *reached))
+    return lines
+
+
+def maximisers_figure(table: pd.DataFrame) -> Figure:
+    """The EI that evolution reaches against what random sampling reaches; a point is a kernel."""
+    figure = style.new_figure(6.2, 5.2)
+    pairs = table.pivot(index=["observations", "kernel"], columns="maximiser", values="EI").dropna()
+    if pairs.empty:
+        return style.in_words(figure, "There are too few observations to learn kernels on.")
+    axes = figure.add_subplot()
+    numbers = pairs.index.get_level_values("observations")
+    for size, colour in zip(sorted(set(numbers)), style.SERIES, strict=False):
+        mine = pairs[numbers == size]
+        axes.plot(mine[MAXIMISERS[0]], mine[MAXIMISERS[1]], "o", color=colour, label=f"{size} observations", alpha=0.8)
+    limits = style.span(pairs.to_numpy().ravel(), 1e-3)
+    axes.add_line(Line2D(limits, limits, color=style.GREY, linestyle="--", linewidth=1, zorder=0, label="equal"))
+    axes.set_xlim(limits)
+    axes.set_ylim(limits)
+    axes.set_aspect("equal")
+    higher = int((pairs[MAXIMISERS[1]] > pairs[MAXIMISERS[0]]).sum())
+    title = f"evolution reaches the higher EI on {higher} of {len(pairs)} kernels"
+    style.tidy(axes, xlabel="EI reached by random sampling", ylabel="EI reached by evolution", title=title)
+    style.legend_above(figure, axes, 4)
+    return figure

@@ -1,0 +1,55 @@
+"""Trials of a ledger as samplers know them: proposals in, what became of them out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.ledger.ledger import Ledger, ProposalRow
+from esnac_lib.samplers.base import Proposal, Told
+from esnac_lib.space.decisions import Decisions
+
+
+def row_of(proposal: Proposal, seconds: float) -> ProposalRow:
+    """A proposal as the ledger stores it; seconds: that it took to make."""
+    architecture = proposal.architecture
+    return ProposalRow(
+        proposal.kernel,
+        architecture.arch_id,
+        architecture.num_params,
+        architecture.macs,
+        proposal.decisions.to_json(),
+        architecture.to_json(),
+        proposal.mean,
+        proposal.variance,
+        proposal.ei,
+        seconds,
+    )
+
+
+def told_trials(ledger: Ledger, steps: Collection[int] | None = None) -> list[Told]:
+    """The finished trials of some steps, or of all, in their order."""
+    trials = ledger.trials()
+    rows = trials[trials["told_at"].notna() & (True if steps is None else trials["step"].isin(steps))]
+    return [
+        Told(
+            Decisions.from_json(row["decisions"]),
+            Architecture.from_json(row["architecture"]),
+            None if math.isnan(row["f"]) else row["f"],
+        )
+        for row in rows.to_dict("records")
+    ]
+
+
+def count_told(ledger: Ledger) -> int:
+    """How many trials are finished, failed ones included."""
+    return int(ledger.trials()["told_at"].notna().sum())
+
+
+def best_trials(ledger: Ledger, count: int) -> list[dict[Any, Any]]:
+    """The trials of highest search f, as rows of the ledger, best first; of equals the earlier."""
+    trials = ledger.trials()
+    complete = trials[trials["state"] == "complete"].sort_values(["f", "trial"], ascending=[False, True])
+    return complete.head(count).to_dict("records")

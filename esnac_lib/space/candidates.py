@@ -1,0 +1,242 @@
+"""What a student is to the samplers, without building it: its graph, its name and its encoding.
+
+A candidate is encoded, scored, and in most cases forgotten. `Outliner` goes from decisions to `arch_id` and encoding
+by the teacher's tables: a ratio changes numbers of channels, a removal and a skip change edges. `space.apply` makes the
+whole architecture, checked and with all that weights are inherited by; an outline is equal to it (tests hold it so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from esnac_lib.architecture.canonical import Graph, canonical_id, canonical_order
+from esnac_lib.architecture.channel_routing import is_depthwise
+from esnac_lib.architecture.encoding import ATTRIBUTES, KINDS, MAX_EDGE, kind_and_attributes
+from esnac_lib.architecture.graph import INPUT, Architecture, slot
+from esnac_lib.architecture.layer_types import LAYER_TYPES, Shape, Slot
+from esnac_lib.space.channel_dependencies import kept_count, trace_channels
+from esnac_lib.space.channel_groups import ChannelGroup
+from esnac_lib.space.decisions import Decisions
+from esnac_lib.space.search_space import SearchSpace
+
+BUILT = frozenset({"select"})
+"""Kinds of layers of which a ratio changes other attributes than the numbers of channels and groups."""
+
+_GROUPS = len(KINDS) + ATTRIBUTES.index("groups")
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """A student as a graph, and its size. rows (L, m + 6): the kind and the attributes of each layer, as `encode` has
+    them. num_params: trainable parameters."""
+
+    graph: Graph
+    rows: np.ndarray
+    input_shape: Shape
+    output: Slot
+    num_params: int
+
+    @classmethod
+    def of(cls, architecture: Architecture) -> Outline:
+        """That of an architecture which is there."""
+        rows = _rows(architecture)
+        return cls(architecture.graph, rows, architecture.input_shape, architecture.output, architecture.num_params)
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """As `Architecture.canonical_order`."""
+        return canonical_order(self.graph)
+
+    @cached_property
+    def edges(self) -> np.ndarray:
+        """(E, 2): the places, in that order, of a layer and of one that reads it."""
+        place = [0] * len(self.order)
+        for position, i in enumerate(self.order):
+            place[i] = position
+        pairs = set()
+        for j, parts in enumerate(self.graph.inputs):
+            for part in parts:
+                for i, _ in part:
+                    if i != INPUT:
+                        pairs.add((place[i], place[j]))
+        return np.array(sorted(pairs), np.int64).reshape(-1, 2)
+
+    @cached_property
+    def key(self) -> bytes:
+        """The same for equal encodings, and so for equal architectures: cheaper than `arch_id`."""
+        return self.rows[list(self.order)].tobytes() + self.edges.tobytes()
+
+    @cached_property
+    def arch_id(self) -> str:
+        """As `Architecture.arch_id`."""
+        return canonical_id(self.graph, self.order, self.input_shape, self.output)
+
+    def encode(self, max_edge: int = MAX_EDGE) -> np.ndarray:
+        """As `esnac_lib.architecture.encoding.encode` of the architecture."""
+        first = self.rows.shape[1]
+        result = np.zeros((len(self.rows), first + 2 * max_edge), np.float32)
+        result[:, :first] = self.rows[list(self.order)]
+        source, target = self.edges.T
+        length = np.minimum(target - source, max_edge)
+        result[target, first + length - 1] = 1
+        result[source, first + max_edge + length - 1] = 1
+        return result
+
+
+class Outliner:
+    """Makes the outlines of a space's students.
+
+    Students of teachers with layers of the kinds `BUILT` are built, not outlined: slower, and the same.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self._built = any(layer.kind in BUILT for layer in space.teacher.layers)
+        self._widths = _Widths(space)
+        self._rows = _rows(space.teacher)
+        self._natures = space.teacher.graph.natures
+        self._only = [_only_source(layer.inputs) for layer in space.teacher.layers]
+
+    def outline(self, decisions: Decisions) -> Outline:
+        """The student of decisions in the one form that `sample`, `mutate`, `cross` and `normalise` give them."""
+        if self._built:
+            return Outline.of(self.space.apply(decisions))
+        inputs, output = self._edges(decisions)
+        left = [i for i in range(len(self._rows)) if i not in decisions.removed]
+        widths = self._widths.at(decisions.ratios)
+        rows = self._rows[left]
+        rows[:, -2:] = widths[left] * self._widths.filters[left]
+        natures = [self._natures[i] for i in left]
+        for place, i in enumerate(left):
+            if i in self._widths.own:
+                (kind, _, attrs), (into, out) = natures[place], widths[i].tolist()
+                if i in self._widths.depthwise:
+                    rows[place, _GROUPS] = into
+                    attrs = tuple((name, into if name == "groups" else value) for name, value in attrs)
+                natures[place] = kind, out, attrs
+        graph = Graph(natures, inputs, _consumers(inputs, output))
+        size = self._widths.params(left, widths)
+        return Outline(graph, rows, self.space.teacher.input_shape, output, size)
+
+    def _edges(self, decisions: Decisions) -> tuple[list[tuple[Slot, ...]], Slot]:
+        """The slots that each layer of the student reads, and its output (compare `operators.remove`, `add_skips`)."""
+        added: dict[int, list[int]] = {}
+        for i, j in decisions.skips:
+            added.setdefault(j, []).append(i)
+        removed, stands_for = decisions.removed, [slot(INPUT)] * (len(self._only) + 1)  # INPUT is the last
+        inputs: list[tuple[Slot, ...]] = []
+        for index, only in enumerate(self._only):
+            if only is not None:
+                parts: tuple[Slot, ...] = (stands_for[only],)
+            else:
+                parts = tuple([_through(part, stands_for) for part in self.space.teacher.layers[index].inputs])
+            if index in removed:
+                stands_for[index] = parts[0]
+                continue
+            for i in added.get(index, ()):
+                if stands_for[i][0][0] not in [source for source, _ in parts[0]]:
+                    parts = (_sum([(parts[0], 1), (stands_for[i], 1)]),)
+            stands_for[index] = ((len(inputs), 1),)
+            inputs.append(parts)
+        return inputs, _through(self.space.teacher.output, stands_for)
+
+
+class _Widths:
+    """The input and output channels of all layers that hold parameters, by the ratios.
+
+    own: layers with filters; filters (L, 1): 1 for them. depthwise: those whose groups are their input channels.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        teacher, flow = space.teacher, trace_channels(space.teacher)
+        self._groups = space.groups
+        segments = [segment for group in space.groups for segment in group.segments]
+        column = {(segment.family, segment.lower): c for c, segment in enumerate(segments)}
+        self.own = {i for i, layer in enumerate(teacher.layers) if layer.has_filters}
+        self.filters = np.array([[int(layer.has_filters)] for layer in teacher.layers])
+        self.depthwise = {i for i in self.own if is_depthwise(teacher.layers[i], teacher.in_shapes[i][0][0])}
+        self._teacher, self._holds = teacher, {i for i, size in enumerate(teacher.layer_params) if size}
+        self._sizes: dict[tuple[int, int, int], int] = {}  # by layer and channels
+        self._tables = np.zeros((len(teacher.layers), 2, len(segments) + 1), np.int64)  # the last: those that all stay
+        for way, atoms in enumerate((flow.in_atoms, flow.out_atoms)):
+            for i in self.own.union(self._holds):
+                for s, count in zip(*np.unique(flow.segment_of[atoms[i]], return_counts=True), strict=True):
+                    segment = flow.segments[s]
+                    place = column.get((segment.family, segment.lower), -1) if s >= 0 else -1
+                    self._tables[i, way, place] += count if place < 0 else count // segment.width
+
+    def at(self, ratios: tuple[float, ...]) -> np.ndarray:
+        """Input and output channels of each layer, (L, 2); 0 where it has no filters of its own."""
+        counts = [n for group, ratio in zip(self._groups, ratios, strict=True) for n in _kept(group, ratio)]
+        return self._tables @ [*counts, 1]
+
+    def params(self, left: Sequence[int], widths: np.ndarray) -> int:
+        """Trainable parameters of the layers that are left, at these widths."""
+        sizes, pairs = self._sizes, widths.tolist()
+        return sum(sizes.get((i, *pairs[i])) or self._size(i, *pairs[i]) for i in left if i in self._holds)
+
+    def _size(self, index: int, into: int, out: int) -> int:
+        layer, shape = self._teacher.layers[index], self._teacher.in_shapes[index][0]
+        attrs = dict(layer.attrs) | ({"groups": into} if index in self.depthwise else {})
+        size = LAYER_TYPES[layer.kind].params(out, attrs, (into, *shape[1:]))
+        self._sizes[index, into, out] = size
+        return size
+
+
+def _rows(architecture: Architecture) -> np.ndarray:
+    """What `encode` says of each layer by itself, (L, m + 6)."""
+    rows = []
+    for layer, shapes in zip(architecture.layers, architecture.in_shapes, strict=True):
+        channels = (shapes[0][0], layer.channels) if layer.has_filters else (0, 0)
+        rows.append((*kind_and_attributes(layer.kind, layer.attrs), *channels))
+    return np.array(rows, np.float32).reshape(-1, len(KINDS) + len(ATTRIBUTES))
+
+
+def _kept(group: ChannelGroup, ratio: float) -> list[int]:
+    """How many channels of each segment stay (compare `ChannelGroup.keep`)."""
+    if not ratio:
+        return [segment.width for segment in group.segments]
+    kept = []
+    for segment in group.segments:
+        low, high = (kept_count(end, ratio, group.multiple) if end else 0 for end in (segment.lower, segment.upper))
+        kept.append(min(segment.width, max(group.multiple, high - low)))
+    return kept
+
+
+def _only_source(inputs: tuple[Slot, ...]) -> int | None:
+    """The one layer that a layer reads once, as most do; None for the others."""
+    return inputs[0][0][0] if len(inputs) == len(inputs[0]) == 1 and inputs[0][0][1] == 1 else None
+
+
+def _through(part: Slot, stands_for: Sequence[Slot]) -> Slot:
+    """A slot of the teacher where some of its sources are gone."""
+    if len(part) == 1 and part[0][1] == 1:
+        return stands_for[part[0][0]]
+    return _sum([(stands_for[i], count) for i, count in part])
+
+
+def _sum(terms: list[tuple[Slot, int]]) -> Slot:
+    """As `architecture.sum_slots`, in half the time."""
+    total: dict[int, int] = {}
+    for part, times in terms:
+        for source, count in part:
+            total[source] = total.get(source, 0) + count * times
+    return tuple(sorted(total.items()))
+
+
+def _consumers(inputs: list[tuple[Slot, ...]], output: Slot) -> list[list[tuple[int, int, int]]]:
+    """As `Architecture.consumers`."""
+    found: list[list[tuple[int, int, int]]] = [[] for _ in inputs]
+    for j, parts in enumerate(inputs):
+        for position, part in enumerate(parts):
+            for i, count in part:
+                if i != INPUT:
+                    found[i].append((j, position, count))
+    for i, count in output:
+        if i != INPUT:
+            found[i].append((-1, 0, count))
+    return found

@@ -1,0 +1,329 @@
+"""Which filters must be shrunk together, from the data flow, and how many of them a ratio leaves.
+
+Every output channel of every convolution and linear layer is an atom. Following the data, sums tie atoms channel by
+channel, and so do products (a gate of squeeze-and-excitation); depthwise convolutions, norms, activations and pools
+pass them on; concats stack, shuffles permute, selections pick and a flatten repeats them. Atoms tied to the network's
+input or output are frozen, and so are those that an opaque layer reads or puts out. What is tied, comes from the same
+layers and is picked by the same selections is a `Segment`: a run of channels that are kept or dropped as one. Segments
+that share a layer are a *family*: in ShuffleNet a stage's width (200) is a family of two segments, the branch's
+channels (176) and the shortcut's (24).
+
+Two things no ratio can shrink, so they are frozen too: maps that are summed after one of them was shuffled (of fewer
+channels a shuffle makes another order), and families of which a part does not divide into the groups that read it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from math import floor, lcm, prod
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from esnac_lib.architecture.channel_routing import is_depthwise, selected, shuffled
+from esnac_lib.architecture.graph import INPUT, Architecture, Layer
+from esnac_lib.architecture.layer_types import Slot
+
+_Cuts = tuple[tuple[int, int], ...]  # selections, each with how often it picks an atom
+_Key = tuple[tuple[int, ...], bool, _Cuts]  # what a segment's atoms share: producers, frozen, selections
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Channels that are kept or dropped together in all the layers that produce them.
+
+    positions: for each producing layer (index) the positions of the segment's channels in its output, all in the same
+    order. lower, upper: the share [lower, upper) of the family's width that the segment takes.
+    """
+
+    positions: dict[int, np.ndarray]
+    family: int
+    lower: int
+    upper: int
+    frozen: bool
+
+    @property
+    def width(self) -> int:
+        """Channels before shrinking."""
+        return self.upper - self.lower
+
+    def first(self, count: int) -> dict[int, np.ndarray]:
+        """For each producing layer, the positions of the segment's first `count` channels."""
+        return {i: p[: count * (len(p) // self.width)] for i, p in self.positions.items()}
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The channels of every layer, as the tied sets that they belong to."""
+
+    segments: tuple[Segment, ...]
+    families: int
+    out_atoms: tuple[np.ndarray, ...]  # of every layer: the tied set that each output channel belongs to
+    in_atoms: tuple[np.ndarray, ...]  # of every layer's first slot, likewise
+    segment_of: np.ndarray  # of a tied set
+    multiples: tuple[int, ...]  # of every family: the groups, jointly, that its channels must divide into
+    reasons: dict[int, str]  # tied set -> why nothing may shrink it
+    enclosing: dict[int, int]  # family -> the family of the block it lies within, if it lies within one
+
+    @cached_property
+    def fixed(self) -> frozenset[int]:
+        """Families that cannot be shrunk."""
+        return frozenset(s.family for s in self.segments if s.frozen or s.width % self.multiples[s.family])
+
+    def why_fixed(self, index: int) -> str | None:
+        """Why the output channels of a layer cannot be shrunk, in words; None if they can."""
+        sets = np.unique(self.out_atoms[index])
+        for tied in sets:
+            if int(tied) in self.reasons:
+                return self.reasons[int(tied)]
+        for family in {self.segments[s].family for s in self.segment_of[sets] if s >= 0} & self.fixed:
+            frozen = [self.reasons[int(t)] for t in np.flatnonzero(self._families == family) if int(t) in self.reasons]
+            return frozen[0] if frozen else f"a part of it does not divide into {self.multiples[family]} groups"
+        return None
+
+    @cached_property
+    def _families(self) -> np.ndarray:
+        """The family of each tied set, -1 for none."""
+        families = np.array([segment.family for segment in self.segments] + [-1])
+        return families[self.segment_of]  # segment -1 is the last of them
+
+    def family_width(self, family: int) -> int:
+        """The family's channels before shrinking."""
+        return max(segment.upper for segment in self.segments if segment.family == family)
+
+
+def trace_channels(architecture: Architecture) -> Flow:
+    """Follow the channels of an architecture from its input to its output."""
+    atoms = _Atoms(architecture)
+    for index in range(len(architecture.layers)):
+        atoms.follow(index)
+    atoms.freeze(atoms.read(architecture.output), "it is the network's output")
+    tied, reasons = atoms.tied_sets()
+    frozen = set(reasons)
+    cuts = _cuts(architecture, tied, atoms.out)
+    segments, families, segment_of = _segments(architecture, tied, atoms.starts, frozen, cuts)
+    out_atoms = tuple(tied[channels] for channels in atoms.out)
+    in_atoms = tuple(tied[channels] for channels in atoms.into)
+    multiples = _multiples(architecture, segments, families, in_atoms, segment_of)
+    enclosing = _enclosing(architecture, segments, out_atoms, segment_of)
+    return Flow(segments, families, out_atoms, in_atoms, segment_of, multiples, reasons, enclosing)
+
+
+class _Atoms:
+    """Which atom every channel of every layer is, and which atoms are tied.
+
+    out, into: for each layer followed so far the atoms that it puts out, and those of its first slot. starts: the first
+    atom of each layer that has atoms of its own.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+        self.total = 0
+        self.inputs = self._new(architecture.input_shape[0])
+        self._frozen = [(self.inputs, "it is summed with the network's input")]
+        self.starts: dict[int, int] = {}
+        self.out: list[np.ndarray] = []
+        self.into: list[np.ndarray] = []
+        self._ties: list[tuple[np.ndarray, np.ndarray]] = []
+        self._shuffled: list[bool] = []  # of every layer: whether its channels went through a shuffle
+
+    def _new(self, count: int) -> np.ndarray:
+        self.total += count
+        return np.arange(self.total - count, self.total)
+
+    def freeze(self, atoms: np.ndarray, reason: str) -> None:
+        """Nothing may shrink these."""
+        self._frozen.append((atoms, reason))
+
+    def read(self, part: Slot) -> np.ndarray:
+        """The atoms of a slot, whose terms are tied."""
+        return self._tie([(self.inputs if i == INPUT else self.out[i], i) for i, _ in part])
+
+    def _tie(self, terms: list[tuple[np.ndarray, int]]) -> np.ndarray:
+        (first, _), *rest = terms
+        self._ties.extend((first, other) for other, _ in rest)
+        if rest and any(i != INPUT and self._shuffled[i] for _, i in terms):
+            self.freeze(first, "it is summed after a channel shuffle")
+        return first
+
+    def follow(self, index: int) -> None:
+        """Take in the next layer."""
+        layer, shapes = self.architecture.layers[index], self.architecture.in_shapes[index]
+        parts = [self.read(part) for part in layer.inputs]
+        self.out.append(self._put_out(index, layer, shapes, parts))
+        self.into.append(parts[0])
+        own = index in self.starts or layer.kind == "opaque"
+        passed = not own and any(i != INPUT and self._shuffled[i] for i in layer.sources)
+        self._shuffled.append(passed or layer.kind == "channel_shuffle")
+
+    def _put_out(
+        self, index: int, layer: Layer, shapes: tuple[tuple[int, ...], ...], parts: list[np.ndarray]
+    ) -> np.ndarray:
+        first = parts[0]
+        if layer.kind == "opaque":
+            made = self._new(self.architecture.shapes[index][0])
+            for atoms in (*parts, made):
+                self.freeze(atoms, f"opaque layer {layer.name!r} ({layer.reason or layer['what']})")
+            return made
+        if is_depthwise(layer, shapes[0][0]):
+            return np.repeat(first, layer.channels // shapes[0][0])
+        if layer.has_filters:
+            self.starts[index] = self.total
+            return self._new(layer.channels)
+        if layer.kind == "flatten":
+            return np.repeat(first, prod(shapes[0][1:]))
+        if layer.kind == "channel_shuffle":
+            return first[shuffled(len(first), layer["groups"])]
+        if layer.kind == "select":
+            return first[selected(layer)]
+        if layer.kind in ("multiply", "add"):
+            widest = max(shape[0] for shape in shapes)  # one channel alone serves all of the other side
+            wide = zip(parts, layer.inputs, strict=True)
+            return self._tie([(atoms, part[0][0]) for atoms, part in wide if len(atoms) == widest])
+        return np.concatenate(parts)
+
+    def tied_sets(self) -> tuple[np.ndarray, dict[int, str]]:
+        """Of every atom the set of tied ones that it is in, and of the sets that are frozen the reason."""
+        left = np.concatenate([a for a, _ in self._ties] or [np.arange(0)])
+        right = np.concatenate([b for _, b in self._ties] or [np.arange(0)])
+        edges = (np.ones(len(left), dtype=np.int8), (left, right))
+        _, tied = connected_components(coo_matrix(edges, shape=(self.total, self.total)), directed=False)
+        reasons: dict[int, str] = {}
+        for atoms, reason in self._frozen:
+            for found in np.unique(tied[atoms]):
+                reasons.setdefault(int(found), reason)
+        return tied, reasons
+
+
+def _cuts(architecture: Architecture, tied: np.ndarray, out: list[np.ndarray]) -> dict[int, _Cuts]:
+    """For each tied set the selections that pick it; where they differ, neither part may lose all of its channels."""
+    picked: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for index, layer in enumerate(architecture.layers):
+        if layer.kind == "select":
+            for atom, times in zip(*np.unique(tied[out[index]], return_counts=True), strict=True):
+                picked[int(atom)].append((index, int(times)))
+    return {atom: tuple(by) for atom, by in picked.items()}
+
+
+def _segments(
+    architecture: Architecture,
+    tied: np.ndarray,
+    starts: dict[int, int],
+    frozen: set[int],
+    cuts: dict[int, _Cuts],
+) -> tuple[tuple[Segment, ...], int, np.ndarray]:
+    members: dict[int, list[int]] = defaultdict(list)  # tied set -> the layers that produce a channel of it
+    for index, start in starts.items():
+        for atom in tied[start : start + architecture.layers[index].channels]:
+            members[int(atom)].append(index)
+    sets: dict[_Key, list[int]] = defaultdict(list)
+    for atom, producers in members.items():
+        sets[tuple(producers), atom in frozen, cuts.get(atom, ())].append(atom)
+    parent = {key: key for key in sets}
+
+    def find(key: _Key) -> _Key:
+        while parent[key] != key:
+            key = parent[key]
+        return key
+
+    by_layer: dict[int, list[_Key]] = defaultdict(list)
+    for key in sets:
+        for index in set(key[0]):
+            by_layer[index].append(key)
+    for keys in by_layer.values():
+        for key in keys[1:]:
+            parent[find(key)] = find(keys[0])
+    families: dict[_Key, list[_Key]] = defaultdict(list)
+    for key in sets:
+        families[find(key)].append(key)
+
+    segments: list[Segment] = []
+    segment_of = np.full(int(tied.max()) + 1, -1)
+    for family, keys in enumerate(families.values()):
+        whole = max({i for key in keys for i in key[0]}, key=lambda i: architecture.layers[i].channels)
+        rank = {int(atom): p for p, atom in enumerate(_atoms(architecture, tied, starts, whole))}
+        lower = 0
+        for key in sorted(keys, key=lambda key: (min(rank.get(a, len(rank)) for a in sets[key]), key)):
+            atoms = sets[key]
+            segment_of[atoms] = len(segments)
+            order = {atom: p for p, atom in enumerate(atoms)}
+            positions = {}
+            for index in sorted(set(key[0])):
+                here = _atoms(architecture, tied, starts, index)
+                found = [p for p, atom in enumerate(here) if int(atom) in order]
+                positions[index] = np.array(sorted(found, key=lambda p: (order[int(here[p])], p)))
+            segments.append(Segment(positions, family, lower, lower + len(atoms), key[1]))
+            lower += len(atoms)
+    return tuple(segments), len(families), segment_of
+
+
+def _atoms(architecture: Architecture, tied: np.ndarray, starts: dict[int, int], index: int) -> np.ndarray:
+    return tied[starts[index] : starts[index] + architecture.layers[index].channels]
+
+
+def _enclosing(
+    architecture: Architecture, segments: tuple[Segment, ...], out_atoms: tuple[np.ndarray, ...], segment_of: np.ndarray
+) -> dict[int, int]:
+    """For each family that only one arm of a later sum or concat can see: the family of that sum or concat.
+
+    The middle channels of a bottleneck lie within its block; the stem of a network feeds both arms of a block, and so
+    lies within none.
+    """
+    # for every layer the sums and concats that it meets first downstream, as (reader, slot, source)
+    arms: dict[int, set[tuple[int, int, int]]] = defaultdict(set)
+    for i in reversed(range(len(architecture.layers))):
+        for j, position, _ in architecture.consumers[i]:
+            part = architecture.output if j == -1 else architecture.layers[j].inputs[position]
+            if len(part) > 1 or (j >= 0 and len(architecture.layers[j].inputs) > 1):
+                arms[i].add((j, position, i))
+            elif j >= 0:
+                arms[i] |= arms[j]
+    reached: dict[int, set[tuple[int, int, int]]] = defaultdict(set)
+    for segment in segments:
+        for index in segment.positions:
+            reached[segment.family] |= arms[index]
+    enclosing: dict[int, int] = {}
+    for family, meets in reached.items():
+        if len(meets) != 1:
+            continue
+        [(reader, position, source)] = meets
+        # of a sum, also one that a concat reads, any term has its channels; a concat has its own
+        summed = reader == -1 or len(architecture.layers[reader].inputs[position]) > 1
+        end = source if summed else reader
+        found = {segments[s].family if s >= 0 else None for s in segment_of[out_atoms[end]]}
+        if len(found) == 1 and (block := found.pop()) not in (None, family):
+            enclosing[family] = block
+    return enclosing
+
+
+def _multiples(
+    architecture: Architecture,
+    segments: tuple[Segment, ...],
+    families: int,
+    in_atoms: tuple[np.ndarray, ...],
+    segment_of: np.ndarray,
+) -> tuple[int, ...]:
+    """For every family, the groups of all layers that produce or read its channels, jointly."""
+    groups: list[set[int]] = [{1} for _ in range(families)]
+    for index, layer in enumerate(architecture.layers):
+        grouped = layer.kind == "conv" and not is_depthwise(layer, architecture.in_shapes[index][0][0])
+        if grouped or layer.kind in ("channel_shuffle", "group_norm"):
+            read = {segments[s].family for s in segment_of[in_atoms[index]] if s >= 0}
+            for family in read | {segment.family for segment in segments if index in segment.positions}:
+                groups[family].add(layer["groups"])
+    return tuple(lcm(*found) for found in groups)
+
+
+def kept_count(width: int, ratio: float, multiple: int) -> int:
+    """How many of `width` filters a shrinkage ratio leaves (ESNAC §3.2, [code]).
+
+    max(1, ⌊(1 − r)·F⌋); where channels must divide into groups, rounded up to a multiple of them, and then never more
+    than there are.
+    """
+    exact = round((1 - ratio) * width, 9)  # so that 1 - 0.7 does not lose a filter to binary fractions
+    if multiple == 1:
+        return min(width, max(1, floor(exact)))
+    return min(width, max(multiple, -int(-exact // multiple) * multiple))

@@ -1,0 +1,189 @@
+"""A proof that a student is what its architecture says, and that it can be trained, saved and taken away.
+
+    >>> prove(space.apply(decisions), weights).checks
+    ('shapes', 'parameters', 'macs', 'training', 'json', 'python')
+
+Everything is done on noise and in memory; no data set is needed. `prove_teacher` does it for a traced module, whose
+outputs the rebuilt network must give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from esnac_lib.architecture.export.python_file import python_weights, to_python
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.architecture.network import Network, Weights, build, inherit
+from esnac_lib.errors import ArchitectureError, ProofError
+from esnac_lib.space.search_space import SearchSpace
+
+BATCH = 2
+ATTEMPTS = ((torch.float32, 1.0), (torch.float64, 1.0), (torch.float64, 0.01))
+"""Types and scales of the weights with which a student is run until all its numbers are finite."""
+TOLERANCE = 1e-4
+"""How far two ways to compute the same outputs may be apart, relative to the largest output."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was shown of a student.
+
+    checks: the names of what held. left_out: a check that could not be made, and why.
+    """
+
+    architecture: Architecture
+    checks: tuple[str, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+def prove(architecture: Architecture, teacher_weights: Mapping[str, Tensor], *, seed: int = 0) -> Proof:
+    """Build a student with its inherited weights on the CPU, and check all that is claimed of it.
+
+    shapes: every layer puts out the predicted shape. parameters, macs: the counts are those of the module and of
+    PyTorch's FlopCounterMode. training: outputs are finite in train and eval mode, and every parameter gets a finite
+    gradient (where float32 overflows, in float64, and where that does too, with a hundredth of the weights: a student
+    of an untrained teacher may have lost every norm). json: the architecture comes back from its JSON the same. python:
+    the exported program gives the student's outputs (left out where a layer is opaque).
+
+    seed: of the noise. Raises ProofError, one line, for the first claim that does not hold.
+    """
+    inherited = inherit(teacher_weights, architecture)
+    for dtype, scale in ATTEMPTS:
+        weights = _scaled(inherited, dtype, scale)
+        network, noise = build(architecture, weights), _noise(architecture, seed).to(dtype)
+        outputs = _counted(network, noise)
+        if torch.isfinite(outputs).all() and _learns(network, noise):
+            break
+    else:
+        raise ProofError(f"{_name(architecture)} has outputs or gradients that are not finite")
+    _saved(architecture)
+    checks = ("shapes", "parameters", "macs", "training", "json")
+    if opaque := [layer.name for layer in architecture.layers if layer.kind == "opaque"]:
+        return Proof(architecture, checks, {"python": f"layer {opaque[0]!r} is opaque"})
+    _exported(architecture, weights, noise, outputs)
+    return Proof(architecture, (*checks, "python"))
+
+
+def prove_teacher(module: nn.Module, space: SearchSpace, weights: Mapping[str, Tensor], *, seed: int = 0) -> Proof:
+    """Check that deciding nothing gives the module's own outputs, and then everything that `prove` does.
+
+    Raises ProofError, one line, for the first claim that does not hold.
+    """
+    architecture = space.apply(space.nothing)
+    if architecture != space.teacher:
+        raise ProofError("deciding nothing does not give the teacher's architecture")
+    modes = {part: part.training for part in module.modules()}
+    noise = _noise(architecture, seed)
+    try:
+        with torch.no_grad():
+            expected = module.eval()(noise)
+            found = build(architecture, inherit(weights, architecture)).eval()(noise)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    _compare("the teacher that was traced and rebuilt", found, expected)
+    return prove(architecture, weights, seed=seed)
+
+
+def _noise(architecture: Architecture, seed: int) -> Tensor:
+    return torch.randn(BATCH, *architecture.input_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _scaled(weights: Weights, dtype: torch.dtype, scale: float) -> Weights:
+    if dtype == torch.float32 and scale == 1:
+        return weights
+    return {name: w.to(dtype) * scale if w.is_floating_point() else w for name, w in weights.items()}
+
+
+def _counted(network: Network, noise: Tensor) -> Tensor:
+    """The outputs in eval mode, of a forward pass in which shapes and operations are counted."""
+    architecture = network.architecture
+    seen: dict[str, tuple[int, ...]] = {}
+    hooks = [
+        module.register_forward_hook(lambda _, __, result, name=name: seen.update({name: tuple(result.shape[1:])}))
+        for name, module in network.layer_modules().items()
+    ]
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), counter:
+            outputs = network.eval()(noise)
+    except RuntimeError as error:
+        raise ProofError(f"{_name(architecture)} does not run: {_one_line(error)}") from None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer, shape in zip(architecture.layers, architecture.shapes, strict=True):
+        if seen[layer.name] != shape:
+            raise ProofError(f"layer {layer.name!r} puts out {seen[layer.name]}, predicted was {shape}")
+    real = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    if real != architecture.num_params:
+        raise ProofError(f"{_name(architecture)} has {real:,} parameters, predicted were {architecture.num_params:,}")
+    if (flops := counter.get_total_flops()) != 2 * len(noise) * architecture.macs:
+        raise ProofError(
+            f"{_name(architecture)} computes {flops / 2 / len(noise):,.1f} MACs an image, predicted were "
+            f"{architecture.macs:,}"
+        )
+    return outputs
+
+
+def _learns(network: Network, noise: Tensor) -> bool:
+    """Whether a forward and a backward pass in train mode stay finite; the network is as before afterwards.
+
+    Raises ProofError for a parameter that gets no gradient.
+    """
+    before = {name: tensor.clone() for name, tensor in network.named_buffers()}
+    outputs = network.train()(noise)
+    outputs.square().mean().backward()
+    finite = bool(torch.isfinite(outputs).all())
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            raise ProofError(f"{_name(network.architecture)}: {name} gets no gradient")
+        finite = finite and (parameter.grad is None or bool(torch.isfinite(parameter.grad).all()))
+    network.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, tensor in network.named_buffers():
+            tensor.copy_(before[name])
+    network.eval()
+    return finite
+
+
+def _saved(architecture: Architecture) -> None:
+    back = Architecture.from_json(architecture.to_json())
+    if back != architecture or back.arch_id != architecture.arch_id or back.to_json() != architecture.to_json():
+        raise ProofError(f"{_name(architecture)} does not come back from its JSON the same")
+
+
+def _exported(architecture: Architecture, weights: Weights, noise: Tensor, expected: Tensor) -> None:
+    """The exported program, run, against the network's outputs."""
+    names: dict[str, Any] = {"__name__": "student"}
+    try:
+        exec(compile(to_python(architecture), "student.py", "exec"), names)  # our own text, made a line ago
+        model = names["Student"]()
+        model.load_state_dict(python_weights(architecture, weights), assign=True)
+        model.to(noise.dtype)
+        with torch.no_grad():
+            found = model.eval()(noise)
+    except (ArchitectureError, RuntimeError) as error:
+        raise ProofError(f"{_name(architecture)} cannot be exported: {_one_line(error)}") from None
+    _compare(f"the exported program of {_name(architecture)}", found, expected)
+
+
+def _compare(what: str, found: Tensor, expected: Tensor) -> None:
+    scale = float(expected.abs().max()) or 1.0
+    if found.shape != expected.shape or (apart := float((found - expected).abs().max())) > TOLERANCE * scale:
+        shown = f"{apart:.2g} apart" if found.shape == expected.shape else f"of shape {tuple(found.shape)}"
+        raise ProofError(f"{what} gives other outputs: {shown}, where the largest output is {scale:.2g}")
+
+
+def _name(architecture: Architecture) -> str:
+    return f"student {architecture.arch_id[:8]}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

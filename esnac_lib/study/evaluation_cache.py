@@ -1,0 +1,148 @@
+"""Evaluations that the studies of one experiment share: what one has trained, another looks up.
+
+The studies of an experiment lie in one folder, `<outputs>/<experiment>/<variant>_seed<n>`. A student's search training
+draws from (study seed, "search") alone, not from the step or the trial, so that two studies which train the same
+architecture from the same teacher weights, alike, with the same seed and on the same machine, get the same bits on a
+CPU. Then the second takes the first one's result out of its ledger. (On CUDA it takes what it would have got but for
+the rounding that differs there from run to run.)
+
+"The same architecture" is the same text in the ledger: an `arch_id` does not count which of the teacher's layers and
+channels are inherited, that text names them. Dropout draws by trial; students that have it are not looked up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from esnac_lib.config.study import StudyConfig
+from esnac_lib.errors import EsnacError
+from esnac_lib.ledger.file import PACKED, find_ledgers
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.training.callbacks import EpochResult
+from esnac_lib.training.recipes import Recipe
+
+_MACHINE = ("device", "hardware", "threads")
+
+
+@dataclass(frozen=True)
+class SharedEvaluation:
+    """A finished trial of another study: who trained it, what came out, and its curve.
+
+    accuracy is None for a student that diverged; then `error` says why.
+    """
+
+    study: str
+    trial: int
+    accuracy: float | None
+    best_epoch: int
+    error: str | None
+    seconds: float
+    curve: tuple[EpochResult, ...]
+
+
+class SharedEvaluations:
+    """The evaluations of the other studies in the folder of an experiment, as their ledgers have them.
+
+    folder: of the study that asks. environment: what `describe_environment` says of where it runs now. A study that is
+    in no experiment shares nothing.
+    """
+
+    def __init__(self, folder: Path, config: StudyConfig, environment: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._wanted = training_of(config)
+        self._machine = _machine(environment)
+        self._alone = "/" not in config.study
+        self._stamps: dict[Path, tuple[int, ...]] = {}
+        self._found: dict[str, SharedEvaluation] = {}
+
+    def find(self, architecture: str) -> SharedEvaluation | None:
+        """The evaluation of an architecture, given as the text of `Architecture.to_json`; None if there is none."""
+        return self._found.get(_digest(architecture))
+
+    def refresh(self) -> None:
+        """Read what the other studies have told since the last time."""
+        if self._alone:
+            return
+        for path in find_ledgers(self._folder.parent, "*/ledger.sqlite"):
+            stamp = _stamp(path)
+            if path.parent != self._folder and stamp and stamp != self._stamps.get(path):
+                self._stamps[path] = stamp
+                self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            ledger = Ledger(path, read_only=True)
+            config = StudyConfig.from_dict(ledger.config)
+            environment = json.loads((path.parent / "environment.json").read_text())
+            if training_of(config) != self._wanted or _machine(environment) != self._machine:
+                return
+            trials = ledger.trials()
+            epochs = ledger.epochs("search")
+        except (EsnacError, OSError, ValueError):  # a study of another version, or one that is only beginning
+            return
+        curves = dict(list(epochs.groupby("name")))
+        told = trials[trials["told_at"].notna() & trials["f"].notna()]  # a fault of the machine tells nothing
+        for row in told.to_dict("records"):
+            digest = _digest(row["architecture"])
+            if digest in self._found or '"dropout"' in row["architecture"]:
+                continue
+            complete = row["state"] == "complete"
+            curve = curves.get(f"trial{row['trial']:04d}")
+            self._found[digest] = SharedEvaluation(
+                config.study,
+                row["trial"],
+                row["accuracy"] if complete else None,
+                int(row["best_epoch"]) if complete else 0,
+                None if complete else row["error"],
+                row["seconds"],
+                () if curve is None else tuple(_epoch(item) for item in curve.to_dict("records")),
+            )
+
+
+def training_of(config: StudyConfig) -> dict[str, Any]:
+    """All parameters that the evaluation of an architecture depends on, the teacher's training included."""
+    told = {
+        "teacher": [config.teacher, config.teacher_options, config.teacher_weights],
+        "images": [config.image_channels, config.normalise],
+        "dataset": config.dataset,
+        "validation": config.validation,
+        "search_images": config.search_images,
+        "augment": config.augment,
+        "seed": config.seed,
+        "search": asdict(Recipe.search(config)),
+        "teacher_recipe": asdict(Recipe.teacher(config, "search")),
+        "evaluator": config.evaluator,  # a cluster has other machines
+    }
+    # only where it is not the default, so that evaluations from before there was such a parameter stay the same ones
+    return told if config.keep == "first" else told | {"keep": config.keep}
+
+
+def _machine(environment: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What the bits of a training depend on beside its parameters."""
+    return (*(environment.get(name) for name in _MACHINE), environment.get("versions", {}).get("torch"))
+
+
+def _epoch(row: Mapping[Any, Any]) -> EpochResult:
+    accuracy = None if row["accuracy"] != row["accuracy"] else row["accuracy"]
+    return EpochResult(row["epoch"], row["loss"], accuracy, row["seconds"])
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Changes when a ledger, or the log beside it, was written to; empty if it is gone."""
+    stamp: list[int] = []
+    for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + PACKED)):
+        try:
+            status = file.stat()
+            stamp += [status.st_mtime_ns, status.st_size]
+        except OSError:
+            continue
+    return tuple(stamp)

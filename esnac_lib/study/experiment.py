@@ -1,0 +1,113 @@
+"""An experiment: variants of one study, each repeated with several seeds, run one after the other.
+
+    >>> experiment = Experiment(config)      # an ExperimentConfig; checks everything, writes nothing
+    >>> experiment.run()                     # killed? the same call goes on; what is finished is not done again
+
+Its result is the ledgers of its studies. They share the trained teachers (<outputs>/teachers) and, within the
+experiment, the evaluations of equal architectures (see `shared_evaluations`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+
+from esnac_lib.config.experiment import ExperimentConfig
+from esnac_lib.config.paths import outputs_root, study_dir
+from esnac_lib.config.study import StudyConfig, check_resume
+from esnac_lib.ledger.file import has_ledger
+from esnac_lib.ledger.ledger import Ledger, pack
+from esnac_lib.study.study import Study
+from esnac_lib.training.progress import Progress, duration
+
+
+class Experiment:
+    """The studies of an `ExperimentConfig`.
+
+    Making the object raises, in one line, what is wrong with the parameters, the data, the device or a study that
+    was begun with other parameters; it writes nothing.
+    """
+
+    def __init__(self, config: ExperimentConfig, progress: Progress | None = None) -> None:
+        self.config = config
+        self.folder = outputs_root() / config.study
+        self.studies = config.studies()
+        self.progress = progress or Progress()
+        self._began = time.monotonic()
+        for study in self.studies:
+            path = study_dir(study) / "ledger.sqlite"
+            if has_ledger(path):
+                check_resume(Ledger(path, read_only=True).config, study)
+        if self.left:
+            Study(self.left[0])
+
+    def __repr__(self) -> str:
+        done = len(self.studies) - len(self.left)
+        return f"Experiment({self.config.study!r}: {len(self.studies)} studies, {done} finished)"
+
+    @property
+    def left(self) -> list[StudyConfig]:
+        """The studies that are not finished."""
+        return [study for study in self.studies if not is_finished(study)]
+
+    def run(self) -> bool:
+        """Run what is left; False if it was asked to stop (`Ledger.request_stop` of a study, or `max_minutes` over).
+
+        `max_minutes` counts for all studies together, from when this object was made. A finished study is not touched.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
+        return self._each(self.left, lambda study: study.run() is not None)
+
+    def train_references(self, studies: Sequence[StudyConfig]) -> bool:
+        """No search: train the reference teachers of more studies, each into a ledger of its own, as `run` does."""
+        left = [study for study in studies if not _has_reference(study)]
+        return self._each(left, lambda study: study.train_reference() is not None)
+
+    def pack(self) -> None:
+        """Pack the ledgers of the finished studies, some 20 times smaller. Readers see no difference."""
+        for study in self.studies:
+            path = study_dir(study) / "ledger.sqlite"
+            if is_finished(study) and path.exists():
+                pack(path)
+
+    def _each(self, left: Sequence[StudyConfig], work: Callable[[Study], bool]) -> bool:
+        """Do some work for each study; at the first that was asked to stop all stop."""
+        for number, config in enumerate(left, 1):
+            spent = time.monotonic() - self._began
+            if self.config.max_minutes:
+                remaining = max(self.config.max_minutes - spent / 60, 1e-6)
+                config = StudyConfig.from_dict(config.to_dict() | {"max_minutes": remaining})
+            self.progress.note(f"-- {config.study} ({number} of {len(left)}, {duration(spent)} so far)")
+            if not work(Study(config, self.progress)):
+                return False
+        return True
+
+
+def is_finished(study: StudyConfig) -> bool:
+    """Whether a study came to its end with these steps."""
+    try:
+        summary = json.loads((study_dir(study) / "summary.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return int(summary["evaluations"]) >= study.num_evaluations
+
+
+def _has_reference(study: StudyConfig) -> bool:
+    path = study_dir(study) / "ledger.sqlite"
+    if not has_ledger(path):
+        return False
+    ledger = Ledger(path, read_only=True)
+    check_resume(ledger.config, study)
+    return "reference" in ledger.results("teacher")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text)
+    os.replace(partial, path)

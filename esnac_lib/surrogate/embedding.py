@@ -1,0 +1,112 @@
+"""The learnable embedding of architectures: a bidirectional LSTM over layer configurations (ESNAC §3.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from esnac_lib.errors import ArchitectureError
+from esnac_lib.surrogate.lstm import Packing, Weights, averaged
+
+Encodings = Sequence[np.ndarray]  # each (L, d) float32
+
+CHUNK = 16_000  # rows (layers) embedded at once: bounds the memory, some 80 MB
+
+
+class Embedding(nn.Module):
+    """Encodings -> unit vectors: a Bi-LSTM, its hidden states averaged over the layers, L2-normalised (ESNAC §3.1).
+
+    input_size: width of an encoding. hidden: units a direction. layers: of the LSTM; 4 of 64 units are [code]'s.
+    The weights are drawn from `generator` (on the CPU) as PyTorch draws an LSTM's, uniform in ±1/√hidden; no global
+    state is read or moved.
+
+    `self.lstm` holds the weights. All passes go through `surrogate/lstm.py`, which computes the same for sequences of
+    different lengths at once.
+    """
+
+    def __init__(self, input_size: int, hidden: int = 64, layers: int = 4, *, generator: torch.Generator) -> None:
+        super().__init__()
+        with torch.device("meta"):  # a constructor of weights that draws nothing
+            lstm = nn.LSTM(input_size, hidden, layers, batch_first=True, bidirectional=True)
+        self.lstm = lstm.to_empty(device="cpu").requires_grad_(False)
+        bound = 1 / math.sqrt(hidden)
+        for weight in self.lstm.parameters():
+            weight.uniform_(-bound, bound, generator=generator)
+
+    @property
+    def size(self) -> int:
+        """The dimension of the embedding."""
+        return 2 * self.lstm.hidden_size
+
+    def weights(self) -> list[Weights]:
+        """Copies of the weights, those of each layer stacked for G = 1 network."""
+        ways = ("", "_reverse")
+        return [
+            Weights(
+                *(
+                    torch.stack([getattr(self.lstm, f"{name}_l{layer}{way}") for way in ways]).unsqueeze(0)
+                    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                )
+            )
+            for layer in range(self.lstm.num_layers)
+        ]
+
+    def set_weights(self, weights: Sequence[Weights]) -> None:
+        """Take over weights in the form that `weights` gives them."""
+        for layer, parts in enumerate(weights):
+            for name, part in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), parts, strict=True):
+                for way, value in zip(("", "_reverse"), part[0], strict=True):
+                    getattr(self.lstm, f"{name}_l{layer}{way}").copy_(value)
+
+    @torch.no_grad()
+    def embed(self, encodings: Encodings, device: str | torch.device = "cpu") -> Tensor:
+        """Encodings (L_b, d) -> unit vectors (n, 2·hidden) on `device`; memory does not grow with their number.
+
+        Raises ArchitectureError if one is empty or of another width.
+        """
+        check(encodings, self.lstm.input_size)
+        result = torch.empty(len(encodings), self.size, device=device)
+        if not encodings:
+            return result
+        used = used_columns(encodings)
+        first, *others = (Weights(*(part.to(device) for part in layer)) for layer in self.weights())
+        layers = [first._replace(ih=first.ih[..., torch.from_numpy(used).to(device)]), *others]
+        for chunk in _chunks([len(encoding) for encoding in encodings]):
+            items = [encodings[index][:, used] for index in chunk]
+            packing = Packing([[len(item) for item in items]], device)
+            means = averaged(packing, torch.from_numpy(packing.arrange(0, items)).to(device), layers)
+            result[chunk] = nn.functional.normalize(means[torch.from_numpy(packing.ranks(0)).to(device)], dim=1)
+        return result
+
+
+def used_columns(encodings: Encodings) -> np.ndarray:
+    """The columns that are not zero everywhere: few of an encoding's, and the only ones to multiply with."""
+    used = np.zeros(encodings[0].shape[1], bool)
+    for encoding in encodings:
+        used |= encoding.any(0)
+    return np.flatnonzero(used)
+
+
+def check(encodings: Encodings, width: int) -> None:
+    """Raises ArchitectureError unless each encoding is (layers, width), with at least one layer."""
+    for encoding in encodings:
+        if encoding.ndim != 2 or len(encoding) < 1 or encoding.shape[1] != width:
+            raise ArchitectureError(f"an encoding of shape {encoding.shape}: (layers, {width}) is needed")
+
+
+def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """All indices by length, in parts of at most CHUNK rows, or one sequence."""
+    chunk: list[int] = []
+    rows = 0
+    for index in np.argsort(lengths, kind="stable").tolist():
+        if chunk and rows + lengths[index] > CHUNK:
+            yield chunk
+            chunk, rows = [], 0
+        chunk.append(index)
+        rows += lengths[index]
+    if chunk:
+        yield chunk

@@ -1,0 +1,216 @@
+"""Learning embeddings: Adam on the objectives of ESNAC §3.1 and §6.7, several kernels in one pass.
+
+The embeddings of all kernels of a group go through one `BiLstm`; each kernel's objective, a function of few numbers,
+gives the gradient that is sent back. A kernel that has settled leaves, and the others go on without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from esnac_lib.errors import ConfigError, TrainingError
+from esnac_lib.surrogate import gp
+from esnac_lib.surrogate.embedding import Embedding, used_columns
+from esnac_lib.surrogate.lstm import BiLstm, Packing, Weights
+
+OBJECTIVES = ("posterior", "marginal", "euclidean")
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
+
+
+@dataclass(frozen=True)
+class KernelSettings:
+    """How a kernel is learned; the defaults are the published program's [code].
+
+    objective: "posterior" (ESNAC Eq. 5), "marginal" or "euclidean" (§6.7).
+    sigma2, noise: of the Gaussian process (ESNAC Eq. 4; the noise variance of f).
+    lr, weight_decay, max_steps: of Adam. min_steps, tolerance, average: of the early stop: from step `min_steps` on,
+        learning ends once the log likelihood is within `tolerance` of its moving average, to which the newest value
+        adds the share 1 - `average`.
+    subset_probability: with which every observation belongs to D^k.
+    max_edge: the longest edge of the encodings.
+    """
+
+    objective: str = "posterior"
+    sigma2: float = 0.01
+    noise: float = 0.05
+    lr: float = 1e-3
+    weight_decay: float = 5e-4
+    max_steps: int = 100
+    min_steps: int = 5
+    tolerance: float = 1e-3
+    average: float = 0.5
+    subset_probability: float = 0.5
+    max_edge: int = 128
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ConfigError(f"objective = {self.objective!r}: choose one of {', '.join(OBJECTIVES)}")
+        for name in ("sigma2", "noise", "lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: a positive number is needed")
+        for name in ("weight_decay", "tolerance", "max_steps", "min_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: zero or a positive number is needed")
+        for name in ("average", "subset_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: a number from 0 to 1 is needed")
+        if self.max_edge < 1:
+            raise ConfigError(f"max_edge = {self.max_edge!r}: a positive whole number is needed")
+
+
+class Learner:
+    """An embedding, drawn with `generator`, and the observations that it is to be learned on.
+
+    observed: their encodings. encodings: those that differ; equal ones are embedded once. f (n,) float64.
+    steps, loss: Adam steps made, and the objective after them.
+    """
+
+    def __init__(
+        self, observed: Sequence[np.ndarray], f: np.ndarray, settings: KernelSettings, generator: torch.Generator
+    ) -> None:
+        self.observed, self.f, self.settings = tuple(observed), f, settings
+        first: dict[bytes, int] = {}
+        self.places = np.array([first.setdefault(item.tobytes(), len(first)) for item in self.observed])  # (n,)
+        self.encodings = [self.observed[index] for index in np.unique(self.places, return_index=True)[1]]
+        self.embedding = Embedding(self.observed[0].shape[1], generator=generator)
+        bound = 1 / math.sqrt(self.embedding.size)
+        self.head: list[Tensor] = []  # of the euclidean objective: a linear layer on the embedding
+        if settings.objective == "euclidean":
+            shapes = (self.embedding.size,), (1,)
+            self.head = [torch.empty(shape).uniform_(-bound, bound, generator=generator) for shape in shapes]
+        self.steps, self.loss = 0, math.nan
+        self._average = 0.0
+
+    @property
+    def rows(self) -> int:
+        """Layers of all encodings together: what a pass costs."""
+        return sum(map(len, self.encodings))
+
+    def objective(self, h: Tensor, head: Sequence[Tensor]) -> Tensor:
+        """The loss at the embeddings (n, 128) of the observations; nan where it cannot be computed."""
+        settings, f = self.settings, torch.from_numpy(self.f).to(h.device)
+        if head:
+            weight, bias = head
+            return (h @ weight + bias - f).square().mean()
+        function = gp.posterior_objective if settings.objective == "posterior" else gp.marginal_objective
+        try:
+            return function(h, f, settings.sigma2, settings.noise)
+        except torch.linalg.LinAlgError:  # what a Cholesky factorisation makes of nan
+            return h.sum() * math.nan
+
+    def settles(self, loss: float) -> bool:
+        """Whether learning ends here, `self.steps` steps made. Raises TrainingError if the loss is no number."""
+        settings, value = self.settings, -loss
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the objective diverged after {self.steps} steps: use a learning rate below {settings.lr}"
+            )
+        near = abs(self._average - value) < settings.tolerance
+        share = settings.average if self.steps else 0.0
+        self.loss, self._average = loss, share * self._average + (1 - share) * value
+        return (near and self.steps >= max(1, settings.min_steps)) or self.steps == settings.max_steps
+
+
+@torch.no_grad()
+def learn(learners: Sequence[Learner], device: str | torch.device = "cpu") -> None:
+    """Learn the embeddings of all learners, in place. Raises TrainingError where an objective diverges."""
+    active = list(learners)
+    parameters = [torch.cat(parts).to(device) for parts in zip(*map(_parameters, active), strict=True)]
+    adam = Adam(parameters, active[0].settings)
+    objectives = Objectives(active, device)
+    while True:
+        losses, gradients = objectives.losses(parameters)
+        left = [k for k, (learner, loss) in enumerate(zip(active, losses, strict=True)) if not learner.settles(loss)]
+        for k in set(range(len(active))) - set(left):
+            active[k].embedding.set_weights(_layers([part[k : k + 1] for part in parameters]))
+        if not left:
+            return
+        adam.step(objectives.backward(gradients))
+        active = [active[k] for k in left]
+        for learner in active:
+            learner.steps += 1
+        if len(left) < len(losses):
+            parameters = adam.keep(left)
+            objectives = Objectives(active, device)
+
+
+def _parameters(learner: Learner) -> list[Tensor]:
+    """The LSTM's weights, then the head's, each (1, ...)."""
+    parts = [part for layer in learner.embedding.weights() for part in layer]
+    return parts + [part.unsqueeze(0) for part in learner.head]
+
+
+def _layers(parameters: Sequence[Tensor]) -> list[Weights]:
+    """The LSTM's weights among the parameters, layer by layer."""
+    size = len(Weights._fields)
+    return [Weights(*parameters[start : start + size]) for start in range(0, len(parameters) - size + 1, size)]
+
+
+class Objectives:
+    """The embeddings of some learners on their encodings, and their objectives; all parameters are (G, ...)."""
+
+    def __init__(self, learners: Sequence[Learner], device: str | torch.device) -> None:
+        self._learners = learners
+        used = used_columns([encoding for learner in learners for encoding in learner.encodings])
+        self._used = torch.from_numpy(used).to(device)
+        packing = Packing([list(map(len, learner.encodings)) for learner in learners], device)
+        rows = [packing.arrange(k, [e[:, used] for e in learner.encodings]) for k, learner in enumerate(learners)]
+        lstm = learners[0].embedding.lstm
+        inputs = torch.from_numpy(np.stack(rows)).to(device)  # (G, T, columns in use)
+        self._lstm = BiLstm(packing, inputs, lstm.hidden_size, lstm.num_layers)
+        self._depth = lstm.num_layers
+        self._places = [
+            torch.from_numpy(packing.ranks(k)[learner.places]).to(device) for k, learner in enumerate(learners)
+        ]
+
+    def losses(self, parameters: Sequence[Tensor]) -> tuple[list[float], list[Tensor]]:
+        """The losses, and the gradients of their sum: of the averaged hidden states (G, n, 128) and of the heads."""
+        first, *layers = _layers(parameters)
+        means = self._lstm.forward([first._replace(ih=first.ih[..., self._used]), *layers])
+        with torch.enable_grad():
+            leaves = [part.clone().requires_grad_() for part in (means, *parameters[4 * self._depth :])]
+            losses = []
+            for k, (learner, places) in enumerate(zip(self._learners, self._places, strict=True)):
+                averaged, *head = (leaf[k] for leaf in leaves)
+                losses.append(learner.objective(nn.functional.normalize(averaged[places], dim=1), head))
+            together = torch.stack(losses)
+            gradients = torch.autograd.grad(together.sum(), leaves)
+        self._first = first.ih
+        return together.tolist(), list(gradients)
+
+    def backward(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients of all parameters, from those that `objectives` gave."""
+        means, *head = gradients
+        first, *layers = self._lstm.backward(means)
+        whole = torch.zeros_like(self._first).index_copy_(3, self._used, first.ih)
+        return [part for layer in (first._replace(ih=whole), *layers) for part in layer] + head
+
+
+class Adam:
+    """Adam with L2 weight decay, as torch.optim has it, for parameters (G, ...) of which some may leave."""
+
+    def __init__(self, parameters: list[Tensor], settings: KernelSettings) -> None:
+        self._lists = [parameters, *([torch.zeros_like(part) for part in parameters] for _ in range(2))]
+        self._settings, self._steps = settings, 0
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Move the parameters, in place."""
+        self._steps += 1
+        settings = self._settings
+        rate, root = (1 - beta**self._steps for beta in BETAS)
+        for part, first, second, gradient in zip(*self._lists, gradients, strict=True):
+            gradient = gradient.add(part, alpha=settings.weight_decay)
+            first.lerp_(gradient, 1 - BETAS[0])
+            second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+            part.addcdiv_(first, second.sqrt().div_(math.sqrt(root)).add_(EPSILON), value=-settings.lr / rate)
+
+    def keep(self, left: list[int]) -> list[Tensor]:
+        """Go on with these of the G only; their parameters."""
+        self._lists = [[part[left] for part in parts] for parts in self._lists]
+        return self._lists[0]

@@ -1,0 +1,224 @@
+"""Expected improvement (ESNAC Eq. 3) and its two maximisers over a search space (ESNAC §3.2, §6.3).
+
+Both maximisers score the same number of architectures, each `arch_id` once, so that their results can be compared.
+They draw decisions and look at outlines; no architecture is built. Decisions are whatever the space makes of them; here
+they are only passed on.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from esnac_lib.space.candidates import Outline
+from esnac_lib.surrogate.acquisition import log_expected_improvement
+from esnac_lib.surrogate.kernel import Kernel
+from esnac_lib.surrogate.targets import FSurrogate, Surrogate
+
+Score = Callable[[list[Outline]], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+BATCH = 1000  # architectures scored at once by random sampling: bounds the memory
+MISSES = 200  # draws in a row without a new architecture after which a space counts as exhausted
+
+
+class Space(Protocol):
+    """What a maximiser needs of a search space."""
+
+    def sample(self, rng: np.random.Generator) -> Any: ...
+    def mutate(self, decisions: Any, rng: np.random.Generator) -> Any: ...
+    def cross(self, a: Any, b: Any, rng: np.random.Generator) -> Any: ...
+
+
+class Outlines(Protocol):
+    """What makes an outline of decisions."""
+
+    def outline(self, decisions: Any) -> Outline: ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A scored architecture: the decisions that give it, what the posterior says, and its expected improvement."""
+
+    decisions: Any
+    mean: float
+    variance: float
+    ei: float
+    log_ei: float
+
+
+# -- expected improvement --------------------------------------------------------------------------------------------
+
+
+def scorer(kernel: Kernel, surrogate: Surrogate | None = None) -> Score:
+    """How a kernel scores architectures: mean and variance of f, log expected improvement over the best.
+
+    surrogate: what the kernel was learned on; None stands for f itself.
+    """
+    of = surrogate or FSurrogate()
+
+    def score(outlines: list[Outline]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mean, variance = of.moments(kernel, outlines)
+        return mean, variance, log_expected_improvement(mean, variance, of.best(kernel))
+
+    return score
+
+
+# -- maximisers ------------------------------------------------------------------------------------------------------
+
+
+def maximise_by_sampling(
+    space: Space,
+    outlines: Outlines,
+    score: Score,
+    forbidden: Collection[Outline],
+    candidates: int,
+    rng: np.random.Generator,
+) -> Candidate | None:
+    """The best of `candidates` different architectures, sampled from the space as in a random search (ESNAC §3.2).
+
+    forbidden: what must not be proposed (evaluated or waiting architectures, the teacher). Fewer are scored if 200
+    draws in a row bring nothing new; None if there was nothing at all.
+    """
+    pool = _Pool(outlines, score, forbidden, candidates)
+    while pool.gather(lambda: space.sample(rng), BATCH):
+        pass
+    return pool.best
+
+
+def maximise_by_evolution(
+    space: Space,
+    outlines: Outlines,
+    score: Score,
+    forbidden: Collection[Outline],
+    candidates: int,
+    rng: np.random.Generator,
+    population: int = 50,
+    start: Sequence[Any] = (),
+) -> Candidate | None:
+    """The best of `candidates` different architectures, bred from samples and from `start` (ESNAC §6.3).
+
+    The paper does not say which evolutionary algorithm it means; this is a (μ + λ) one. start: decisions of the best
+    observed architectures, not scored again themselves. The first generation is half mutants of them, half samples (all
+    samples if there are none). Each later one has as many children: two parents, each the better of two drawn at
+    random, are crossed in half of the cases, and the result is mutated; the best `population` of parents and children
+    live on. A child that is forbidden or known costs a draw, not the budget; after ten such draws in a row a sample
+    takes its place. Ends as `maximise_by_sampling` does.
+    """
+    pool = _Pool(outlines, score, forbidden, candidates)
+
+    def first() -> Any:
+        if start and rng.random() < 0.5:
+            return space.mutate(start[int(rng.integers(len(start)))], rng)
+        return space.sample(rng)
+
+    def child() -> Any:
+        return _child(space, [parent.decisions for parent in parents], pool.misses, rng)
+
+    parents = pool.gather(first, population)
+    while parents:
+        children = pool.gather(child, population)
+        if not children:
+            break
+        parents = sorted(parents + children, key=lambda item: -item.log_ei)[:population]
+    return pool.best
+
+
+def maximise_locally(
+    space: Space,
+    outlines: Outlines,
+    score: Score,
+    forbidden: Collection[Outline],
+    candidates: int,
+    rng: np.random.Generator,
+    start: Sequence[Any] = (),
+) -> Candidate | None:
+    """The best of `candidates` different architectures that are a few changes away from `start` (beyond the paper).
+
+    A kernel knows little about what is unlike all that was evaluated, and a maximiser that goes there finds its
+    errors. start: decisions of the best observed architectures, best first. Each candidate is a mutant of the better
+    of two of them drawn at random, or of that crossed with another one; after ten draws in a row that bring nothing new
+    a sample takes its place, as it does for all where there is no start. Ends as `maximise_by_sampling` does.
+    """
+    pool = _Pool(outlines, score, forbidden, candidates)
+    while pool.gather(lambda: _child(space, start, pool.misses, rng), BATCH):
+        pass
+    return pool.best
+
+
+def _child(space: Space, parents: Sequence[Any], misses: int, rng: np.random.Generator) -> Any:
+    """A mutant of one of the parents (best first; the better of two drawn) or, in half of the cases, of two crossed.
+
+    A sample where there are no parents, or the last ten draws brought nothing new.
+    """
+
+    def parent() -> Any:
+        return parents[int(rng.integers(len(parents), size=2).min())]
+
+    if not parents or misses >= 10:
+        return space.sample(rng)
+    decisions = space.cross(parent(), parent(), rng) if rng.random() < 0.5 else parent()
+    return space.mutate(decisions, rng)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without Python's cyclic garbage collector: thousands of outlines, none in a cycle, set it off again and again,
+    and each time it looks through all that PyTorch has loaded; that was a third of the time of a draw."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class _Pool:
+    """Draws architectures, passes by those that are forbidden or known, scores the others, and keeps the best."""
+
+    def __init__(self, outlines: Outlines, score: Score, forbidden: Collection[Outline], candidates: int) -> None:
+        self.best: Candidate | None = None
+        self.misses = 0  # draws in a row without a new architecture
+        self._outlines, self._score = outlines, score
+        self._left = candidates
+        self._seen: dict[bytes, list[Outline]] = {}  # by key: where keys differ, arch_ids do
+        for outline in forbidden:
+            self._is_new(outline)
+
+    def gather(self, draw: Callable[[], Any], number: int) -> list[Candidate]:
+        """Up to `number` new candidates, sorted, best first; empty once the budget or the space is exhausted."""
+        found: list[tuple[Any, Outline]] = []
+        while len(found) < min(number, self._left) and self.misses < MISSES:
+            decisions = draw()
+            outline = self._outlines.outline(decisions)
+            if not self._is_new(outline):
+                self.misses += 1
+                continue
+            self.misses = 0
+            found.append((decisions, outline))
+        if not found:
+            return []
+        self._left -= len(found)
+        mean, variance, log_ei = self._score([outline for _, outline in found])
+        scored = [
+            Candidate(decisions, float(m), float(v), math.exp(e), float(e))
+            for (decisions, _), m, v, e in zip(found, mean, variance, log_ei, strict=True)
+        ]
+        scored.sort(key=lambda item: -item.log_ei)
+        if self.best is None or scored[0].log_ei > self.best.log_ei:
+            self.best = scored[0]
+        return scored
+
+    def _is_new(self, outline: Outline) -> bool:
+        """Whether the architecture was not seen before; now it is."""
+        alike = self._seen.setdefault(outline.key, [])
+        if any(other.arch_id == outline.arch_id for other in alike):
+            return False
+        alike.append(outline)
+        return True

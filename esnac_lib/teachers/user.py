@@ -1,0 +1,128 @@
+"""A teacher of the user's own: a module made by their callable, with their weights.
+
+    teacher = "torchvision.models:mobilenet_v2", or "path/to/file.py:Net"
+    teacher_options = '{"num_classes": 10}', what the callable is given
+    teacher_weights = "net.safetensors", as safetensors.torch.save_file(net.state_dict(), "net.safetensors") writes it
+
+Whatever is wrong with them is told in one line, before anything is trained.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from esnac_lib.config.study import StudyConfig
+from esnac_lib.data.datasets import Dataset
+from esnac_lib.errors import ConfigError
+
+
+def is_own(config: StudyConfig) -> bool:
+    """Whether the teacher of a study is the user's own."""
+    return ":" in config.teacher
+
+
+def own_teacher(config: StudyConfig, dataset: Dataset, seed: int) -> nn.Module:
+    """The user's module on the CPU, in training mode, with their weights or those that it draws with this seed.
+
+    Maps (B, C, H, W) images of the data set to (B, classes). Raises ConfigError if the callable cannot be found or
+    fails, the weights do not fit, or the outputs are not one for each class.
+    """
+    make = _callable(config.teacher)
+    options = json.loads(config.teacher_options or "{}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed other devices too
+        try:
+            module = make(**options)
+        except Exception as error:
+            raise ConfigError(f"teacher = {config.teacher!r} with {options} fails: {_one_line(error)}") from None
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"teacher = {config.teacher!r} gives {type(module).__name__}: needed is a torch.nn.Module")
+    module = module.cpu().train()
+    if config.teacher_weights:
+        _load(module, Path(config.teacher_weights).expanduser())
+    _check_outputs(module, config, dataset)
+    return module
+
+
+def _callable(name: str) -> Callable[..., Any]:
+    place, _, attribute = name.rpartition(":")
+    try:
+        found = getattr(_file(Path(place)) if place.endswith(".py") else importlib.import_module(place), attribute)
+    except Exception as error:
+        raise ConfigError(f"teacher = {name!r} cannot be imported: {_one_line(error)}") from None
+    if not callable(found):
+        raise ConfigError(f"teacher = {name!r} is {type(found).__name__}: needed is a class or a function")
+    return found
+
+
+def _file(path: Path) -> Any:
+    """The module that a Python file is, under a name of its own, so that it hides no other."""
+    path = path.expanduser().resolve()
+    name = f"esnac_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise FileNotFoundError(f"no file {path.name} in {path.parent}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load(module: nn.Module, path: Path) -> None:
+    weights = _read(path)
+    own = module.state_dict()
+    lacking = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    strange = [name for name in weights if name not in own]
+    other = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    faults = {"lacks": lacking, "has, which the teacher has not,": strange, "has in another shape": other}
+    for fault, names in faults.items():
+        if names:
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            raise ConfigError(f"teacher_weights = {path.name!r} {fault} {names[0]!r}{more}: is it of this teacher?")
+    module.load_state_dict(own | dict(weights))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise ConfigError(f"teacher_weights = {str(path)!r}: there is no such file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"teacher_weights = {path.name!r} cannot be read: {_one_line(error)}") from None
+
+
+def _check_outputs(module: nn.Module, config: StudyConfig, dataset: Dataset) -> None:
+    channels = config.image_channels or dataset.in_channels
+    shape = (2, channels, dataset.image_size, dataset.image_size)
+    try:
+        with torch.no_grad():
+            outputs = module.eval()(torch.zeros(shape))
+    except Exception as error:
+        hint = "; give image_channels = 3 for grey images" if channels == 1 else ""
+        raise ConfigError(
+            f"teacher = {config.teacher!r} fails on images of shape {shape[1:]}: {_one_line(error)}{hint}"
+        ) from None
+    finally:
+        module.train()
+    if not isinstance(outputs, Tensor) or tuple(outputs.shape) != (2, dataset.num_classes):
+        shown = f"outputs of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ConfigError(
+            f"teacher = {config.teacher!r} gives {shown} for two images: needed is (2, {dataset.num_classes}), one for "
+            f"each class of {dataset.name}; is there a num_classes for teacher_options?"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:200]

@@ -1,0 +1,193 @@
+"""Evaluating students: architectures in, validation accuracies out. Here: in this process.
+
+An evaluator trains the students of a step as the search does (SPEC §1): from the search teacher's weights, distilled,
+side by side. It knows nothing of the search.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from esnac_lib.architecture.graph import Architecture
+from esnac_lib.architecture.initialisation import fresh_network
+from esnac_lib.architecture.network import Network, Weights, build, inherit
+from esnac_lib.errors import EsnacError, TrainingError
+from esnac_lib.files import save_weights
+from esnac_lib.seeding import derive_seed
+from esnac_lib.training.callbacks import NOBODY, Watch
+from esnac_lib.training.checkpoints import clear_checkpoint
+from esnac_lib.training.faults import one_line
+from esnac_lib.training.recipes import Recipe
+from esnac_lib.training.retries import train_splitting
+from esnac_lib.training.teacher import TrainedTeacher
+from esnac_lib.training.trainee import Images, Outcome, Trainee
+from esnac_lib.training.trainer import train
+
+
+@dataclass(frozen=True)
+class Task:
+    """A student to evaluate; `key` names it in files and curves.
+
+    initialisation: None for a student that starts from the teacher's weights; a number for one that starts from
+    weights drawn afresh for this number.
+    """
+
+    key: str
+    architecture: Architecture
+    initialisation: int | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What became of a student.
+
+    accuracy: validation accuracy of its best epoch, a fraction; None if it failed. machine: it failed by a fault of
+    the machine (out of memory, out of time), also when tried again, and says nothing about the architecture. seconds:
+    its share of the group's time.
+    """
+
+    key: str
+    accuracy: float | None
+    best_epoch: int
+    error: str | None
+    machine: bool
+    seconds: float
+
+
+class Evaluator(Protocol):
+    """What a study asks of an evaluator. `contextlib.closing` closes one."""
+
+    def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> Generator[Evaluation, None, None]:
+        """What became of each task, in the order in which they end; weights of complete ones lie on the disk then.
+
+        A student becomes the same wherever and beside whomever it is trained: every draw comes from the study's seed,
+        `purpose` and `index`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Lets go of what was held between two calls."""
+        ...
+
+
+class SearchData(Protocol):
+    """What students of a search learn from and are judged by; `StudyData` is one."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def search(self) -> Images: ...
+
+    @property
+    def validation(self) -> Images: ...
+
+
+class LocalEvaluator:
+    """Trains students in this process, and writes the weights of their best epochs to `students`.
+
+    teacher: whom students inherit from and, if the recipe says so, whose logits they learn; None where every task has
+    an initialisation of its own.
+    """
+
+    def __init__(
+        self,
+        teacher: TrainedTeacher | None,
+        data: SearchData,
+        recipe: Recipe,
+        seed: int,
+        students: Path,
+        watch: Watch = NOBODY,
+        *,
+        time_limit: float = math.inf,
+    ) -> None:
+        self.teacher = teacher
+        self.data = data
+        self.recipe = recipe
+        self.seed = seed
+        self.students = students
+        self.watch = watch
+        self.time_limit = time_limit  # seconds that one student may take, each time it is tried
+        self._teacher_network = teacher.network() if teacher and recipe.loss == "distillation" else None
+
+    def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> Generator[Evaluation, None, None]:
+        """Train the students of one step side by side, in smaller groups where the machine cannot train them all."""
+        checkpoint = self.students / "checkpoint"
+        for evaluation, weights in self.trained(tasks, purpose, index, checkpoint):
+            if weights:
+                save_weights(self.students / f"{evaluation.key}.safetensors", weights)
+            yield evaluation
+        clear_checkpoint(checkpoint)
+
+    def trained(
+        self, tasks: Sequence[Task], purpose: str, index: int, checkpoint: Path | None = None
+    ) -> Iterator[tuple[Evaluation, Weights]]:
+        """What became of each task, with the weights of its best epoch (none if it failed); writes no weights."""
+        networks: dict[str, Callable[[], Network]] = {}
+        for task in tasks:
+            try:
+                networks[task.key] = _Remade(partial(self._student, task))
+            except (EsnacError, RuntimeError) as error:
+                yield Evaluation(task.key, None, 0, f"cannot be built: {one_line(error)}", False, 0.0), {}
+        if networks:
+            for outcome, network in train_splitting(networks, partial(self._train, purpose, index, checkpoint)):
+                yield _evaluation(outcome), _best_weights(outcome, network)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _student(self, task: Task) -> Network:
+        architecture = task.architecture
+        if task.initialisation is not None:
+            return fresh_network(architecture, derive_seed(self.seed, "initialisation", task.initialisation))
+        if self.teacher is None:
+            raise TrainingError(f"{task.key} cannot inherit: there is no teacher; give it an initialisation")
+        return build(architecture, inherit(self.teacher.weights, architecture))
+
+    def _train(
+        self, purpose: str, index: int, checkpoint: Path | None, trainees: Sequence[Trainee]
+    ) -> dict[str, Outcome]:
+        return train(
+            trainees,
+            self.data.search,
+            self.data.validation,
+            self.recipe,
+            seed=self.seed,
+            purpose=purpose,
+            index=index,
+            device=self.data.device,
+            teacher=self._teacher_network,
+            checkpoint=checkpoint,
+            time_limit=self.time_limit,
+            watch=self.watch,
+        )
+
+
+class _Remade:
+    """Makes a network again and again; the first one at once, so that what cannot be made fails here."""
+
+    def __init__(self, make: Callable[[], Network]) -> None:
+        self._make = make
+        self._first: Network | None = make()
+
+    def __call__(self) -> Network:
+        network, self._first = self._first, None
+        return network or self._make()
+
+
+def _evaluation(outcome: Outcome) -> Evaluation:
+    return Evaluation(
+        outcome.key, outcome.best_accuracy, outcome.best_epoch, outcome.error, outcome.retry, outcome.seconds
+    )
+
+
+def _best_weights(outcome: Outcome, network: Network) -> Weights:
+    if outcome.state == "failed":
+        return {}
+    network.cpu().load_state_dict(outcome.best_weights)
+    return network.weights()

@@ -1,0 +1,169 @@
+"""How a network is trained: the optimiser, the learning rate over time, the loss. Data, no loop.
+
+Three recipes serve a study: `Recipe.search` (knowledge distillation, ESNAC §3.3), `Recipe.final` and `Recipe.teacher`
+(cross entropy). The learning rate is a pure function of the progress through a training, so that a resumed training
+needs to remember nothing about it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+
+from esnac_lib.errors import TrainingError
+
+if TYPE_CHECKING:
+    from esnac_lib.config.study import StudyConfig
+
+Schedule = Literal["constant", "step", "one_cycle", "step_60", "step_53_80"]
+STEPS = {"step": (1 / 3, 2 / 3), "step_60": (30 / 50,), "step_53_80": (80 / 150, 120 / 150)}
+"""Where in a training the learning rate falls to a tenth. The last two are Architecture Compression's (§5.2.1)."""
+_CHOICES = {
+    "optimizer": ("adam", "sgd"),
+    "schedule": get_args(Schedule),
+    "loss": ("distillation", "cross_entropy"),
+}
+WARM_UP = 0.25
+"""The part of a one-cycle training in which the learning rate rises."""
+CLIP_NORM = 2.0
+"""The largest gradient norm in a one-cycle training."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of one training.
+
+    `loss` "distillation" is the mean squared error between the logits of student and teacher, over images and classes
+    (ESNAC §3.3); "cross_entropy" is that of the labels. `reset_batch_norm` starts with fresh batch-norm statistics,
+    as search training does. `weight_decay` is added to the gradient (L2), for Adam too, as in the published program.
+    `clip_norm` is the largest norm of the gradient of all weights together; a longer one is scaled down to it.
+    `label_smoothing` is the share of the labels' weight that all classes get alike, in cross entropy alone.
+
+    Raises:
+        TrainingError: a value that is not allowed, named in the message.
+    """
+
+    epochs: int
+    lr: float
+    batch_size: int = 128
+    optimizer: Literal["adam", "sgd"] = "sgd"
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    schedule: Schedule = "constant"
+    loss: Literal["distillation", "cross_entropy"] = "cross_entropy"
+    augment: bool = False
+    reset_batch_norm: bool = False
+    clip_norm: float = math.inf
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise TrainingError(f"{name} = {value!r} is unknown; choose one of {', '.join(choices)}")
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise TrainingError(f"{name} = {value!r} must be a whole number of at least 1")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise TrainingError(f"lr = {self.lr!r} must be a finite number above 0")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise TrainingError(f"weight_decay = {self.weight_decay!r} must be a finite number of at least 0")
+        if not self.clip_norm > 0:
+            raise TrainingError(f"clip_norm = {self.clip_norm!r} must be above 0; infinity clips nothing")
+        if not 0 <= self.label_smoothing < 1:
+            raise TrainingError(f"label_smoothing = {self.label_smoothing!r} must be at least 0 and below 1")
+        if not 0 <= self.momentum < 1:
+            raise TrainingError(f"momentum = {self.momentum!r} must be at least 0 and below 1")
+
+    @classmethod
+    def search(cls, config: StudyConfig) -> Recipe:
+        """Search training (SPEC §1 [code]): Adam at 1e-3, distillation, batch-norm statistics afresh."""
+        return cls(
+            epochs=config.epochs,
+            lr=1e-3,
+            batch_size=config.batch_size,
+            optimizer="adam",
+            loss="distillation",
+            augment=config.augment,
+            reset_batch_norm=True,
+        )
+
+    @classmethod
+    def final(cls, config: StudyConfig) -> Recipe:
+        """Final training (ESNAC §6.1): cross entropy alone, from the weights of the best search epoch."""
+        return cls._on_labels(config, config.final_epochs, config.final_lr, config.label_smoothing)
+
+    @classmethod
+    def teacher(cls, config: StudyConfig, role: Literal["search", "reference"]) -> Recipe:
+        """The training of a teacher from scratch.
+
+        Students learn the search teacher's logits, which smoothed labels would empty of what they say about the other
+        classes (Müller, Kornblith and Hinton, 2019): its labels stay sharp.
+        """
+        smoothing = config.label_smoothing if role == "reference" else 0.0
+        return cls._on_labels(config, config.teacher_epochs, config.teacher_lr, smoothing)
+
+    @classmethod
+    def _on_labels(cls, config: StudyConfig, epochs: int, lr: float, label_smoothing: float) -> Recipe:
+        """One-cycle trainings are clipped, of teachers and students alike; the published step schedule is not.
+
+        A student that lost its batch norms can be thrown out of a good minimum by the high middle of a one-cycle
+        training: one on digits ended at 30 % test accuracy so, and at 98 % with clipping.
+        """
+        return cls(
+            epochs=epochs,
+            lr=lr,
+            batch_size=config.batch_size,
+            schedule=config.schedule,
+            augment=config.augment,
+            clip_norm=CLIP_NORM if config.schedule == "one_cycle" else math.inf,
+            label_smoothing=label_smoothing,
+        )
+
+    @property
+    def nesterov(self) -> bool:
+        """Whether SGD looks ahead: in a one-cycle training with momentum."""
+        return self.schedule == "one_cycle" and self.momentum > 0
+
+    def lr_at(self, progress: float) -> float:
+        """The learning rate where `progress` in [0, 1] of all batches is done.
+
+        constant: `lr`. step: `lr`, a tenth of it from 1/3 on, a hundredth from 2/3 on; step_60, step_53_80: the same
+        from 60 %, from 53 and 80 % on. one_cycle: up in a straight line from 0 to `lr` over the first quarter, then
+        down in a straight line to 0.
+        """
+        if not 0 <= progress <= 1:
+            raise TrainingError(f"progress = {progress!r} must be between 0 and 1")
+        if self.schedule == "constant":
+            return self.lr
+        if self.schedule in STEPS:
+            # The boundaries are compared with the fractions themselves, so that no rounding moves them.
+            return self.lr * (1.0, 0.1, 0.01)[sum(progress >= boundary for boundary in STEPS[self.schedule])]
+        return self.lr * min(progress / WARM_UP, (1 - progress) / (1 - WARM_UP))
+
+    def make_optimizer(self, parameters: Iterable[torch.nn.Parameter], recorded: bool = False) -> torch.optim.Optimizer:
+        """The optimiser over `parameters`, fused.
+
+        Fused is some five times as fast as the plain form on one CPU core too (20 convolutions of 16 filters: Adam
+        0.23 against 1.09 ms a step, SGD 0.08 against 0.45 ms). For steps that are `recorded` the learning rate is a
+        tensor beside the parameters.
+        """
+        parameters = list(parameters)
+        lr: float | torch.Tensor = self.lr
+        if recorded and parameters:
+            lr = torch.tensor(self.lr, dtype=torch.float32, device=parameters[0].device)
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=lr, weight_decay=self.weight_decay, fused=True, capturable=recorded)
+        return torch.optim.SGD(
+            parameters,
+            lr=lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+            fused=True,
+        )

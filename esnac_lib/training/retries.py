@@ -1,0 +1,49 @@
+"""A group that the machine cannot train whole is trained in halves, those in halves, and at last one by one.
+
+A student becomes the same in any company (`trainer`), so that a group may be divided as memory asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from esnac_lib.architecture.network import Network
+from esnac_lib.training.trainee import Outcome, Trainee
+
+RETRIES = 2
+"""How often at least a training is tried again that met a fault of the machine."""
+
+
+def train_splitting(
+    networks: Mapping[str, Callable[[], Network]],
+    train_group: Callable[[Sequence[Trainee]], Mapping[str, Outcome]],
+) -> Iterator[tuple[Outcome, Network]]:
+    """Trains a group; whom a fault of the machine stopped is tried again in groups of half the size.
+
+    Each outcome is told, with its network, as soon as it is final. One that is still a fault of the machine was met
+    twice by a student alone.
+
+    Args:
+        networks: by key, what makes the network with the weights that its training starts from.
+        train_group: trains trainees and tells what became of each by its key.
+    """
+    left, sizes = list(networks), _sizes(len(networks))
+    for number, size in enumerate(sizes, start=1):
+        again: list[str] = []
+        for start in range(0, len(left), size):
+            group = {key: networks[key]() for key in left[start : start + size]}
+            outcomes = train_group([Trainee(key, network) for key, network in group.items()])
+            for key, network in group.items():
+                if outcomes[key].retry and number < len(sizes):
+                    again.append(key)
+                else:
+                    yield outcomes[key], network
+        left = again
+
+
+def _sizes(count: int) -> list[int]:
+    """The sizes of the groups from one attempt to the next: 8, 4, 2, 1, 1; 2, 1, 1; 1, 1, 1."""
+    sizes = [count]
+    while sizes[-1] > 1:
+        sizes.append((sizes[-1] + 1) // 2)
+    return sizes + [1] * max(1, 1 + RETRIES - len(sizes))
