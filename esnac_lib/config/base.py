@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from esnac_lib.config.registry import nearest
 from esnac_lib.errors import ConfigError
+
+KERNEL_LOSSES = ("posterior", "marginal", "euclidean")
 
 _IPYTHON_NAMES = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open", "display"})
 
@@ -38,6 +40,11 @@ class FlatConfig(BaseModel):
         return cls.model_validate(dict(values))
 
     @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> Self:
+        """The config that a ledger stores, also one of an earlier version. Raises `ConfigError`."""
+        return cls.from_dict(upgraded(stored))
+
+    @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
         """The config that a notebook's parameters make; `namespace` is its `globals()`.
 
@@ -47,7 +54,7 @@ class FlatConfig(BaseModel):
         return cls.from_dict({name: value for name, value in namespace.items() if _is_parameter(cls, name, value)})
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise ConfigError(f"{name} = {_show(value)}: a config does not change; make a new one with the other value")
+        raise ConfigError(f"{name} = {show(value)}: a config does not change; make a new one with the other value")
 
     @model_validator(mode="wrap")
     @classmethod
@@ -56,7 +63,7 @@ class FlatConfig(BaseModel):
             return validate(values)._check_together()
         except ValidationError as error:
             faults = error.errors(include_url=False)
-        others = [_show(fault["loc"][0]).strip("'") for fault in faults[1:]]
+        others = [show(fault["loc"][0]).strip("'") for fault in faults[1:]]
         more = f" ({len(others)} more wrong: {', '.join(others)})" if others else ""
         raise ConfigError(_explain(cls, faults[0]) + more)
 
@@ -69,13 +76,18 @@ def folder_name(value: str, parts: int = 1, more: str = "") -> str:
     """The value of a parameter `study`, made of names of folders. Raises ValueError, for pydantic to tell."""
     if not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", part) for part in value.split("/", parts - 1)):
         allowed = "1 to 100 letters, digits, '-', '_' and '.' are allowed, the first a letter, digit or '_'"
-        raise ValueError(f"study = {_show(value)} is no name of a folder: {allowed}{more}")
+        raise ValueError(f"study = {show(value)} is no name of a folder: {allowed}{more}")
     return value
 
 
-def nearest(name: str, names: Collection[str]) -> str:
-    """The one of `names` that looks most like `name`, whatever the case; the first of equals."""
-    return max(names, key=lambda other: SequenceMatcher(None, name.lower(), other.lower()).ratio())
+def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters that a ledger of an earlier version stores, by the names that they have today."""
+    values = dict(stored)
+    if "beside" in values:
+        values["compare_with"] = values.pop("beside")
+    if values.get("objective") in KERNEL_LOSSES:
+        values["kernel_loss"] = values.pop("objective")
+    return values
 
 
 def _is_parameter(config: type[FlatConfig], name: str, value: Any) -> bool:
@@ -92,22 +104,22 @@ def _explain(config: type[FlatConfig], fault: ErrorDetails) -> str:
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     if not fault["loc"]:
-        return f"{_show(fault['input'])} is no set of parameters: a dict of names and values is allowed"
+        return f"{show(fault['input'])} is no set of parameters: a dict of names and values is allowed"
     name, value = str(fault["loc"][0]), fault["input"]
     if fault["type"] == "extra_forbidden":
         known = nearest(name, config.model_fields)
         advice = f"the nearest known one is {known!r}; see the cell tagged parameters"
-        return f"unknown parameter {_show(name)} (= {_show(value)}): {advice}"
+        return f"unknown parameter {show(name)} (= {show(value)}): {advice}"
     if fault["type"] == "literal_error" and isinstance(value, str):
-        return _unknown_choice(f"{name} = {_show(value)}", value, get_args(config.model_fields[name].annotation))
+        return unknown_choice(f"{name} = {show(value)}", value, get_args(config.model_fields[name].annotation))
     allowed, hint = _allowed(config, name), _hint(config, name, value)
     limits = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
     if fault["type"] in limits:
-        return f"{name} = {_show(value)} is out of range: {allowed} is allowed"
-    return f"{name} = {_show(value)} is of the wrong type ({type(value).__name__}): {allowed} is allowed{hint}"
+        return f"{name} = {show(value)} is out of range: {allowed} is allowed"
+    return f"{name} = {show(value)} is of the wrong type ({type(value).__name__}): {allowed} is allowed{hint}"
 
 
-def _unknown_choice(given: str, value: str, choices: Sequence[str], listed: Sequence[str] = ()) -> str:
+def unknown_choice(given: str, value: str, choices: Sequence[str], listed: Sequence[str] = ()) -> str:
     return f"{given} is unknown: allowed are {', '.join(listed or choices)}; did you mean {nearest(value, choices)!r}?"
 
 
@@ -150,7 +162,7 @@ def _hint(config: type[FlatConfig], name: str, value: Any) -> str:
     return ""
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
     """A value in one short line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from esnac_lib.config.base import FlatConfig, folder_name, nearest
+from esnac_lib.config.base import FlatConfig, folder_name
+from esnac_lib.config.registry import nearest
 from esnac_lib.config.study import DATASETS, TEACHERS
 
 CPU_OR_CUDA = ("cpu", "cuda")

@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from esnac_lib.config.base import nearest
 from esnac_lib.config.experiment import Changes, ExperimentConfig
+from esnac_lib.config.registry import nearest
 from esnac_lib.config.study import PRESETS, StudyConfig
 from esnac_lib.errors import ConfigError
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from esnac_lib.config.base import FlatConfig, nearest
+from esnac_lib.config.base import FlatConfig
+from esnac_lib.config.registry import nearest
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
 
@@ -113,7 +114,7 @@ class CompressionConfig(FlatConfig):
     stop_after: Annotated[
         Literal["architectures", "codec", "compression", "final", "baselines"], Field(description="last stage to do")
     ] = "baselines"
-    beside: Annotated[str, Field(description="other studies to show in the same figures, with commas")] = ""
+    compare_with: Annotated[str, Field(description="other studies to show in the same figures, with commas")] = ""
 
     @property
     def baseline_names(self) -> tuple[str, ...]:
@@ -126,9 +127,9 @@ class CompressionConfig(FlatConfig):
         return tuple(float(text) for text in self.widths.split(",") if text.strip())
 
     @property
-    def beside_names(self) -> tuple[str, ...]:
+    def compared_names(self) -> tuple[str, ...]:
         """The names of the studies to show beside this one."""
-        return self.study_config.beside_names
+        return self.study_config.compared_names
 
     @property
     def study_config(self) -> StudyConfig:
@@ -172,7 +173,7 @@ class CompressionConfig(FlatConfig):
 
 _SHARED = (
     "study", "teacher", "dataset", "data_root", "K", "batch_size", "validation", "search_images", "augment",
-    "final_epochs", "final_lr", "seed", "device", "max_minutes", "beside",
+    "final_epochs", "final_lr", "seed", "device", "max_minutes", "compare_with",
 )  # fmt: skip
 
 _DEFINE_THE_TRIALS = (

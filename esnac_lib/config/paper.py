@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from esnac_lib.config.base import nearest
 from esnac_lib.config.experiment import Changes, ExperimentConfig, Tables
+from esnac_lib.config.registry import nearest
 from esnac_lib.config.study import OPERATORS, TEACHERS, StudyConfig
 from esnac_lib.errors import ConfigError
 
@@ -26,7 +26,7 @@ class AblationsConfig(ExperimentConfig):
     changes one of them. A variant that stands in several tables is run once.
     """
 
-    varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "operators", "objective", "acquisition")
+    varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "operators", "kernel_loss", "acquisition")
 
     study: Annotated[str, Field(description="name of the experiment, and of its folder in outputs")] = "ablations"
     kernels: Annotated[str, Field(description="numbers of kernels to compare, with commas")] = "1,2,4"
@@ -48,8 +48,8 @@ class AblationsConfig(ExperimentConfig):
             "remove_shrink": {"operators": WITHOUT_SKIPS},
             "evolution_K1": {"acquisition": "evolution", **self._kernels(1)},
             f"evolution_K{self.K}": {"acquisition": "evolution"},
-            "marginal": {"objective": "marginal"},
-            "euclidean": {"objective": "euclidean"},
+            "marginal": {"kernel_loss": "marginal"},
+            "euclidean": {"kernel_loss": "euclidean"},
         }
         settings |= {f"K{count}": self._kernels(count) for count in (1, self.K, *self._counts())}
         wanted = dict.fromkeys(variant for rows in self.tables().values() for variant in rows.values())

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from esnac_lib.config.base import FlatConfig, _show, _unknown_choice, folder_name
+from esnac_lib.config.base import FlatConfig, folder_name, show, unknown_choice, upgraded
 from esnac_lib.errors import ConfigError
 
 OPERATORS = ("remove", "shrink", "skip")
@@ -69,7 +69,16 @@ AS_PUBLISHED: dict[str, Any] = {"keep": "first"} | {
 """What parameters beyond the ESNAC paper are in it, in each of its tables. (Table 6 varies the acquisition.)"""
 
 RESULT_FREE = frozenset(
-    {"device", "evaluator", "ray_address", "students_per_gpu", "data_root", "max_minutes", "student_minutes", "beside"}
+    {
+        "device",
+        "evaluator",
+        "ray_address",
+        "students_per_gpu",
+        "data_root",
+        "max_minutes",
+        "student_minutes",
+        "compare_with",
+    }
 )
 """Parameters that no result depends on: they may change when a study is resumed. (`steps` may grow.)"""
 
@@ -107,7 +116,7 @@ class StudyConfig(FlatConfig):
     sampling: Sampling = "paper"
     first: First = "random"
     surrogate: Learned = "f"
-    objective: Annotated[
+    kernel_loss: Annotated[
         Literal["posterior", "marginal", "euclidean"], Field(description="what an embedding is learned by")
     ] = "posterior"
     acquisition: Acquisition = "random"
@@ -146,7 +155,7 @@ class StudyConfig(FlatConfig):
     student_minutes: Annotated[
         float, Field(ge=0, description="longest that a student may train in the search; 0: no limit")
     ] = 0.0
-    beside: Annotated[str, Field(description="other studies to show in the same figures, with commas")] = ""
+    compare_with: Annotated[str, Field(description="other studies to show in the same figures, with commas")] = ""
 
     @property
     def num_evaluations(self) -> int:
@@ -167,9 +176,9 @@ class StudyConfig(FlatConfig):
         return mean, std
 
     @property
-    def beside_names(self) -> tuple[str, ...]:
-        """The names of the studies to show beside this one."""
-        return tuple(name.strip() for name in self.beside.split(",") if name.strip())
+    def compared_names(self) -> tuple[str, ...]:
+        """The names of the studies to show in the same figures."""
+        return tuple(name.strip() for name in self.compare_with.split(",") if name.strip())
 
     def difference(self, other: StudyConfig) -> list[tuple[str, Any, Any]]:
         """(name, mine, theirs) for each parameter that defines a result and differs. The study's name does not."""
@@ -186,10 +195,10 @@ class StudyConfig(FlatConfig):
         if ":" in value:
             if not re.fullmatch(r"([A-Za-z_][\w.]*|.*\.py):[A-Za-z_]\w*", value):
                 form = "'package.module:callable' and 'path/to/file.py:callable' are allowed"
-                raise ValueError(f"teacher = {_show(value)} names no callable: {form}")
+                raise ValueError(f"teacher = {show(value)} names no callable: {form}")
         elif value not in TEACHERS:
             listed = (*_NAMED_TEACHERS, "shufflenet_<0.5|1.0|1.5>x_g<1|2|3|4|8>", "module:callable")
-            raise ValueError(_unknown_choice(f"teacher = {_show(value)}", value, TEACHERS, listed))
+            raise ValueError(unknown_choice(f"teacher = {show(value)}", value, TEACHERS, listed))
         return value
 
     @field_validator("dataset")
@@ -197,7 +206,7 @@ class StudyConfig(FlatConfig):
     def _check_dataset(cls, value: str) -> str:
         if value not in DATASETS and not (value.endswith(".npz") and Path(value).stem != ".npz"):
             listed = (*DATASETS, "a path that ends in .npz")
-            raise ValueError(_unknown_choice(f"dataset = {_show(value)}", value, DATASETS, listed))
+            raise ValueError(unknown_choice(f"dataset = {show(value)}", value, DATASETS, listed))
         return value
 
     @field_validator("teacher_options")
@@ -206,9 +215,9 @@ class StudyConfig(FlatConfig):
         try:
             options = json.loads(value or "{}")
         except ValueError as error:
-            raise ValueError(f"teacher_options = {_show(value)} is no JSON: {error}") from None
+            raise ValueError(f"teacher_options = {show(value)} is no JSON: {error}") from None
         if not isinstance(options, dict):
-            raise ValueError(f'teacher_options = {_show(value)}: a JSON object like {{"num_classes": 10}} is allowed')
+            raise ValueError(f'teacher_options = {show(value)}: a JSON object like {{"num_classes": 10}} is allowed')
         return json.dumps(options) if value else ""
 
     @field_validator("teacher_weights")
@@ -216,7 +225,7 @@ class StudyConfig(FlatConfig):
     def _check_teacher_weights(cls, value: str) -> str:
         if value and not value.endswith(".safetensors"):
             form = "a .safetensors file is allowed, as safetensors.torch.save_file(net.state_dict(), path) writes it"
-            raise ValueError(f"teacher_weights = {_show(value)}: {form}")
+            raise ValueError(f"teacher_weights = {show(value)}: {form}")
         return value
 
     @field_validator("image_channels")
@@ -235,7 +244,7 @@ class StudyConfig(FlatConfig):
             mean, std = [], []
         if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
             form = "mean/std is allowed, a number a channel, std above 0: '0.485,0.456,0.406/0.229,0.224,0.225'"
-            raise ValueError(f"normalise = {_show(value)}: {form}")
+            raise ValueError(f"normalise = {show(value)}: {form}")
         return value
 
     @field_validator("operators")
@@ -243,10 +252,10 @@ class StudyConfig(FlatConfig):
     def _check_operators(cls, value: str) -> str:
         names = [name.strip() for name in value.split(",")]
         if not any(names):
-            raise ValueError(f"operators = {_show(value)} is empty: at least one of {', '.join(OPERATORS)} is needed")
+            raise ValueError(f"operators = {show(value)} is empty: at least one of {', '.join(OPERATORS)} is needed")
         for name in names:
             if name not in OPERATORS:
-                raise ValueError(_unknown_choice(f"operators = {_show(value)}: {_show(name)}", name, OPERATORS))
+                raise ValueError(unknown_choice(f"operators = {show(value)}: {show(name)}", name, OPERATORS))
         return ",".join(name for name in OPERATORS if name in names)
 
     @field_validator("device")
@@ -254,7 +263,7 @@ class StudyConfig(FlatConfig):
     def _check_device(cls, value: str) -> str:
         if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
             listed = ("auto", "cpu", "cuda", "cuda:N")
-            raise ValueError(_unknown_choice(f"device = {_show(value)}", value, (*listed[:3], "cuda:0"), listed))
+            raise ValueError(unknown_choice(f"device = {show(value)}", value, (*listed[:3], "cuda:0"), listed))
         return value
 
     def _check_together(self) -> StudyConfig:
@@ -306,17 +315,15 @@ def check_resume(old: Mapping[str, Any], new: StudyConfig) -> None:
     """
     defaults = {name: field.default for name, field in StudyConfig.model_fields.items()}
     wrong = []
-    for name, stored, given in _differences({**defaults, **old}, new.to_dict()):
+    for name, stored, given in _differences({**defaults, **upgraded(old)}, new.to_dict()):
         if name not in defaults:
-            wrong.append(f"{name}: stored {_show(stored)}, given nothing (this version does not know it)")
+            wrong.append(f"{name}: stored {show(stored)}, given nothing (this version does not know it)")
         elif name != "steps":
-            wrong.append(f"{name}: stored {_show(stored)}, given {_show(given)}")
+            wrong.append(f"{name}: stored {show(stored)}, given {show(given)}")
         elif new.sampler == "n2n":
-            wrong.append(
-                f"steps: stored {_show(stored)}, given {_show(given)} (n2n divides its budget into two stages)"
-            )
+            wrong.append(f"steps: stored {show(stored)}, given {show(given)} (n2n divides its budget into two stages)")
         elif not (isinstance(stored, int) and stored < given):
-            wrong.append(f"steps: stored {_show(stored)}, given {_show(given)} (it may only grow)")
+            wrong.append(f"steps: stored {show(stored)}, given {show(given)} (it may only grow)")
     if wrong:
         advice = "use another study name or give the stored value back"
         raise ConfigError(f"study {new.study!r} was started with other parameters: {'; '.join(wrong)}; {advice}")

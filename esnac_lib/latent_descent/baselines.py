@@ -211,7 +211,7 @@ class Baselines:
                 "final": "none",
                 "top": config.n2n_steps * config.K,
                 "baseline": False,
-                "beside": "",
+                "compare_with": "",
             }
         )
         study = Study(asked, self.progress, self.stage.recipe)

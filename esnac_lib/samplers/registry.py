@@ -22,7 +22,7 @@ SAMPLERS: dict[str, Callable[[SearchSpace, StudyConfig], Sampler]] = {
     "esnac": lambda space, config: EsnacSampler(
         space,
         config.seed,
-        KernelSettings(objective=config.objective, subset_probability=config.subset),
+        KernelSettings(objective=config.kernel_loss, subset_probability=config.subset),
         config.acquisition,
         config.candidates,
         first=config.first,

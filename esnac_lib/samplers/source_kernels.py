@@ -40,14 +40,14 @@ def kernel_folder(study: str) -> Path:
 def learn_source_kernels(study: str, count: int) -> None:
     """Learn `count` kernels on the observations of a study, and save them with what they were learned on."""
     ledger = Ledger(outputs_root() / study / "ledger.sqlite", read_only=True)
-    config = StudyConfig.from_dict(ledger.config)
+    config = StudyConfig.from_stored(ledger.config)
     told = told_trials(ledger)
     if len(told) < config.num_evaluations:
         raise ConfigError(
             f"source = {study!r} has evaluated {len(told)} of its {config.num_evaluations} architectures: finish it"
         )
     teacher = Architecture.from_json(ledger.results("teacher")["search"]["architecture"])
-    settings = KernelSettings(objective=config.objective, subset_probability=config.subset)
+    settings = KernelSettings(objective=config.kernel_loss, subset_probability=config.subset)
     sampler = EsnacSampler(SearchSpace(teacher, config.operator_names), config.seed, settings)
     sampler.tell(told)
     learned_on = {
@@ -58,6 +58,6 @@ def learn_source_kernels(study: str, count: int) -> None:
         "operators": config.operators,
         "seed": config.seed,
         "observations": len(told),
-        "objective": config.objective,
+        "objective": config.kernel_loss,
     }
     save_kernels(kernel_folder(study), sampler.kernels(count), learned_on)

@@ -77,7 +77,7 @@ class SharedEvaluations:
     def _read(self, path: Path) -> None:
         try:
             ledger = Ledger(path, read_only=True)
-            config = StudyConfig.from_dict(ledger.config)
+            config = StudyConfig.from_stored(ledger.config)
             environment = json.loads((path.parent / "environment.json").read_text())
             if training_of(config) != self._wanted or _machine(environment) != self._machine:
                 return

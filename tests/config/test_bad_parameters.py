@@ -23,7 +23,7 @@ WRONG: dict[type, list[Any]] = {
     str: [True, 0, 1.5, math.nan, "no such thing\n", *NOTHING],
 }
 # Whether there is such a folder, study or cluster is told where it is used.
-FREE_TEXTS = {"data_root", "beside", "whole_study", "ray_address"}
+FREE_TEXTS = {"data_root", "compare_with", "whole_study", "ray_address"}
 
 
 def config_of(notebook: Path) -> Any:

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esnac_lib.config import paths
-from esnac_lib.config.base import nearest
 from esnac_lib.config.paths import data_root_of, outputs_root, study_dir
+from esnac_lib.config.registry import nearest
 from esnac_lib.config.study import DATASETS, OPERATORS, RESULT_FREE, TEACHERS, StudyConfig, check_resume
 from esnac_lib.errors import ConfigError
 
@@ -271,7 +271,7 @@ class TestResume:
 
     def test_every_other_field_is_held(self) -> None:
         other: dict[str, Any] = {
-            **{"teacher": "conv7", "dataset": "svhn", "sampler": "random", "objective": "marginal"},
+            **{"teacher": "conv7", "dataset": "svhn", "sampler": "random", "kernel_loss": "marginal"},
             **{"acquisition": "evolution", "final": "paper", "schedule": "step", "operators": "remove"},
             "label_smoothing": 0.1,
             **{"teacher_options": '{"width": 2}', "teacher_weights": "net.safetensors", "normalise": "0.5/0.2"},

@@ -58,7 +58,7 @@ def test_the_ablations_change_one_thing_each() -> None:
         "K1_seed0": {"K", "steps"}, "K2_seed0": {"K", "steps"}, "K4_seed0": {"K", "steps"}, "K16_seed0": {"K", "steps"},
         "remove_seed0": {"operators"}, "remove_shrink_seed0": {"operators"},
         "evolution_K1_seed0": {"K", "steps", "acquisition"}, "evolution_K8_seed0": {"acquisition"},
-        "marginal_seed0": {"objective"}, "euclidean_seed0": {"objective"},
+        "marginal_seed0": {"kernel_loss"}, "euclidean_seed0": {"kernel_loss"},
     }  # fmt: skip
     assert {study.num_evaluations for study in studies(config).values()} == {16}
     assert list(AblationsConfig(parts="objective,kernels", kernels="4").tables()) == ["kernels", "objective"]
@@ -67,7 +67,7 @@ def test_the_ablations_change_one_thing_each() -> None:
 
 
 def test_what_is_varied_cannot_be_given() -> None:
-    assert "this experiment varies 'objective' by itself" in refusal(AblationsConfig, objective="marginal")
+    assert "this experiment varies 'kernel_loss' by itself" in refusal(AblationsConfig, kernel_loss="marginal")
     assert "this experiment varies 'teacher' by itself" in refusal(ShufflenetConfig, teacher="conv7")
     assert "this experiment varies 'operators' by itself" in refusal(TpeConfig, operators="remove")
 

@@ -121,7 +121,7 @@ def collect(root: Path) -> OfflineTable:
         teacher = ledger.results("teacher").get("search")
         if teacher is None or not set(ledger.config) <= set(StudyConfig.model_fields):
             continue
-        config = StudyConfig.from_dict(ledger.config)
+        config = StudyConfig.from_stored(ledger.config)
         problem = _problem(config, teacher)
         problems.setdefault(problem.name, problem)
         for architecture, line in _evaluations(ledger, config, problem, path.parent.relative_to(root).as_posix()):

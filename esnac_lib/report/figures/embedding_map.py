@@ -25,7 +25,7 @@ def embedding_map(record: StudyRecord) -> Figure:
         return style.in_words(figure, "There is no evaluated architecture to embed yet.")
     architectures = [teacher.architecture, *map(Architecture.from_json, told["architecture"])]
     f = np.array([0.0, *told["f"]])
-    places, explained = principal_plane(embed(architectures, f, record.config.objective, record.config.seed))
+    places, explained = principal_plane(embed(architectures, f, record.config.kernel_loss, record.config.seed))
     axes = figure.add_subplot()
     complete = (told["state"] == "complete").to_numpy()
     order = 1 + np.flatnonzero(complete)[np.argsort(f[1:][complete], kind="stable")]  # the best on top
@@ -43,7 +43,7 @@ def embedding_map(record: StudyRecord) -> Figure:
         axes,
         xlabel=f"first principal component ({explained[0]:.1%} of the variance)",
         ylabel=f"second principal component ({explained[1]:.1%})",
-        title=f"{len(told)} architectures by one kernel learned on all of them ({record.config.objective})",
+        title=f"{len(told)} architectures by one kernel learned on all of them ({record.config.kernel_loss})",
     )
     axes.margins(0.08)
     if complete.any():

@@ -74,7 +74,7 @@ def _esnac_row(papers: Mapping[str, Any], setting: Mapping[str, Any], config: St
         return ("Table 1, random search", setting["random_search"]) if config.operators == FULL else None
     if any(getattr(config, name) != value for name, value in AS_PUBLISHED.items()):
         return "Table 1, Ours", setting["esnac"]
-    plain = (config.objective, config.acquisition) == ("posterior", "random")
+    plain = (config.kernel_loss, config.acquisition) == ("posterior", "random")
     if config.operators == "remove" and plain and "esnac_removal" in setting:
         return "Table 1, removal only", setting["esnac_removal"]
     if config.dataset == "cifar100" and config.operators == "remove,shrink" and plain:
@@ -86,9 +86,9 @@ def _esnac_row(papers: Mapping[str, Any], setting: Mapping[str, Any], config: St
         return "Table 1, Ours", setting["esnac"]
     if config.dataset == "cifar100" and config.acquisition == "random":
         table = papers["table8"].get(config.teacher, {})
-        return (f"Table 8, {config.objective}", table[config.objective]) if config.objective in table else None
+        return (f"Table 8, {config.kernel_loss}", table[config.kernel_loss]) if config.kernel_loss in table else None
     evolved = papers["table6"].get(f"EA_K{config.K}")
-    if (config.dataset, config.teacher, config.objective) == ("cifar100", "resnet34", "posterior") and evolved:
+    if (config.dataset, config.teacher, config.kernel_loss) == ("cifar100", "resnet34", "posterior") and evolved:
         return f"Table 6, evolution, K = {config.K}", evolved
     return None
 

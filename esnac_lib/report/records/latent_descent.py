@@ -165,7 +165,7 @@ def read_compression(study: str | Path) -> CompressionRecord:
     trials["note"] = pd.Series(notes, dtype=object)
     trials["source"] = [note["source"] for note in notes]
     trials["length"] = [len(note["sequence"]) for note in notes]
-    config = CompressionConfig.from_dict(ledger.config)
+    config = CompressionConfig.from_stored(ledger.config)
     return CompressionRecord(path.resolve(), config, trials, ledger.epochs(), results, _environment(path))
 
 

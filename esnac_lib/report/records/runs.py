@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from esnac_lib.config.base import upgraded
 from esnac_lib.config.latent_descent import CompressionConfig
 from esnac_lib.config.study import PRESETS, RESULT_FREE, StudyConfig
 from esnac_lib.errors import LedgerError
@@ -28,7 +29,7 @@ COMPRESSION = "architecture compression"
 
 _NO_PROTOCOL = RESULT_FREE | {"study", "seed"}
 _DEFAULTS = {name: field.default for name, field in StudyConfig.model_fields.items()}
-_SEARCH = ("operators", "grouping", "keep", "objective", *PRESETS["paper"])
+_SEARCH = ("operators", "grouping", "keep", "kernel_loss", *PRESETS["paper"])
 """Parameters of a search that are told where they are not at their defaults."""
 TEACHER_PARAMETERS = (
     "teacher", "dataset", "teacher_epochs", "teacher_lr", "batch_size", "augment", "schedule", "validation",
@@ -185,9 +186,10 @@ def _read(path: Path, root: Path) -> Run:
 
 def _parameters(stored: Mapping[str, Any]) -> dict[str, Any]:
     """All parameters of a study, those that it does not know at their defaults."""
+    stored = upgraded(stored)
     if "target_times" not in stored:
         return {**_DEFAULTS, **stored}
-    shared = CompressionConfig.from_dict(dict(stored)).study_config
+    shared = CompressionConfig.from_dict(stored).study_config
     return {**shared.to_dict(), **stored, "sampler": COMPRESSION}
 
 

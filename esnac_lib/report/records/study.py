@@ -230,7 +230,7 @@ def record_of(ledger: Ledger) -> StudyRecord:
     """What an open ledger says at this moment."""
     # results first: whatever they speak of was recorded before them, should the study be running
     results = {kind: ledger.results(kind) for kind in KINDS}
-    config = StudyConfig.from_dict(ledger.config)
+    config = StudyConfig.from_stored(ledger.config)
     folder = ledger.path.resolve().parent
     return StudyRecord(folder, config, ledger.trials(), ledger.epochs(), results, _environment(folder))
 

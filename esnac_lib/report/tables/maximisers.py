@@ -50,7 +50,7 @@ def _lines(space: SearchSpace, record: StudyRecord, observed: pd.DataFrame, kern
     from esnac_lib.surrogate.maximisers import maximise_by_evolution, maximise_by_sampling, scorer
 
     config, size = record.config, len(observed)
-    settings = KernelSettings(objective=config.objective)
+    settings = KernelSettings(objective=config.kernel_loss)
     known = [Outline.of(space.teacher)]
     known += [Outline.of(Architecture.from_json(text)) for text in observed["architecture"]]
     values = [0.0, *observed["f"]]

@@ -1,0 +1,96 @@
+"""Registries: what a researcher adds to the library (a sampler, an operator, an objective, a teacher, a data set).
+
+    from esnac_lib.samplers import SAMPLERS, SamplerEntry
+
+    SAMPLERS.register(SamplerEntry("mine", ...))       # from now on StudyConfig(sampler="mine") is valid
+
+Each registry is the only list of its kind, and lives in the package of what it lists. The parameters are checked below
+those packages, which they do not import: `registry` finds a registry by the name of its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import SequenceMatcher
+from importlib import import_module
+from typing import Any, Generic, Protocol, TypeVar
+
+from esnac_lib.errors import ConfigError
+
+_HOMES = {
+    "sampler": ("esnac_lib.samplers.registry", "SAMPLERS"),
+    "operator": ("esnac_lib.space.registry", "OPERATORS"),
+    "objective": ("esnac_lib.objective", "OBJECTIVES"),
+    "teacher": ("esnac_lib.teachers.registry", "TEACHERS"),
+    "dataset": ("esnac_lib.data.registry", "DATASETS"),
+}
+
+
+class Entry(Protocol):
+    """A row of a registry."""
+
+    @property
+    def name(self) -> str:
+        """What a config calls it."""
+        ...
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class Registry(Mapping[str, E], Generic[E]):
+    """An ordered table of entries by name.
+
+    Args:
+        kind: What is listed, in one word, as the config's parameter calls it.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, E] = {}
+
+    def register(self, entry: E) -> E:
+        """Add an entry, and return it.
+
+        Raises:
+            ConfigError: The name is taken by another entry.
+        """
+        if self._entries.setdefault(entry.name, entry) is not entry:
+            raise ConfigError(f"{self.kind} {entry.name!r} is registered already: give the new one another name")
+        return entry
+
+    def unregister(self, name: str) -> None:
+        """Take an entry out again; nothing happens where there is none."""
+        self._entries.pop(name, None)
+
+    def __getitem__(self, name: str) -> E:
+        """The entry of that name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"Registry({self.kind}: {', '.join(self)})"
+
+
+def registry(kind: str) -> Registry[Any]:
+    """The registry of a kind of extension, filled with what the library brings; PyTorch is not loaded.
+
+    Args:
+        kind: "sampler", "operator", "objective", "teacher" or "dataset".
+    """
+    home, name = _HOMES[kind]
+    return getattr(import_module(home), name)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The one of `names` that looks most like `name`, whatever the case; the first of equals."""
+    return max(names, key=lambda other: SequenceMatcher(None, name.lower(), other.lower()).ratio())
