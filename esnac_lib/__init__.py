@@ -36,10 +36,11 @@ _HOME = {
     "inherit": "architecture",
     "largest_first": "space",
     "load_dataset": "data",
-    "prove": "space",
+    "verify": "space",
     "teacher": "teachers",
     "trace": "architecture",
 }
+_FORMER = {"prove": "verify"}  # names of earlier versions
 _MODULES = {
     "export": "architecture.export",
     "monitor": "report.live",
@@ -51,6 +52,7 @@ __all__ = [*_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
+    name = _FORMER.get(name, name)
     if name in _HOME:
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     if name in _MODULES:

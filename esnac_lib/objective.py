@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from esnac_lib.config.registry import Registry
+
 
 def objective(params: float, teacher_params: float, accuracy: float, teacher_accuracy: float) -> float:
     """f(x) = C (2 − C) · A(x) / A(teacher) with C = 1 − params(x) / params(teacher). The teacher itself has f = 0.
@@ -21,3 +25,14 @@ def gain(params: float, teacher_params: float) -> float:
 def compression_ratio(params: float, teacher_params: float) -> float:
     """C: the share of the teacher's parameters that is gone."""
     return 1 - params / teacher_params
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A row of the registry of objectives."""
+
+    name: str
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective")
+OBJECTIVES.register(Objective("params"))

@@ -29,9 +29,9 @@ PARAMS = sorted((ROOT / "params").glob("*.yaml"))
 LOCK = ROOT / "requirements.lock"
 
 FLOORS = {
-    1: "errors seeding objective",
+    1: "errors seeding",
     2: "architecture config ledger files",
-    3: "space data",
+    3: "space data objective",
     4: "surrogate teachers",
     5: "samplers training",
     6: "study",

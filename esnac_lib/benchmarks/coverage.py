@@ -28,7 +28,7 @@ from esnac_lib.config.paths import outputs_root
 from esnac_lib.errors import ConfigError, EsnacError
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.search_space import SearchSpace
-from esnac_lib.space.verification import prove, prove_teacher
+from esnac_lib.space.verification import verify, verify_teacher
 
 FOURFOLD = 4.0
 MOSTLY = 0.9
@@ -129,16 +129,16 @@ def _prove(module: nn.Module, space: SearchSpace, weights: Weights, students: in
     """How many students were proved, how many times smaller the smallest is, and the first failure."""
     proved, times = 0, 1.0
     try:
-        prove_teacher(module, space, weights, seed=seed)
+        verify_teacher(module, space, weights, seed=seed)
         for index in range(students):
             decisions = space.sample(make_rng(seed, "survey", index))
             student = space.apply(decisions)
-            prove(student, weights, seed=seed)
+            verify(student, weights, seed=seed)
             proved += 1
             times = max(times, space.teacher.num_params / student.num_params)
         if times < FOURFOLD:
             quarter = space.apply(space.narrow(int(space.teacher.num_params / FOURFOLD / 1.05)))
-            prove(quarter, weights, seed=seed)
+            verify(quarter, weights, seed=seed)
             times = max(times, space.teacher.num_params / quarter.num_params)
     except (EsnacError, RuntimeError) as error:
         return proved, times, _one_line(error)

@@ -26,10 +26,10 @@ from esnac_lib.architecture.encoding import encode
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.benchmarks.slow_proposing import SlowKernel, new_candidate, with_gaps
-from esnac_lib.samplers.base import Told
+from esnac_lib.samplers.base import Observation
 from esnac_lib.samplers.esnac import EsnacSampler
 from esnac_lib.seeding import make_rng
-from esnac_lib.space.candidates import Outline, Outliner
+from esnac_lib.space.candidates import Candidate, CandidateMaker
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.surrogate import gp
 from esnac_lib.surrogate.embedding import Embedding, used_columns
@@ -134,9 +134,9 @@ PARTS: dict[str, tuple[Callable[..., Any], Callable[..., Any] | None]] = {
     "learning: backward": (Objectives.backward, None),
     "learning: Adam": (Adam.step, None),
     "candidates: draws": (SearchSpace.sample, None),
-    "candidates: graphs": (Outliner.outline, None),
+    "candidates: graphs": (CandidateMaker.make, None),
     "candidates: canonical order": (canonical_order, None),
-    "candidates: encodings": (Outline.encode, None),
+    "candidates: encodings": (Candidate.encode, None),
     "candidates: embeddings": (Embedding.embed, None),
     "candidates: Gaussian process": (gp.posterior, None),
 }
@@ -232,19 +232,19 @@ class _Bench:
     def __init__(self, case: ProposingCase, larger: _Bench | None = None) -> None:
         self.case = case
         self.space: SearchSpace = larger.space if larger else SearchSpace(_teacher(case))
-        self.told: list[Told] = larger.told[: case.observations] if larger else list(self._observations())
+        self.told: list[Observation] = larger.told[: case.observations] if larger else list(self._observations())
         settings = KernelSettings(max_steps=case.max_steps)
         self.sampler = EsnacSampler(self.space, case.seed, settings, candidates=case.candidates, device=case.device)
         self.sampler.tell(self.told)
 
-    def _observations(self) -> Iterator[Told]:
+    def _observations(self) -> Iterator[Observation]:
         whole = self.space.teacher.num_params
         for index in range(self.case.observations):
             rng = make_rng(self.case.seed, "benchmark-students", index)
             decisions = self.space.sample(rng)
             student = self.space.apply(decisions)
             left, size = len(student.layers) / len(self.space.teacher.layers), student.num_params / whole
-            yield Told(decisions, student, (1 - size) * (1 + size) * min(1.0, 0.4 + left + rng.normal(0, 0.02)))
+            yield Observation(decisions, student, (1 - size) * (1 + size) * min(1.0, 0.4 + left + rng.normal(0, 0.02)))
 
     def slow(self, kernel: Kernel, published: bool) -> _Slow:
         return _Slow(self.space, kernel, len(self.space.teacher.layers) if published else 0)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from esnac_lib.architecture.encoding import encode, encoding_size
 from esnac_lib.architecture.graph import Architecture
-from esnac_lib.samplers.base import Proposal, Told
+from esnac_lib.samplers.base import Observation, Proposal
 from esnac_lib.seeding import derive_seed, make_rng
 from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.search_space import SearchSpace
@@ -98,7 +98,7 @@ class SlowKernel:
 
 
 def slow_ask(
-    space: SearchSpace, told: Sequence[Told], seed: int, n: int, settings: KernelSettings, candidates: int
+    space: SearchSpace, told: Sequence[Observation], seed: int, n: int, settings: KernelSettings, candidates: int
 ) -> list[Proposal]:
     """What `EsnacSampler(space, seed, settings, "random", candidates)` proposes once these trials are told."""
     observed = [trial for trial in told if trial.f is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -119,7 +119,7 @@ def _explain(config: type[FlatConfig], fault: ErrorDetails) -> str:
     return f"{name} = {show(value)} is of the wrong type ({type(value).__name__}): {allowed} is allowed{hint}"
 
 
-def unknown_choice(given: str, value: str, choices: Sequence[str], listed: Sequence[str] = ()) -> str:
+def unknown_choice(given: str, value: str, choices: Iterable[str], listed: Sequence[str] = ()) -> str:
     return f"{given} is unknown: allowed are {', '.join(listed or choices)}; did you mean {nearest(value, choices)!r}?"
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from esnac_lib.config.base import FlatConfig, folder_name
-from esnac_lib.config.registry import nearest
-from esnac_lib.config.study import DATASETS, TEACHERS
+from esnac_lib.config.registry import nearest, registry
 
 CPU_OR_CUDA = ("cpu", "cuda")
 
@@ -47,8 +46,8 @@ class BenchmarksConfig(FlatConfig):
     @field_validator("propose_teacher", "evaluate_teacher", "dataset")
     @classmethod
     def _check_name(cls, value: str, info: ValidationInfo) -> str:
-        known = DATASETS if info.field_name == "dataset" else TEACHERS
-        if value not in known and not (known is DATASETS and value.endswith(".npz")):
+        known = registry("dataset" if info.field_name == "dataset" else "teacher")
+        if value not in known and not (known.kind == "dataset" and value.endswith(".npz")):
             raise ValueError(f"{info.field_name} = {value!r:.200} is unknown: did you mean {nearest(value, known)!r}?")
         return value
 

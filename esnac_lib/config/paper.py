@@ -10,11 +10,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from esnac_lib.config.experiment import Changes, ExperimentConfig, Tables
-from esnac_lib.config.registry import nearest
-from esnac_lib.config.study import OPERATORS, TEACHERS, StudyConfig
+from esnac_lib.config.registry import nearest, registry
+from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
 
-ALL = ",".join(OPERATORS)
+ALL = "remove,shrink,skip"
 WITHOUT_SKIPS = "remove,shrink"
 PARTS = ("kernels", "operators", "acquisition", "objective")
 
@@ -144,8 +144,8 @@ class ShufflenetConfig(ExperimentConfig):
     def _check_together(self) -> ShufflenetConfig:
         for name in ("teachers", "originals"):
             for network in names_in(value := getattr(self, name)):
-                if network not in TEACHERS:
-                    known = f"did you mean {nearest(network, TEACHERS)!r}?"
+                if network not in (teachers := registry("teacher")):
+                    known = f"did you mean {nearest(network, teachers)!r}?"
                     raise ConfigError(f"{name} = {value!r:.200}: {network!r:.60} is unknown; {known}")
         super()._check_together()
         if both := set(names_in(self.teachers)) & set(names_in(self.originals)):

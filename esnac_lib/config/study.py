@@ -16,26 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from esnac_lib.config.base import FlatConfig, folder_name, show, unknown_choice, upgraded
+from esnac_lib.config.registry import registry
 from esnac_lib.errors import ConfigError
-
-OPERATORS = ("remove", "shrink", "skip")
-DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "svhn")
-_ORIGINAL_SHUFFLENETS = tuple(f"shufflenet_{x}x_g{g}" for x in ("0.5", "1.0", "1.5") for g in (1, 2, 3, 4, 8))
-_NAMED_TEACHERS = (
-    "vgg19",
-    "resnet18",
-    "resnet34",
-    "shufflenet",
-    "conv7",
-    "conv7_half",
-    "conv10",
-    "cnn4",
-    "resnet20_s2",
-)
-TEACHERS = (*_NAMED_TEACHERS, *_ORIGINAL_SHUFFLENETS)
 
 Keep = Annotated[
     Literal["first", "norm"], Field(description="filters that shrinking keeps: the first, or those of the largest norm")
@@ -96,10 +81,7 @@ class StudyConfig(FlatConfig):
     data_root: Annotated[str, Field(description="folder of the data sets; empty: data/ in the checkout")] = ""
     normalise: Annotated[str, Field(description="mean/std a channel, as 0.5/0.2; empty: the images' own")] = ""
     image_channels: Annotated[int, Field(ge=0, le=3, description="3: repeat grey images; 0: as they are")] = 0
-    sampler: Annotated[
-        Literal["random", "esnac", "tpe", "tpe_multivariate", "n2n", "evolution", "transfer", "narrow"],
-        Field(description="who proposes architectures"),
-    ] = "esnac"
+    sampler: Annotated[str, Field(description="who proposes architectures")] = "esnac"
     source: Annotated[str, Field(description="study whose kernels propose (sampler transfer), else empty")] = ""
     K: Annotated[int, Field(ge=1, description="kernels, and architectures a step")] = 4
     steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 4
@@ -110,6 +92,7 @@ class StudyConfig(FlatConfig):
     keep: Keep = "first"
     max_params: Annotated[int, Field(ge=0, description="parameters that a student may have; 0: no limit")] = 0
     max_macs: Annotated[int, Field(ge=0, description="multiply-accumulates an image; 0: no limit")] = 0
+    objective: Annotated[str, Field(description="what f makes of a student's accuracy and size")] = "params"
     min_accuracy: Annotated[
         float, Field(ge=0, le=1, description="accuracy that the solution shall keep, a fraction; 0: no demand")
     ] = 0.0
@@ -196,17 +179,20 @@ class StudyConfig(FlatConfig):
             if not re.fullmatch(r"([A-Za-z_][\w.]*|.*\.py):[A-Za-z_]\w*", value):
                 form = "'package.module:callable' and 'path/to/file.py:callable' are allowed"
                 raise ValueError(f"teacher = {show(value)} names no callable: {form}")
-        elif value not in TEACHERS:
-            listed = (*_NAMED_TEACHERS, "shufflenet_<0.5|1.0|1.5>x_g<1|2|3|4|8>", "module:callable")
-            raise ValueError(unknown_choice(f"teacher = {show(value)}", value, TEACHERS, listed))
+        elif value not in (known := registry("teacher")):
+            raise ValueError(
+                unknown_choice(f"teacher = {show(value)}", value, known, (*_short(known), "module:callable"))
+            )
         return value
 
     @field_validator("dataset")
     @classmethod
     def _check_dataset(cls, value: str) -> str:
-        if value not in DATASETS and not (value.endswith(".npz") and Path(value).stem != ".npz"):
-            listed = (*DATASETS, "a path that ends in .npz")
-            raise ValueError(unknown_choice(f"dataset = {show(value)}", value, DATASETS, listed))
+        known = registry("dataset")
+        if value not in known and not (value.endswith(".npz") and Path(value).stem != ".npz"):
+            raise ValueError(
+                unknown_choice(f"dataset = {show(value)}", value, known, (*known, "a path that ends in .npz"))
+            )
         return value
 
     @field_validator("teacher_options")
@@ -250,13 +236,21 @@ class StudyConfig(FlatConfig):
     @field_validator("operators")
     @classmethod
     def _check_operators(cls, value: str) -> str:
-        names = [name.strip() for name in value.split(",")]
+        known, names = registry("operator"), [name.strip() for name in value.split(",")]
         if not any(names):
-            raise ValueError(f"operators = {show(value)} is empty: at least one of {', '.join(OPERATORS)} is needed")
+            raise ValueError(f"operators = {show(value)} is empty: at least one of {', '.join(known)} is needed")
         for name in names:
-            if name not in OPERATORS:
-                raise ValueError(unknown_choice(f"operators = {show(value)}: {show(name)}", name, OPERATORS))
-        return ",".join(name for name in OPERATORS if name in names)
+            if name not in known:
+                raise ValueError(unknown_choice(f"operators = {show(value)}: {show(name)}", name, known))
+        return ",".join(name for name in known if name in names)
+
+    @field_validator("sampler", "objective")
+    @classmethod
+    def _check_registered(cls, value: str, info: ValidationInfo) -> str:
+        known = registry(info.field_name or "")
+        if value not in known:
+            raise ValueError(unknown_choice(f"{info.field_name} = {show(value)}", value, known))
+        return value
 
     @field_validator("device")
     @classmethod
@@ -279,22 +273,10 @@ class StudyConfig(FlatConfig):
             given = f"sampler = {self.sampler!r} and operators = {self.operators!r}"
             allowed = "it is for sampler = 'esnac' or 'evolution' with shrink, else 'random'"
             raise ConfigError(f"first = 'narrowed' with {given}: {allowed}")
-        if self.acquisition == "local" and self.sampler == "transfer":
-            raise ConfigError(
-                "acquisition = 'local' with sampler = 'transfer': it has no observed students to stay near to; "
-                "'random' and 'evolution' are allowed"
-            )
         if self.surrogate != "f" and self.sampler != "esnac":
             given = f"surrogate = {self.surrogate!r} with sampler = {self.sampler!r}"
             raise ConfigError(f"{given}: it is for sampler = 'esnac', else 'f'")
-        if self.sampler == "n2n" and limit:
-            raise ConfigError(f"{limit} = {getattr(self, limit)}: sampler = 'n2n' keeps no limits; leave it 0")
-        if self.sampler == "n2n" and self.operators == "skip":
-            raise ConfigError(
-                "operators = 'skip': sampler = 'n2n' only removes and shrinks; give it one or both of those"
-            )
-        if self.sampler == "narrow" and "shrink" not in self.operator_names:
-            raise ConfigError(f"operators = {self.operators!r}: sampler = 'narrow' only shrinks; add shrink")
+        registry("sampler")[self.sampler].check(self)
         if (self.sampler == "transfer") != bool(self.source):
             allowed = "the study whose kernels propose is allowed with sampler = 'transfer', and nothing otherwise"
             raise ConfigError(f"source = {self.source!r} with sampler = {self.sampler!r}: {allowed}")
@@ -305,6 +287,12 @@ class StudyConfig(FlatConfig):
             allowed = f"at most K * steps = {self.num_evaluations} students are there to choose from"
             raise ConfigError(f"top = {self.top} is out of range: {allowed}")
         return self
+
+
+def _short(teachers: Mapping[str, Any]) -> list[str]:
+    """The names of teachers, the original ShuffleNets in one."""
+    plain = [name for name in teachers if not name.startswith("shufflenet_")]
+    return [*plain, "shufflenet_<0.5|1.0|1.5>x_g<1|2|3|4|8>"]
 
 
 def check_resume(old: Mapping[str, Any], new: StudyConfig) -> None:

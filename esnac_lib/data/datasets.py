@@ -26,30 +26,13 @@ from typing import Any
 
 import numpy as np
 
+from esnac_lib.data.registry import DATASETS, DatasetEntry
 from esnac_lib.data.sources import DEBIAN_FASHION, debian_fashion, digits, download, one_line
 from esnac_lib.errors import DataError
 from esnac_lib.seeding import make_rng
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 DIGITS_TEST = 500
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What is known of a named data set: a file that differs is refused."""
-
-    image_shape: tuple[int, int, int]  # (H, W, C)
-    num_classes: int
-    flip: bool
-
-
-KNOWN: dict[str, _Known] = {
-    "digits": _Known((8, 8, 1), 10, flip=False),
-    "fashion_mnist": _Known((28, 28, 1), 10, flip=True),
-    "cifar10": _Known((32, 32, 3), 10, flip=True),
-    "cifar100": _Known((32, 32, 3), 100, flip=True),
-    "svhn": _Known((32, 32, 3), 10, flip=False),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +104,10 @@ def load_dataset(name: str, root: str | Path = "") -> Dataset:
     folder = default_root() if root == "" else Path(root).expanduser()
     if name.endswith(".npz"):
         return _own_file(name, folder)
-    if name not in KNOWN:
-        near = difflib.get_close_matches(name.lower().replace("-", "_"), KNOWN, n=1, cutoff=0.5)
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), DATASETS, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"no data set {name!r}: allowed are {', '.join(KNOWN)}, or a path that ends in .npz{hint}")
+        raise DataError(f"no data set {name!r}: allowed are {', '.join(DATASETS)}, or a path that ends in .npz{hint}")
     if name == "digits":
         return _digits()
     path = folder / f"{name}.npz"
@@ -160,7 +143,7 @@ def dataset_from_arrays(name: str, arrays: Mapping[str, Any], where: str) -> Dat
     ``where`` is what a message calls the source. Without ``classes`` a user's labels must be 0 … K-1 without a gap, so
     that labels counted from 1 are noticed. Raises `DataError`.
     """
-    known = KNOWN.get(name)
+    known = DATASETS.get(name)
     missing = [key for key in KEYS if key not in arrays]
     if missing:
         raise DataError(
@@ -211,7 +194,7 @@ def _checked_labels(array: Any, part: str, count: int, where: str) -> np.ndarray
     return array.astype(np.int64)
 
 
-def _checked_classes(array: Any, labels: np.ndarray, known: _Known | None, where: str) -> tuple[str, ...]:
+def _checked_classes(array: Any, labels: np.ndarray, known: DatasetEntry | None, where: str) -> tuple[str, ...]:
     """The class names; numbers where the source names none. ``labels`` are the training labels, none negative."""
     if array is not None:
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "US" or array.ndim != 1:
@@ -240,7 +223,9 @@ def _own_file(name: str, folder: Path) -> Dataset:
     path = next((place for place in places if os.path.isfile(place)), None)
     if path is None:
         raise DataError(f"no file {' nor '.join(map(str, places))}; give the path of an .npz with {', '.join(KEYS)}")
-    return dataset_from_arrays(path.stem if path.stem not in KNOWN else f"own-{path.stem}", _read_npz(path), str(path))
+    return dataset_from_arrays(
+        path.stem if path.stem not in DATASETS else f"own-{path.stem}", _read_npz(path), str(path)
+    )
 
 
 def _read_npz(path: Path) -> dict[str, Any]:

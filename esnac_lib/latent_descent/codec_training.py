@@ -149,7 +149,7 @@ def _filters(weight: torch.Tensor) -> list[list[list[float]]]:
 
 
 def _is_held_out(config: CompressionConfig, one: Labelled) -> bool:
-    """Told from the architecture itself, so that it stays in its part when the set grows."""
+    """Observation from the architecture itself, so that it stays in its part when the set grows."""
     return make_rng(config.seed, "held-out", int(one.arch_id[:12], 16)).random() < config.held_out
 
 

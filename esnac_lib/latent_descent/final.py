@@ -22,7 +22,7 @@ from esnac_lib.files import save_weights
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import compression_ratio
 from esnac_lib.seeding import derive_seed
-from esnac_lib.training.callbacks import Watch
+from esnac_lib.training.callbacks import Callbacks
 from esnac_lib.training.final import Finalist, FinalResult, FinalTraining
 from esnac_lib.training.recipes import CLIP_NORM, Recipe
 from esnac_lib.training.teacher import Role, TrainedTeacher, train_teacher
@@ -47,7 +47,12 @@ class FinalStage:
     """
 
     def __init__(
-        self, config: CompressionConfig, data: StudyData, ledger: Ledger, folder: Path, watch: Callable[[str], Watch]
+        self,
+        config: CompressionConfig,
+        data: StudyData,
+        ledger: Ledger,
+        folder: Path,
+        watch: Callable[[str], Callbacks],
     ) -> None:
         self.config, self.data, self.ledger, self.folder, self.watch = config, data, ledger, folder, watch
         self.recipe = final_recipe(config)

@@ -37,7 +37,7 @@ from esnac_lib.latent_descent.trials import Labelled, Trials
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.study.environment import describe_environment
-from esnac_lib.training.callbacks import TrainingStopped, Watch
+from esnac_lib.training.callbacks import Callbacks, TrainingStopped
 from esnac_lib.training.evaluator import LocalEvaluator
 from esnac_lib.training.final import FinalResult
 from esnac_lib.training.progress import Progress, duration
@@ -125,8 +125,8 @@ class CompressionStudy:
     def _should_stop(self, ledger: Ledger) -> bool:
         return time.monotonic() > self._deadline or ledger.stop_requested()
 
-    def _watch(self, ledger: Ledger, phase: str) -> Watch:
-        return Watch(
+    def _watch(self, ledger: Ledger, phase: str) -> Callbacks:
+        return Callbacks(
             on_epoch=lambda key, r: ledger.epoch(phase, key, r.epoch, r.loss, r.accuracy, r.seconds),
             on_batch=self.progress.batch,
             should_stop=partial(self._should_stop, ledger),

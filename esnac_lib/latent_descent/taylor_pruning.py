@@ -23,7 +23,7 @@ from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Network, build, inherit, module_name
 from esnac_lib.data.batches import DeviceData
 from esnac_lib.space.operators import shrink
-from esnac_lib.training.callbacks import NOBODY, Watch
+from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.trainee import Trainee
 from esnac_lib.training.trainer import evaluate, train
@@ -60,7 +60,7 @@ def prune(
     seed: int,
     run: int,
     device: str,
-    watch: Watch = NOBODY,
+    watch: Callbacks = NO_CALLBACKS,
 ) -> Pruned:
     """Prune a trained chain until one of the stop rules holds.
 

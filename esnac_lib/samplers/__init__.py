@@ -8,7 +8,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "base": ["Proposal", "Sampler", "Told"],
+        "base": ["Proposal", "Sampler", "Observation"],
         "esnac": ["EsnacSampler"],
         "evolution": ["EvolutionSampler"],
         "n2n": ["N2nSampler"],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from esnac_lib.samplers.base import Proposal, Told
+from esnac_lib.samplers.base import Observation, Proposal
 from esnac_lib.samplers.random import MAX_DRAWS, random_proposals
 from esnac_lib.samplers.width_scaling import first_proposals
 from esnac_lib.seeding import make_rng
@@ -41,28 +41,28 @@ class EvolutionSampler:
         self.tournament = tournament
         self.crossover = crossover
         self.first = first
-        self._told: list[Told] = []
+        self._observations: list[Observation] = []
 
     def ask(self, n: int) -> list[Proposal]:
         """Up to n proposals. All of them have their parents among the same population, for none is evaluated yet."""
-        alive = [trial for trial in self._told if trial.f is not None][-self.population :]
+        alive = [trial for trial in self._observations if trial.f is not None][-self.population :]
         if len(alive) < self.population:
-            return first_proposals(self.first, self.space, self.seed, self._told, n)
+            return first_proposals(self.first, self.space, self.seed, self._observations, n)
         proposals: list[Proposal] = []
-        seen = {self.space.teacher.arch_id, *(trial.architecture.arch_id for trial in self._told)}
+        seen = {self.space.teacher.arch_id, *(trial.architecture.arch_id for trial in self._observations)}
         for index in range(n):
-            child = self._child(alive, seen, make_rng(self.seed, "evolution", len(self._told), index))
+            child = self._child(alive, seen, make_rng(self.seed, "evolution", len(self._observations), index))
             if child is not None:
                 seen.add(child.architecture.arch_id)
                 proposals.append(child)
         left = n - len(proposals)
-        return proposals + random_proposals(self.space, self.seed, self._told, left, proposals)
+        return proposals + random_proposals(self.space, self.seed, self._observations, left, proposals)
 
-    def tell(self, trials: Sequence[Told]) -> None:
+    def tell(self, trials: Sequence[Observation]) -> None:
         """The trials join the population, and the oldest leave it."""
-        self._told.extend(trials)
+        self._observations.extend(trials)
 
-    def _child(self, alive: Sequence[Told], seen: set[str], rng: np.random.Generator) -> Proposal | None:
+    def _child(self, alive: Sequence[Observation], seen: set[str], rng: np.random.Generator) -> Proposal | None:
         """A new architecture bred from the population; None if many draws bring nothing new."""
         for _ in range(MAX_DRAWS):
             decisions = self._parent(alive, rng)
@@ -74,7 +74,7 @@ class EvolutionSampler:
                 return Proposal(decisions, architecture)
         return None
 
-    def _parent(self, alive: Sequence[Told], rng: np.random.Generator) -> Decisions:
+    def _parent(self, alive: Sequence[Observation], rng: np.random.Generator) -> Decisions:
         """The best of a few that are drawn without replacement; of equals the first drawn."""
         drawn = rng.choice(len(alive), size=min(self.tournament, len(alive)), replace=False)
         return max((alive[int(i)] for i in drawn), key=lambda trial: trial.f or 0.0).decisions

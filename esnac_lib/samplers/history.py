@@ -8,7 +8,7 @@ from typing import Any
 
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.ledger.ledger import Ledger, ProposalRow
-from esnac_lib.samplers.base import Proposal, Told
+from esnac_lib.samplers.base import Observation, Proposal
 from esnac_lib.space.decisions import Decisions
 
 
@@ -29,12 +29,12 @@ def row_of(proposal: Proposal, seconds: float) -> ProposalRow:
     )
 
 
-def told_trials(ledger: Ledger, steps: Collection[int] | None = None) -> list[Told]:
+def observations_of(ledger: Ledger, steps: Collection[int] | None = None) -> list[Observation]:
     """The finished trials of some steps, or of all, in their order."""
     trials = ledger.trials()
     rows = trials[trials["told_at"].notna() & (True if steps is None else trials["step"].isin(steps))]
     return [
-        Told(
+        Observation(
             Decisions.from_json(row["decisions"]),
             Architecture.from_json(row["architecture"]),
             None if math.isnan(row["f"]) else row["f"],
@@ -43,7 +43,7 @@ def told_trials(ledger: Ledger, steps: Collection[int] | None = None) -> list[To
     ]
 
 
-def count_told(ledger: Ledger) -> int:
+def count_observed(ledger: Ledger) -> int:
     """How many trials are finished, failed ones included."""
     return int(ledger.trials()["told_at"].notna().sum())
 

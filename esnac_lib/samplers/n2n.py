@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from esnac_lib.architecture.encoding import MAX_EDGE, encode
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.errors import SpaceError
-from esnac_lib.samplers.base import Proposal, Told
+from esnac_lib.samplers.base import Observation, Proposal
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.seeding import make_generator
 from esnac_lib.space.decisions import Decisions
@@ -198,7 +198,7 @@ class Stage:
     removed: frozenset[int] = frozenset()
     seen: int = 0
 
-    def catch_up(self, told: Sequence[Told]) -> None:
+    def catch_up(self, told: Sequence[Observation]) -> None:
         """Learn from the told trials that are this stage's and have not been seen, in their order."""
         for trial in told[self.seen :]:
             choices = self.choices(trial.decisions)
@@ -260,11 +260,11 @@ class N2nSampler:
         self._scale = np.maximum(1.0, encode(space.teacher, max_edge).max(0))
         self._first = self._removal_stage() if can_remove else None
         self._second: Stage | None = None
-        self._told: list[Told] = []
+        self._observations: list[Observation] = []
 
     def ask(self, n: int) -> list[Proposal]:
         """Up to n proposals, all of one stage."""
-        seen = {self.space.teacher.arch_id, *(trial.architecture.arch_id for trial in self._told)}
+        seen = {self.space.teacher.arch_id, *(trial.architecture.arch_id for trial in self._observations)}
         proposals: list[Proposal] = []
         for decisions in self._draw(self._stage()):
             if len(proposals) == n:
@@ -274,28 +274,28 @@ class N2nSampler:
                 seen.add(architecture.arch_id)
                 proposals.append(Proposal(decisions, architecture))
         left = n - len(proposals)
-        return proposals + random_proposals(self._without_skips, self.seed, self._told, left, proposals)
+        return proposals + random_proposals(self._without_skips, self.seed, self._observations, left, proposals)
 
-    def tell(self, trials: Sequence[Told]) -> None:
+    def tell(self, trials: Sequence[Observation]) -> None:
         """Remember finished trials; the policies learn from them at the next `ask`."""
-        self._told.extend(trials)
+        self._observations.extend(trials)
 
     def _stage(self) -> Stage:
         """The stage of the next proposals, having learned from all that was told."""
-        if self._first is not None and len(self._told) < self._removals:
+        if self._first is not None and len(self._observations) < self._removals:
             stage = self._first
         else:
             removed = self._best_removals()
             if self._second is None or self._second.removed != removed:
                 self._second = self._shrinkage_stage(removed)
             stage = self._second
-        stage.catch_up(self._told)
+        stage.catch_up(self._observations)
         return stage
 
     def _best_removals(self) -> frozenset[int]:
         """The layers missing in the best observed student that is not shrunk; none if no such one beats the teacher."""
         best, removed = 0.0, self.space.nothing.removed
-        for trial in self._told:
+        for trial in self._observations:
             plain = not any(trial.decisions.ratios) and not trial.decisions.skips
             if plain and trial.f is not None and trial.f > best:
                 best, removed = trial.f, trial.decisions.removed
@@ -335,8 +335,8 @@ class N2nSampler:
         """A bounded number of draws from the stage's policy, those that were drawn before left out."""
         if not stage.layers and not stage.groups:
             return
-        generator = make_generator(self.seed, "n2n-draws", len(self._told))
-        drawn: set[Decisions] = {trial.decisions for trial in self._told}
+        generator = make_generator(self.seed, "n2n-draws", len(self._observations))
+        drawn: set[Decisions] = {trial.decisions for trial in self._observations}
         for temperature in TEMPERATURES:
             for choices in stage.learner.policy.sample(DRAWS, temperature, generator).tolist():
                 decisions = stage.decisions(choices, self.space.nothing)

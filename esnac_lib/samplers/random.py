@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from esnac_lib.samplers.base import Proposal, Told
+from esnac_lib.samplers.base import Observation, Proposal
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.search_space import SearchSpace
 
@@ -17,19 +17,19 @@ class RandomSampler:
     def __init__(self, space: SearchSpace, seed: int) -> None:
         self.space = space
         self.seed = seed
-        self.told: list[Told] = []
+        self.told: list[Observation] = []
 
     def ask(self, n: int) -> list[Proposal]:
         """Up to n new random members of the space."""
         return random_proposals(self.space, self.seed, self.told, n)
 
-    def tell(self, trials: Sequence[Told]) -> None:
+    def tell(self, trials: Sequence[Observation]) -> None:
         """Remember what has been proposed."""
         self.told.extend(trials)
 
 
 def random_proposals(
-    space: SearchSpace, seed: int, told: Sequence[Told], n: int, beside: Sequence[Proposal] = ()
+    space: SearchSpace, seed: int, told: Sequence[Observation], n: int, beside: Sequence[Proposal] = ()
 ) -> list[Proposal]:
     """Up to n random members of the space, none of them told, proposed `beside` them in this step, or the teacher."""
     seen = {space.teacher.arch_id, *(t.architecture.arch_id for t in told), *(p.architecture.arch_id for p in beside)}

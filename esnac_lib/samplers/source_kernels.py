@@ -10,7 +10,7 @@ from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.samplers.esnac import EsnacSampler
-from esnac_lib.samplers.history import told_trials
+from esnac_lib.samplers.history import observations_of
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.surrogate.fitting import KernelSettings
 from esnac_lib.surrogate.kernel import Kernel
@@ -41,7 +41,7 @@ def learn_source_kernels(study: str, count: int) -> None:
     """Learn `count` kernels on the observations of a study, and save them with what they were learned on."""
     ledger = Ledger(outputs_root() / study / "ledger.sqlite", read_only=True)
     config = StudyConfig.from_stored(ledger.config)
-    told = told_trials(ledger)
+    told = observations_of(ledger)
     if len(told) < config.num_evaluations:
         raise ConfigError(
             f"source = {study!r} has evaluated {len(told)} of its {config.num_evaluations} architectures: finish it"

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from esnac_lib.architecture.graph import INPUT
-from esnac_lib.samplers.base import Proposal, Told
+from esnac_lib.samplers.base import Observation, Proposal
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.seeding import derive_seed
 from esnac_lib.space.decisions import Decisions
@@ -51,26 +51,28 @@ class TpeSampler:
         self.constant_liar = constant_liar
         self.startup = startup
         self.distributions = distributions(space)
-        self._told: list[Told] = []
+        self._observations: list[Observation] = []
         self._finished: list[optuna.trial.FrozenTrial] = []
 
     def ask(self, n: int) -> list[Proposal]:
         """Up to n proposals. What Optuna proposes but is told or proposed already is asked for again."""
         study = self._study()
-        seen = {self.space.teacher.arch_id, *(trial.architecture.arch_id for trial in self._told)}
+        seen = {self.space.teacher.arch_id, *(trial.architecture.arch_id for trial in self._observations)}
         proposals: list[Proposal] = []
         for _ in range(n):
             suggested = self._suggest(study, seen)
-            found = [suggested] if suggested else random_proposals(self.space, self.seed, self._told, 1, proposals)
+            found = (
+                [suggested] if suggested else random_proposals(self.space, self.seed, self._observations, 1, proposals)
+            )
             if not found:
                 break
             seen.add(found[0].architecture.arch_id)
             proposals += found
         return proposals
 
-    def tell(self, trials: Sequence[Told]) -> None:
+    def tell(self, trials: Sequence[Observation]) -> None:
         """Learn about finished trials. Their parameters are those of their (normalised) decisions."""
-        self._told.extend(trials)
+        self._observations.extend(trials)
         self._finished += [
             optuna.trial.create_trial(
                 value=trial.f,
@@ -84,7 +86,7 @@ class TpeSampler:
     def _study(self) -> optuna.Study:
         sampler = optuna.samplers.TPESampler(
             n_startup_trials=self.startup,
-            seed=derive_seed(self.seed, "tpe", len(self._told)) % 2**32,
+            seed=derive_seed(self.seed, "tpe", len(self._observations)) % 2**32,
             multivariate=self.multivariate,
             constant_liar=self.constant_liar,
         )

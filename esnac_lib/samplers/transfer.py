@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from esnac_lib.errors import DataError
-from esnac_lib.samplers.base import Proposal, Told
+from esnac_lib.samplers.base import Observation, Proposal
 from esnac_lib.seeding import make_rng
-from esnac_lib.space.candidates import Outline, Outliner
+from esnac_lib.space.candidates import Candidate, CandidateMaker
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.surrogate.kernel import Kernel
 from esnac_lib.surrogate.kernel_storage import check_readable
@@ -40,32 +40,32 @@ class TransferSampler:
         self.kernels = list(kernels)
         self.acquisition = acquisition
         self.candidates = candidates
-        self._outliner = Outliner(space)
-        self._forbidden = [Outline.of(space.teacher)]
-        self._told = 0
+        self._maker = CandidateMaker(space)
+        self._forbidden = [Candidate.of(space.teacher)]
+        self._observations = 0
 
     def ask(self, n: int) -> list[Proposal]:
         """Up to n proposals, by the first n kernels; more than there are kernels start with the first one again."""
         proposals: list[Proposal] = []
         with uncollected():
             for index in range(n):
-                proposal = self._propose(index, [Outline.of(other.architecture) for other in proposals])
+                proposal = self._propose(index, [Candidate.of(other.architecture) for other in proposals])
                 if proposal is None:
                     break
                 proposals.append(proposal)
         return proposals
 
-    def tell(self, trials: Sequence[Told]) -> None:
+    def tell(self, trials: Sequence[Observation]) -> None:
         """Remember what has been proposed."""
-        self._told += len(trials)
-        self._forbidden.extend(Outline.of(trial.architecture) for trial in trials)
+        self._observations += len(trials)
+        self._forbidden.extend(Candidate.of(trial.architecture) for trial in trials)
 
-    def _propose(self, index: int, beside: Sequence[Outline]) -> Proposal | None:
+    def _propose(self, index: int, beside: Sequence[Candidate]) -> Proposal | None:
         k = index % len(self.kernels)
-        rng = make_rng(self.seed, "transfer-candidates", self._told, index)
+        rng = make_rng(self.seed, "transfer-candidates", self._observations, index)
         maximise = maximise_by_sampling if self.acquisition == "random" else maximise_by_evolution
         forbidden = [*self._forbidden, *beside]
-        found = maximise(self.space, self._outliner, scorer(self.kernels[k]), forbidden, self.candidates, rng)
+        found = maximise(self.space, self._maker, scorer(self.kernels[k]), forbidden, self.candidates, rng)
         if found is None:
             return None
         architecture = self.space.apply(found.decisions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from esnac_lib.errors import SpaceError
-from esnac_lib.samplers.base import Proposal, Told
+from esnac_lib.samplers.base import Observation, Proposal
 from esnac_lib.samplers.random import MAX_DRAWS, random_proposals
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.decisions import Decisions
@@ -24,7 +24,7 @@ class NarrowSampler:
             raise SpaceError("nothing can be narrowed without shrinking: add shrink to the operators")
         self.space = space
         self.shift = float(make_rng(seed, "narrow-sampler").random())
-        self.told: list[Told] = []
+        self.told: list[Observation] = []
 
     def ask(self, n: int) -> list[Proposal]:
         """Up to n narrowed teachers; fewer once the widths that differ are used up."""
@@ -42,12 +42,12 @@ class NarrowSampler:
                 proposals.append(Proposal(decisions, architecture))
         return proposals
 
-    def tell(self, trials: Sequence[Told]) -> None:
+    def tell(self, trials: Sequence[Observation]) -> None:
         """Remember what has been proposed."""
         self.told.extend(trials)
 
 
-def first_proposals(first: str, space: SearchSpace, seed: int, told: Sequence[Told], n: int) -> list[Proposal]:
+def first_proposals(first: str, space: SearchSpace, seed: int, told: Sequence[Observation], n: int) -> list[Proposal]:
     """Up to n students to begin a search with: "random", or "narrowed" teachers, and random ones where these end."""
     narrowed: list[Proposal] = []
     if first == "narrowed" and space.groups and "shrink" in space.operators:

@@ -13,6 +13,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "search_space": ["SearchSpace"],
         "decisions": ["Decisions", "Limits"],
         "filter_order": ["largest_first"],
-        "verification": ["prove"],
+        "verification": ["verify"],
     },
 )

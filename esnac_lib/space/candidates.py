@@ -1,8 +1,8 @@
 """What a student is to the samplers, without building it: its graph, its name and its encoding.
 
-A candidate is encoded, scored, and in most cases forgotten. `Outliner` goes from decisions to `arch_id` and encoding
-by the teacher's tables: a ratio changes numbers of channels, a removal and a skip change edges. `space.apply` makes the
-whole architecture, checked and with all that weights are inherited by; an outline is equal to it (tests hold it so).
+A candidate is encoded, scored, and in most cases forgotten. `CandidateMaker` goes from decisions to `arch_id` and
+encoding by the teacher's tables: a ratio changes numbers of channels, a removal and a skip change edges. `space.apply`
+makes the whole architecture, checked and with all that weights are inherited by; the two agree (tests hold them so).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _GROUPS = len(KINDS) + ATTRIBUTES.index("groups")
 
 
 @dataclass(frozen=True, eq=False)
-class Outline:
+class Candidate:
     """A student as a graph, and its size. rows (L, m + 6): the kind and the attributes of each layer, as `encode` has
     them. num_params: trainable parameters."""
 
@@ -41,7 +41,7 @@ class Outline:
     num_params: int
 
     @classmethod
-    def of(cls, architecture: Architecture) -> Outline:
+    def of(cls, architecture: Architecture) -> Candidate:
         """That of an architecture which is there."""
         rows = _rows(architecture)
         return cls(architecture.graph, rows, architecture.input_shape, architecture.output, architecture.num_params)
@@ -87,7 +87,7 @@ class Outline:
         return result
 
 
-class Outliner:
+class CandidateMaker:
     """Makes the outlines of a space's students.
 
     Students of teachers with layers of the kinds `BUILT` are built, not outlined: slower, and the same.
@@ -101,10 +101,10 @@ class Outliner:
         self._natures = space.teacher.graph.natures
         self._only = [_only_source(layer.inputs) for layer in space.teacher.layers]
 
-    def outline(self, decisions: Decisions) -> Outline:
+    def make(self, decisions: Decisions) -> Candidate:
         """The student of decisions in the one form that `sample`, `mutate`, `cross` and `normalise` give them."""
         if self._built:
-            return Outline.of(self.space.apply(decisions))
+            return Candidate.of(self.space.apply(decisions))
         inputs, output = self._edges(decisions)
         left = [i for i in range(len(self._rows)) if i not in decisions.removed]
         widths = self._widths.at(decisions.ratios)
@@ -120,7 +120,7 @@ class Outliner:
                 natures[place] = kind, out, attrs
         graph = Graph(natures, inputs, _consumers(inputs, output))
         size = self._widths.params(left, widths)
-        return Outline(graph, rows, self.space.teacher.input_shape, output, size)
+        return Candidate(graph, rows, self.space.teacher.input_shape, output, size)
 
     def _edges(self, decisions: Decisions) -> tuple[list[tuple[Slot, ...]], Slot]:
         """The slots that each layer of the student reads, and its output (compare `operators.remove`, `add_skips`)."""

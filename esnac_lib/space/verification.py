@@ -1,9 +1,9 @@
 """A proof that a student is what its architecture says, and that it can be trained, saved and taken away.
 
-    >>> prove(space.apply(decisions), weights).checks
+    >>> verify(space.apply(decisions), weights).checks
     ('shapes', 'parameters', 'macs', 'training', 'json', 'python')
 
-Everything is done on noise and in memory; no data set is needed. `prove_teacher` does it for a traced module, whose
+Everything is done on noise and in memory; no data set is needed. `verify_teacher` does it for a traced module, whose
 outputs the rebuilt network must give.
 """
 
@@ -31,7 +31,7 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Proof:
+class Verification:
     """What was shown of a student.
 
     checks: the names of what held. left_out: a check that could not be made, and why.
@@ -42,7 +42,7 @@ class Proof:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
-def prove(architecture: Architecture, teacher_weights: Mapping[str, Tensor], *, seed: int = 0) -> Proof:
+def verify(architecture: Architecture, teacher_weights: Mapping[str, Tensor], *, seed: int = 0) -> Verification:
     """Build a student with its inherited weights on the CPU, and check all that is claimed of it.
 
     shapes: every layer puts out the predicted shape. parameters, macs: the counts are those of the module and of
@@ -65,13 +65,15 @@ def prove(architecture: Architecture, teacher_weights: Mapping[str, Tensor], *, 
     _saved(architecture)
     checks = ("shapes", "parameters", "macs", "training", "json")
     if opaque := [layer.name for layer in architecture.layers if layer.kind == "opaque"]:
-        return Proof(architecture, checks, {"python": f"layer {opaque[0]!r} is opaque"})
+        return Verification(architecture, checks, {"python": f"layer {opaque[0]!r} is opaque"})
     _exported(architecture, weights, noise, outputs)
-    return Proof(architecture, (*checks, "python"))
+    return Verification(architecture, (*checks, "python"))
 
 
-def prove_teacher(module: nn.Module, space: SearchSpace, weights: Mapping[str, Tensor], *, seed: int = 0) -> Proof:
-    """Check that deciding nothing gives the module's own outputs, and then everything that `prove` does.
+def verify_teacher(
+    module: nn.Module, space: SearchSpace, weights: Mapping[str, Tensor], *, seed: int = 0
+) -> Verification:
+    """Check that deciding nothing gives the module's own outputs, and then everything that `verify` does.
 
     Raises ProofError, one line, for the first claim that does not hold.
     """
@@ -88,7 +90,7 @@ def prove_teacher(module: nn.Module, space: SearchSpace, weights: Mapping[str, T
         for part, mode in modes.items():
             part.training = mode
     _compare("the teacher that was traced and rebuilt", found, expected)
-    return prove(architecture, weights, seed=seed)
+    return verify(architecture, weights, seed=seed)
 
 
 def _noise(architecture: Architecture, seed: int) -> Tensor:

@@ -30,7 +30,7 @@ _MACHINE = ("device", "hardware", "threads")
 
 
 @dataclass(frozen=True)
-class SharedEvaluation:
+class CachedEvaluation:
     """A finished trial of another study: who trained it, what came out, and its curve.
 
     accuracy is None for a student that diverged; then `error` says why.
@@ -45,7 +45,7 @@ class SharedEvaluation:
     curve: tuple[EpochResult, ...]
 
 
-class SharedEvaluations:
+class EvaluationCache:
     """The evaluations of the other studies in the folder of an experiment, as their ledgers have them.
 
     folder: of the study that asks. environment: what `describe_environment` says of where it runs now. A study that is
@@ -58,9 +58,9 @@ class SharedEvaluations:
         self._machine = _machine(environment)
         self._alone = "/" not in config.study
         self._stamps: dict[Path, tuple[int, ...]] = {}
-        self._found: dict[str, SharedEvaluation] = {}
+        self._found: dict[str, CachedEvaluation] = {}
 
-    def find(self, architecture: str) -> SharedEvaluation | None:
+    def find(self, architecture: str) -> CachedEvaluation | None:
         """The evaluation of an architecture, given as the text of `Architecture.to_json`; None if there is none."""
         return self._found.get(_digest(architecture))
 
@@ -93,7 +93,7 @@ class SharedEvaluations:
                 continue
             complete = row["state"] == "complete"
             curve = curves.get(f"trial{row['trial']:04d}")
-            self._found[digest] = SharedEvaluation(
+            self._found[digest] = CachedEvaluation(
                 config.study,
                 row["trial"],
                 row["accuracy"] if complete else None,

@@ -23,7 +23,7 @@ from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import objective
 from esnac_lib.study.study import Study
-from esnac_lib.training.callbacks import Watch
+from esnac_lib.training.callbacks import Callbacks
 from esnac_lib.training.progress import Progress
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.teacher import TrainedTeacher, train_teacher
@@ -91,7 +91,7 @@ def _train_beside(study: Study, ledger: Ledger, left: Mapping[str, int], progres
         purpose="search",
         device=study.data.device,
         teacher=teacher.network(),
-        watch=Watch(
+        watch=Callbacks(
             on_epoch=lambda key, r: ledger.epoch(KIND, key, r.epoch, r.loss, r.accuracy, r.seconds),
             on_batch=progress.batch,
         ),

@@ -36,13 +36,13 @@ from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import compression_ratio, objective
 from esnac_lib.samplers.base import Sampler
-from esnac_lib.samplers.history import count_told, row_of, told_trials
+from esnac_lib.samplers.history import count_observed, observations_of, row_of
 from esnac_lib.samplers.registry import SAMPLERS
 from esnac_lib.space.decisions import Limits
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.study.environment import describe_environment
-from esnac_lib.study.evaluation_cache import SharedEvaluations
-from esnac_lib.training.callbacks import TrainingStopped, Watch
+from esnac_lib.study.evaluation_cache import EvaluationCache
+from esnac_lib.training.callbacks import Callbacks, TrainingStopped
 from esnac_lib.training.evaluator import Evaluator, LocalEvaluator, Task
 from esnac_lib.training.final import Finalist, FinalResult, FinalTraining
 from esnac_lib.training.progress import Progress, duration
@@ -94,7 +94,7 @@ class Study:
         config, told, best = self.config, 0, ""
         if has_ledger(self.ledger_path):
             ledger = Ledger(self.ledger_path, read_only=True)
-            told = count_told(ledger)
+            told = count_observed(ledger)
             best = f", best f {ledger.trials()['f'].max():.4f}" if told else ""
         return (
             f"Study({config.study!r}: {config.sampler} compresses {config.teacher} on {config.dataset}, "
@@ -110,7 +110,7 @@ class Study:
         that was told is lost. Raises EsnacError, one line, if it cannot go on, and Interrupted for a
         KeyboardInterrupt; then, too, the same command goes on from there.
         """
-        sampler = SAMPLERS[self.config.sampler](self.space, self.config)
+        sampler = SAMPLERS[self.config.sampler].make(self.space, self.config)
 
         def work(ledger: Ledger) -> dict[str, Any]:
             teacher = self._teacher("search", ledger)
@@ -185,9 +185,9 @@ class Study:
         )
         return teacher
 
-    def _watch(self, ledger: Ledger, phase: str) -> Watch:
+    def _watch(self, ledger: Ledger, phase: str) -> Callbacks:
         """Curves go to the ledger, batches to the progress; time and the ledger may ask to stop."""
-        return Watch(
+        return Callbacks(
             on_epoch=lambda key, r: ledger.epoch(phase, key, r.epoch, r.loss, r.accuracy, r.seconds),
             on_batch=self.progress.batch,
             should_stop=partial(self._should_stop, ledger),
@@ -198,22 +198,24 @@ class Study:
     def _search(self, ledger: Ledger, teacher: TrainedTeacher, sampler: Sampler) -> None:
         # a step of which a kill left a part untold is told whole, like any other, when it has ended
         done = [step for step in range(self.config.steps) if not ledger.pending(step)]
-        sampler.tell(told_trials(ledger, done))
-        shared = SharedEvaluations(self.folder, self.config, describe_environment(self.device))
-        began, already = time.monotonic(), count_told(ledger)
+        sampler.tell(observations_of(ledger, done))
+        shared = EvaluationCache(self.folder, self.config, describe_environment(self.device))
+        began, already = time.monotonic(), count_observed(ledger)
         with closing(self._evaluator(ledger, teacher, "search")) as evaluator:
             for step in range(self.config.steps):
                 if step not in set(ledger.trials()["step"]):
                     self._stop_if_asked(ledger)
                     if not self._propose(ledger, sampler, step):
-                        self.progress.note(f"the search space is exhausted after {count_told(ledger)} architectures")
+                        self.progress.note(
+                            f"the search space is exhausted after {count_observed(ledger)} architectures"
+                        )
                         return
                 if not ledger.pending(step):
                     continue
                 self._look_up(ledger, shared, teacher, step)
                 if ledger.pending(step):
                     self._evaluate(ledger, evaluator, teacher, step)
-                sampler.tell(told_trials(ledger, [step]))
+                sampler.tell(observations_of(ledger, [step]))
                 self._report_step(ledger, step, began, already)
 
     def _stop_if_asked(self, ledger: Ledger) -> None:
@@ -236,7 +238,7 @@ class Study:
         cluster = Cluster(config.ray_address, config.students_per_gpu, config.device)
         return RayEvaluator(teacher, self.data, recipe, config.seed, students, watch, cluster, time_limit=time_limit)
 
-    def _look_up(self, ledger: Ledger, shared: SharedEvaluations, teacher: TrainedTeacher, step: int) -> None:
+    def _look_up(self, ledger: Ledger, shared: EvaluationCache, teacher: TrainedTeacher, step: int) -> None:
         """Tell the trials that another study of the experiment has evaluated; `seconds` are that training's."""
         shared.refresh()
         for trial, row in ledger.pending(step).items():
@@ -286,7 +288,7 @@ class Study:
 
     def _report_step(self, ledger: Ledger, step: int, began: float, already: int) -> None:
         trials = ledger.trials()
-        told = count_told(ledger)
+        told = count_observed(ledger)
         left = (time.monotonic() - began) / (told - already) * (self.config.num_evaluations - told)
         self.progress.note(
             f"step {step + 1}/{self.config.steps}: {told} evaluated, best f {trials['f'].max():.4f}, "
@@ -443,7 +445,7 @@ class Study:
             "narrowed": ledger.results("baseline").get("narrowed"),
             "limits": {name: getattr(config, name) for name in ("max_params", "max_macs", "min_accuracy")},
             "final": config.final,
-            "evaluations": count_told(ledger),
+            "evaluations": count_observed(ledger),
             "failed": int((trials["state"] == "failed").sum()),
             "seconds": {
                 "proposing": float(trials["propose_seconds"].sum()),

@@ -16,12 +16,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from esnac_lib.space.candidates import Outline
+from esnac_lib.space.candidates import Candidate
 from esnac_lib.surrogate.acquisition import log_expected_improvement
 from esnac_lib.surrogate.kernel import Kernel
-from esnac_lib.surrogate.targets import FSurrogate, Surrogate
+from esnac_lib.surrogate.targets import ObjectiveTarget, Surrogate
 
-Score = Callable[[list[Outline]], tuple[np.ndarray, np.ndarray, np.ndarray]]
+Score = Callable[[list[Candidate]], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 BATCH = 1000  # architectures scored at once by random sampling: bounds the memory
 MISSES = 200  # draws in a row without a new architecture after which a space counts as exhausted
@@ -38,11 +38,11 @@ class Space(Protocol):
 class Outlines(Protocol):
     """What makes an outline of decisions."""
 
-    def outline(self, decisions: Any) -> Outline: ...
+    def make(self, decisions: Any) -> Candidate: ...
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ScoredCandidate:
     """A scored architecture: the decisions that give it, what the posterior says, and its expected improvement."""
 
     decisions: Any
@@ -60,9 +60,9 @@ def scorer(kernel: Kernel, surrogate: Surrogate | None = None) -> Score:
 
     surrogate: what the kernel was learned on; None stands for f itself.
     """
-    of = surrogate or FSurrogate()
+    of = surrogate or ObjectiveTarget()
 
-    def score(outlines: list[Outline]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def score(outlines: list[Candidate]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         mean, variance = of.moments(kernel, outlines)
         return mean, variance, log_expected_improvement(mean, variance, of.best(kernel))
 
@@ -76,10 +76,10 @@ def maximise_by_sampling(
     space: Space,
     outlines: Outlines,
     score: Score,
-    forbidden: Collection[Outline],
+    forbidden: Collection[Candidate],
     candidates: int,
     rng: np.random.Generator,
-) -> Candidate | None:
+) -> ScoredCandidate | None:
     """The best of `candidates` different architectures, sampled from the space as in a random search (ESNAC §3.2).
 
     forbidden: what must not be proposed (evaluated or waiting architectures, the teacher). Fewer are scored if 200
@@ -95,12 +95,12 @@ def maximise_by_evolution(
     space: Space,
     outlines: Outlines,
     score: Score,
-    forbidden: Collection[Outline],
+    forbidden: Collection[Candidate],
     candidates: int,
     rng: np.random.Generator,
     population: int = 50,
     start: Sequence[Any] = (),
-) -> Candidate | None:
+) -> ScoredCandidate | None:
     """The best of `candidates` different architectures, bred from samples and from `start` (ESNAC §6.3).
 
     The paper does not say which evolutionary algorithm it means; this is a (μ + λ) one. start: decisions of the best
@@ -133,11 +133,11 @@ def maximise_locally(
     space: Space,
     outlines: Outlines,
     score: Score,
-    forbidden: Collection[Outline],
+    forbidden: Collection[Candidate],
     candidates: int,
     rng: np.random.Generator,
     start: Sequence[Any] = (),
-) -> Candidate | None:
+) -> ScoredCandidate | None:
     """The best of `candidates` different architectures that are a few changes away from `start` (beyond the paper).
 
     A kernel knows little about what is unlike all that was evaluated, and a maximiser that goes there finds its
@@ -182,21 +182,21 @@ def uncollected() -> Iterator[None]:
 class _Pool:
     """Draws architectures, passes by those that are forbidden or known, scores the others, and keeps the best."""
 
-    def __init__(self, outlines: Outlines, score: Score, forbidden: Collection[Outline], candidates: int) -> None:
-        self.best: Candidate | None = None
+    def __init__(self, outlines: Outlines, score: Score, forbidden: Collection[Candidate], candidates: int) -> None:
+        self.best: ScoredCandidate | None = None
         self.misses = 0  # draws in a row without a new architecture
-        self._outlines, self._score = outlines, score
+        self._candidates, self._score = outlines, score
         self._left = candidates
-        self._seen: dict[bytes, list[Outline]] = {}  # by key: where keys differ, arch_ids do
+        self._seen: dict[bytes, list[Candidate]] = {}  # by key: where keys differ, arch_ids do
         for outline in forbidden:
             self._is_new(outline)
 
-    def gather(self, draw: Callable[[], Any], number: int) -> list[Candidate]:
+    def gather(self, draw: Callable[[], Any], number: int) -> list[ScoredCandidate]:
         """Up to `number` new candidates, sorted, best first; empty once the budget or the space is exhausted."""
-        found: list[tuple[Any, Outline]] = []
+        found: list[tuple[Any, Candidate]] = []
         while len(found) < min(number, self._left) and self.misses < MISSES:
             decisions = draw()
-            outline = self._outlines.outline(decisions)
+            outline = self._candidates.make(decisions)
             if not self._is_new(outline):
                 self.misses += 1
                 continue
@@ -207,7 +207,7 @@ class _Pool:
         self._left -= len(found)
         mean, variance, log_ei = self._score([outline for _, outline in found])
         scored = [
-            Candidate(decisions, float(m), float(v), math.exp(e), float(e))
+            ScoredCandidate(decisions, float(m), float(v), math.exp(e), float(e))
             for (decisions, _), m, v, e in zip(found, mean, variance, log_ei, strict=True)
         ]
         scored.sort(key=lambda item: -item.log_ei)
@@ -215,7 +215,7 @@ class _Pool:
             self.best = scored[0]
         return scored
 
-    def _is_new(self, outline: Outline) -> bool:
+    def _is_new(self, outline: Candidate) -> bool:
         """Whether the architecture was not seen before; now it is."""
         alike = self._seen.setdefault(outline.key, [])
         if any(other.arch_id == outline.arch_id for other in alike):

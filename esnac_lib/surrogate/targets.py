@@ -2,7 +2,7 @@
 
 f = C (2 - C) · A / A_teacher (`objective`) is made of a size C, which is exact before anything is trained, and of an
 accuracy A, which is not. The paper's Gaussian process has to learn both from layer configurations. Beyond the paper,
-`AccuracySurrogate` learns the accuracy alone; what it foretells of f remains a Gaussian.
+`AccuracyTarget` learns the accuracy alone; what it foretells of f remains a Gaussian.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from esnac_lib.objective import gain
-from esnac_lib.space.candidates import Outline
+from esnac_lib.space.candidates import Candidate
 from esnac_lib.surrogate.kernel import Kernel
 
 Moments = tuple[np.ndarray, np.ndarray]
@@ -25,10 +25,10 @@ class Surrogate(Protocol):
     observed: the outlines of those that kernels are learned on. values: what is learned of each, (n,).
     """
 
-    observed: tuple[Outline, ...]
+    observed: tuple[Candidate, ...]
     values: np.ndarray
 
-    def moments(self, kernel: Kernel, outlines: Sequence[Outline]) -> Moments:
+    def moments(self, kernel: Kernel, outlines: Sequence[Candidate]) -> Moments:
         """Mean and variance (noise counted) of f that a kernel foretells, each (m,) float64."""
         ...
 
@@ -37,14 +37,14 @@ class Surrogate(Protocol):
         ...
 
 
-class FSurrogate:
+class ObjectiveTarget:
     """The paper's: a kernel learns f, and improves on the best f of its own D^k (ESNAC §3.1, Eq. 3)."""
 
-    def __init__(self, outlines: Sequence[Outline] = (), f: Sequence[float] = ()) -> None:
+    def __init__(self, outlines: Sequence[Candidate] = (), f: Sequence[float] = ()) -> None:
         self.observed = tuple(outlines)
         self.values = np.array(f, np.float64)
 
-    def moments(self, kernel: Kernel, outlines: Sequence[Outline]) -> Moments:
+    def moments(self, kernel: Kernel, outlines: Sequence[Candidate]) -> Moments:
         """What the kernel predicts."""
         return kernel.predict([outline.encode(kernel.settings.max_edge) for outline in outlines])
 
@@ -53,7 +53,7 @@ class FSurrogate:
         return kernel.best
 
 
-class AccuracySurrogate:
+class AccuracyTarget:
     """A kernel learns a = A / A_teacher, less its mean and over its standard deviation; f follows with the exact size.
 
     With the gain g = C (2 - C) of a student, f = g · a: a mean m and variance v of a make g · m and g² · v of f. The
@@ -61,7 +61,7 @@ class AccuracySurrogate:
     nothing is learned of them. Improved on is the best f of all that was observed.
     """
 
-    def __init__(self, outlines: Sequence[Outline], f: Sequence[float]) -> None:
+    def __init__(self, outlines: Sequence[Candidate], f: Sequence[float]) -> None:
         self._whole = outlines[0].num_params
         gains, values = self._gains(outlines), np.array(f, np.float64)
         kept = np.flatnonzero(gains > 0)
@@ -71,7 +71,7 @@ class AccuracySurrogate:
         self.observed = (outlines[0], *(outlines[int(i)] for i in kept))
         self.values = (relative - self._mean) / self._scale
 
-    def moments(self, kernel: Kernel, outlines: Sequence[Outline]) -> Moments:
+    def moments(self, kernel: Kernel, outlines: Sequence[Candidate]) -> Moments:
         """What the kernel predicts of the accuracy, and the sizes."""
         mean, variance = kernel.predict([outline.encode(kernel.settings.max_edge) for outline in outlines])
         gains = self._gains(outlines)
@@ -81,12 +81,12 @@ class AccuracySurrogate:
         """The largest f observed."""
         return self._best
 
-    def _gains(self, outlines: Sequence[Outline]) -> np.ndarray:
+    def _gains(self, outlines: Sequence[Candidate]) -> np.ndarray:
         """C (2 - C) of each, (m,); 0 for what is no smaller than the teacher."""
         return np.array([max(gain(outline.num_params, self._whole), 0.0) for outline in outlines])
 
 
-SURROGATES: Mapping[str, Callable[[Sequence[Outline], Sequence[float]], Surrogate]] = {
-    "f": FSurrogate,
-    "accuracy": AccuracySurrogate,
+SURROGATES: Mapping[str, Callable[[Sequence[Candidate], Sequence[float]], Surrogate]] = {
+    "f": ObjectiveTarget,
+    "accuracy": AccuracyTarget,
 }

@@ -8,6 +8,6 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "registry": ["REGISTRY", "TeacherEntry", "teacher"],
+        "registry": ["TEACHERS", "TeacherEntry", "teacher"],
     },
 )

@@ -1,7 +1,7 @@
 """Who looks on at a training: hears of its epochs and batches, and may ask it to stop.
 
-A training does not know whether a ledger, a progress bar or nobody listens. It gets one `Watch`, which travels whole
-from the study through evaluators and final training to the loop.
+A training does not know whether a ledger, a progress bar or nobody listens. It gets one `Callbacks`, which travels
+whole from the study through evaluators and final training to the loop.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _go_on() -> bool:
 
 
 @dataclass(frozen=True)
-class Watch:
+class Callbacks:
     """What a training tells and asks; the default hears nothing and never stops it.
 
     on_epoch: told (key of the trainee, its epoch) before the epoch is stored; a training that goes on tells all that
@@ -50,4 +50,4 @@ class Watch:
     should_stop: Callable[[], bool] = _go_on
 
 
-NOBODY = Watch()
+NO_CALLBACKS = Callbacks()

@@ -62,7 +62,7 @@ class Feed:
         return self._place
 
 
-class RecordedStep:
+class CapturedStep:
     """A step that is taken as it is for `WARM_UP` batches, then recorded on the fixed batch, and replayed.
 
     A batch that is not fixed, the last of an epoch, is always taken as it is. Where recording fails, all are, and a
@@ -133,7 +133,7 @@ def steps_of(
     """
     if record is None or (isinstance(network, Network) and network.runs_own_code):
         return step
-    return RecordedStep(step, record, name)
+    return CapturedStep(step, record, name)
 
 
 def _cuda_graph(step: Callable[[], None]) -> Callable[[], None]:

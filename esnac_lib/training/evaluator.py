@@ -19,11 +19,11 @@ from esnac_lib.architecture.network import Network, Weights, build, inherit
 from esnac_lib.errors import EsnacError, TrainingError
 from esnac_lib.files import save_weights
 from esnac_lib.seeding import derive_seed
-from esnac_lib.training.callbacks import NOBODY, Watch
+from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks
 from esnac_lib.training.checkpoints import clear_checkpoint
 from esnac_lib.training.faults import one_line
 from esnac_lib.training.recipes import Recipe
-from esnac_lib.training.retries import train_splitting
+from esnac_lib.training.retries import train_with_retries
 from esnac_lib.training.teacher import TrainedTeacher
 from esnac_lib.training.trainee import Images, Outcome, Trainee
 from esnac_lib.training.trainer import train
@@ -102,7 +102,7 @@ class LocalEvaluator:
         recipe: Recipe,
         seed: int,
         students: Path,
-        watch: Watch = NOBODY,
+        watch: Callbacks = NO_CALLBACKS,
         *,
         time_limit: float = math.inf,
     ) -> None:
@@ -135,7 +135,7 @@ class LocalEvaluator:
             except (EsnacError, RuntimeError) as error:
                 yield Evaluation(task.key, None, 0, f"cannot be built: {one_line(error)}", False, 0.0), {}
         if networks:
-            for outcome, network in train_splitting(networks, partial(self._train, purpose, index, checkpoint)):
+            for outcome, network in train_with_retries(networks, partial(self._train, purpose, index, checkpoint)):
                 yield _evaluation(outcome), _best_weights(outcome, network)
 
     def close(self) -> None:

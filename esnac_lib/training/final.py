@@ -22,10 +22,10 @@ from esnac_lib.data.splits import StudyData
 from esnac_lib.errors import TrainingError
 from esnac_lib.files import load_weights, save_weights
 from esnac_lib.objective import objective
-from esnac_lib.training.callbacks import NOBODY, Watch
+from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks
 from esnac_lib.training.checkpoints import clear_checkpoint
 from esnac_lib.training.recipes import Recipe
-from esnac_lib.training.retries import train_splitting
+from esnac_lib.training.retries import train_with_retries
 from esnac_lib.training.trainer import train
 
 
@@ -77,7 +77,7 @@ class FinalTraining:
         *,
         store: Callable[[str, str], Mapping[str, Any] | None],
         keep: Callable[[str, str, FinalResult], None],
-        watch: Callable[[str], Watch] = lambda phase: NOBODY,
+        watch: Callable[[str], Callbacks] = lambda phase: NO_CALLBACKS,
     ) -> None:
         self.data = data
         self.recipe = recipe
@@ -114,7 +114,7 @@ class FinalTraining:
         results: dict[str, FinalResult] = {key: FinalResult(**fields) for key, fields in done.items() if fields}
         reasons: list[str] = []
         networks = {finalist.key: partial(_starting, finalist) for finalist in left}
-        for outcome, network in train_splitting(networks, train_group) if left else ():
+        for outcome, network in train_with_retries(networks, train_group) if left else ():
             if outcome.state != "complete" or outcome.last_accuracy is None or outcome.best_accuracy is None:
                 reasons.append(f"{outcome.key}: {outcome.error}")
                 continue

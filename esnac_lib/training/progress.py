@@ -33,7 +33,7 @@ class Progress:
         self._began = self._last = time.monotonic()
 
     def batch(self, done: int, total: int) -> None:
-        """So many batches of the current training are done. Fits `Watch.on_batch`."""
+        """So many batches of the current training are done. Fits `Callbacks.on_batch`."""
         if self.bars:
             if self._bar is None:
                 from tqdm.auto import tqdm

@@ -28,7 +28,7 @@ from esnac_lib.data.batches import DeviceData
 from esnac_lib.data.splits import StudyData
 from esnac_lib.errors import ConfigError
 from esnac_lib.files import save_weights
-from esnac_lib.training.callbacks import NOBODY, EpochResult, TrainingStopped, Watch
+from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks, EpochResult, TrainingStopped
 from esnac_lib.training.evaluator import Evaluation, LocalEvaluator, Task
 from esnac_lib.training.faults import one_line
 from esnac_lib.training.recipes import Recipe
@@ -90,7 +90,7 @@ class RayEvaluator:
         recipe: Recipe,
         seed: int,
         students: Path,
-        watch: Watch = NOBODY,
+        watch: Callbacks = NO_CALLBACKS,
         cluster: Cluster = Cluster(),
         *,
         time_limit: float = math.inf,
@@ -206,7 +206,7 @@ def _train_student(
 
     def work() -> None:
         try:
-            evaluator = _evaluator(shared, Watch(lambda key, result: messages.put({"epoch": asdict(result)})))
+            evaluator = _evaluator(shared, Callbacks(lambda key, result: messages.put({"epoch": asdict(result)})))
             [(evaluation, weights)] = evaluator.trained(
                 [Task(key, Architecture.from_json(architecture))], purpose, index
             )
@@ -232,7 +232,7 @@ def _train_student(
             return
 
 
-def _evaluator(shared: Mapping[str, Any], watch: Watch) -> LocalEvaluator:
+def _evaluator(shared: Mapping[str, Any], watch: Callbacks) -> LocalEvaluator:
     device = shared["device"]
     search, validation = (DeviceData(**shared[part], device=device) for part in ("search", "validation"))
     architecture = Architecture.from_json(shared["teacher"])

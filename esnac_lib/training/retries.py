@@ -14,7 +14,7 @@ RETRIES = 2
 """How often at least a training is tried again that met a fault of the machine."""
 
 
-def train_splitting(
+def train_with_retries(
     networks: Mapping[str, Callable[[], Network]],
     train_group: Callable[[Sequence[Trainee]], Mapping[str, Outcome]],
 ) -> Iterator[tuple[Outcome, Network]]:

@@ -33,11 +33,11 @@ from esnac_lib.seeding import derive_seed
 from esnac_lib.space.filter_order import largest_first
 from esnac_lib.teachers.registry import teacher
 from esnac_lib.teachers.user import is_own, own_teacher
-from esnac_lib.training.callbacks import NOBODY, EpochResult, Watch
+from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks, EpochResult
 from esnac_lib.training.checkpoints import clear_checkpoint
 from esnac_lib.training.faults import one_line
 from esnac_lib.training.recipes import Recipe
-from esnac_lib.training.retries import train_splitting
+from esnac_lib.training.retries import train_with_retries
 from esnac_lib.training.trainer import evaluate, train
 
 WEIGHTS = "weights.safetensors"
@@ -86,7 +86,7 @@ def train_teacher(
     config: StudyConfig,
     data: StudyData,
     folder: Path,
-    watch: Watch = NOBODY,
+    watch: Callbacks = NO_CALLBACKS,
     recipe: Recipe | None = None,
 ) -> TrainedTeacher:
     """Train a teacher, or take the one that lies in `folder` already.
@@ -106,7 +106,7 @@ def train_teacher(
 
 
 def _trained(
-    role: Role, config: StudyConfig, data: StudyData, folder: Path, watch: Watch, recipe: Recipe
+    role: Role, config: StudyConfig, data: StudyData, folder: Path, watch: Callbacks, recipe: Recipe
 ) -> TrainedTeacher:
     key = f"{role}-teacher"
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{config.teacher}-{data.dataset.name}")
@@ -134,7 +134,7 @@ def _trained(
             checkpoint=path / "checkpoint",
             watch=watch,
         )
-        [(outcome, network)] = train_splitting({key: partial(build, architecture, weights)}, train_group)
+        [(outcome, network)] = train_with_retries({key: partial(build, architecture, weights)}, train_group)
         if outcome.state != "complete" or outcome.last_accuracy is None:
             clear_checkpoint(path / "checkpoint")
             raise TrainingError(f"the {role} teacher could not be trained: {outcome.error}")

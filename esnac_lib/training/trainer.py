@@ -26,7 +26,7 @@ from torch import nn
 
 from esnac_lib.errors import TrainingError
 from esnac_lib.seeding import make_generator
-from esnac_lib.training.callbacks import NOBODY, TrainingStopped, Watch
+from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks, TrainingStopped
 from esnac_lib.training.checkpoints import CheckpointPace, clear_checkpoint
 from esnac_lib.training.cuda_graphs import Batch, Feed, Lane, recorder, steps_of
 from esnac_lib.training.faults import is_machine_fault, one_line
@@ -60,7 +60,7 @@ def train(
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
     time_limit: float = math.inf,
-    watch: Watch = NOBODY,
+    watch: Callbacks = NO_CALLBACKS,
 ) -> dict[str, Outcome]:
     """Trains a group, on the same batches, and tells what became of each by its key.
 
@@ -135,7 +135,7 @@ def evaluate(network: nn.Module, data: Images, *, batch_size: int = 256, device:
 class _Lessons:
     """What the students of a group share in an epoch: its batches, the teacher's logits for them, who looks on."""
 
-    def __init__(self, group: Group, teacher: nn.Module | None, watch: Watch) -> None:
+    def __init__(self, group: Group, teacher: nn.Module | None, watch: Callbacks) -> None:
         record = recorder(group.device)
         self._group, self._watch, self._asked = group, watch, -math.inf
         self._learning, self._judging = Feed(group.device, fixed=record is not None), Feed(group.device)

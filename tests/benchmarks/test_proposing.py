@@ -21,7 +21,7 @@ from esnac_lib.benchmarks.proposing import (
     speed_summary,
 )
 from esnac_lib.benchmarks.slow_proposing import slow_ask, with_gaps
-from esnac_lib.samplers.base import Told
+from esnac_lib.samplers.base import Observation
 from esnac_lib.samplers.esnac import EsnacSampler
 from esnac_lib.samplers.random import RandomSampler
 from esnac_lib.space.search_space import SearchSpace
@@ -41,7 +41,7 @@ def test_the_same_trials_as_one_at_a_time(space: SearchSpace, seed: int) -> None
     """Two steps of three proposals each. The predictions differ by rounding, which 30 steps of Adam make larger."""
     settings = KernelSettings(max_steps=30)
     sampler = EsnacSampler(space, seed, settings, candidates=30)
-    told: list[Told] = []
+    told: list[Observation] = []
     for step in range(3):
         proposals = sampler.ask(3)
         if step:
@@ -51,7 +51,7 @@ def test_the_same_trials_as_one_at_a_time(space: SearchSpace, seed: int) -> None
                 ours, theirs = ([getattr(p, name) for p in found] for found in (proposals, slow))
                 np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
         values = [int(p.architecture.arch_id[:6], 16) / 16**6 for p in proposals]
-        trials = [Told(p.decisions, p.architecture, f) for p, f in zip(proposals, values, strict=True)]
+        trials = [Observation(p.decisions, p.architecture, f) for p, f in zip(proposals, values, strict=True)]
         sampler.tell(trials)
         told += trials
 
@@ -59,7 +59,7 @@ def test_the_same_trials_as_one_at_a_time(space: SearchSpace, seed: int) -> None
 def test_a_failed_trial_is_no_observation_of_either(space: SearchSpace) -> None:
     settings = KernelSettings(max_steps=2)
     first = RandomSampler(space, 3).ask(4)
-    told = [Told(p.decisions, p.architecture, f) for p, f in zip(first, (0.3, None, 0.8, 0.1), strict=True)]
+    told = [Observation(p.decisions, p.architecture, f) for p, f in zip(first, (0.3, None, 0.8, 0.1), strict=True)]
     sampler = EsnacSampler(space, 3, settings, candidates=5)
     sampler.tell(told)
     assert [p.decisions for p in sampler.ask(2)] == [p.decisions for p in slow_ask(space, told, 3, 2, settings, 5)]
@@ -147,7 +147,7 @@ def test_profile_and_floor() -> None:
 def test_the_arithmetic_of_an_embedding(space: SearchSpace) -> None:
     """Against what PyTorch counts of `nn.LSTM`'s definition: each gate is a product with the inputs and one with h."""
     sampler = EsnacSampler(space, 0, KernelSettings(max_steps=0))
-    sampler.tell([Told(p.decisions, p.architecture, 0.5) for p in RandomSampler(space, 0).ask(3)])
+    sampler.tell([Observation(p.decisions, p.architecture, 0.5) for p in RandomSampler(space, 0).ask(3)])
     (kernel,) = sampler.kernels(1)
     rows, width = sum(map(len, kernel.encodings)), int(np.concatenate(kernel.encodings).any(0).sum())
     by_hand = sum(4 * 64 * (inputs + 64) for inputs in (width, 128, 128, 128))  # multiply-accumulates, one direction

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from esnac_lib.config import paths
 from esnac_lib.config.paths import data_root_of, outputs_root, study_dir
-from esnac_lib.config.registry import nearest
-from esnac_lib.config.study import DATASETS, OPERATORS, RESULT_FREE, TEACHERS, StudyConfig, check_resume
+from esnac_lib.config.registry import nearest, registry
+from esnac_lib.config.study import RESULT_FREE, StudyConfig, check_resume
 from esnac_lib.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,15 +149,15 @@ def test_study_names_that_are_no_folder(name: str) -> None:
 
 
 def test_known_names() -> None:
-    for teacher in TEACHERS:
+    for teacher in registry("teacher"):
         assert StudyConfig(teacher=teacher).teacher == teacher
-    for dataset in (*DATASETS, "/data/mine.npz", "mine.npz"):
+    for dataset in (*registry("dataset"), "/data/mine.npz", "mine.npz"):
         assert StudyConfig(dataset=dataset).dataset == dataset
     for dataset in (".npz", "mine.npy", "npz", ""):
         assert "is unknown" in refusal(dataset=dataset)
     for device in ("auto", "cpu", "cuda", "cuda:3"):
         assert StudyConfig(device=device).device == device
-    assert len(TEACHERS) == len(set(TEACHERS)) == 9 + 15
+    assert len(registry("teacher")) == len(set(registry("teacher"))) == 9 + 15
 
 
 def test_numbers() -> None:
@@ -167,10 +167,10 @@ def test_numbers() -> None:
     assert "wrong type" in refusal(teacher_lr=10**400)
 
 
-@given(st.lists(st.sampled_from(OPERATORS), min_size=1))
+@given(st.lists(st.sampled_from(registry("operator")), min_size=1))
 def test_operators_are_normalised(names: list[str]) -> None:
     config = StudyConfig(operators=" , ".join(names))
-    assert config.operator_names == tuple(name for name in OPERATORS if name in names)
+    assert config.operator_names == tuple(name for name in registry("operator") if name in names)
     assert not config.difference(StudyConfig(operators=",".join(reversed(names))))
 
 

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from esnac_lib.data import datasets as data
 from esnac_lib.data import sources as data_sources
 from esnac_lib.data.batches import DeviceData, crop_padding, normalisation
-from esnac_lib.data.datasets import KNOWN, Dataset, check_dataset, dataset_from_arrays, load_dataset, stratified
+from esnac_lib.data.datasets import Dataset, check_dataset, dataset_from_arrays, load_dataset, stratified
+from esnac_lib.data.registry import DATASETS
 from esnac_lib.data.splits import split
 from esnac_lib.errors import DataError
 from esnac_lib.seeding import make_generator, make_rng
@@ -383,7 +384,7 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [name for name in KNOWN if name != "digits"])
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
 def test_offline_torchvision_is_not_even_asked(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
 

@@ -102,7 +102,7 @@ def test_means_and_deviations_over_the_runs(space: SearchSpace) -> None:
     assert table["runs"].tolist() == [3, 1, 0]
     assert table.loc["first", "f"] == pytest.approx(0.7) and table.loc["first", "f ±"] == pytest.approx(0.2)
     assert table.loc["second", "f"] == 0.6 and table.loc["second", "f ±"] is None
-    assert table.loc["first", "judged on"] == "validation"
+    assert table.loc["first", "evaluated on"] == "validation"
     assert table.loc["first", "failed"] == 3 and table.loc["first", "proposing [s]"] == pytest.approx(2.0)
     assert table.loc["second", "evaluating [s]"] == pytest.approx(8.0)
     best = RandomSampler(space, 0).ask(4)[2].architecture
@@ -121,7 +121,7 @@ def test_after_final_training_it_is_the_solution_that_counts(space: SearchSpace)
     write(b, space, [0.1, 0.9])  # searched, not yet trained finally
     table = report.variants_table(report.read_experiment(config), ROWS).set_index("variant")
     assert table["runs"].tolist() == [1, 0, 0]
-    assert table.loc["first", "judged on"] == "test" and table.loc["first", "accuracy [%]"] == pytest.approx(60)
+    assert table.loc["first", "evaluated on"] == "test" and table.loc["first", "accuracy [%]"] == pytest.approx(60)
     assert table.loc["first", "f"] == pytest.approx(0.75 * 0.6 / 0.8, rel=1e-4)
     assert table.loc["first", "best search f"] == 0.9
 

@@ -273,7 +273,7 @@ def test_a_study_is_read_by_name_folder_or_file(outputs: Path, space: SearchSpac
 
 def test_the_record_has_teachers_student_and_finalists(record: report.StudyRecord) -> None:
     assert record.teacher is record.reference_teacher is not None
-    assert (record.teacher.accuracy, record.teacher.judged, record.teacher.params) == (0.96, "test", 65834)
+    assert (record.teacher.accuracy, record.teacher.evaluated_on, record.teacher.params) == (0.96, "test", 65834)
     assert record.search_teacher is not None and record.search_teacher.accuracy == 0.95
     assert record.solution is record.student is not None
     assert record.solution.architecture is not None and record.solution.trial == 1
@@ -291,7 +291,7 @@ def test_the_paper_counts_best_test_epochs(tmp_path: Path, space: SearchSpace) -
     assert record.solution is not None and record.solution.accuracy == 0.91
     # of all images, so against the reference teacher: 0.75 * 0.91 / 0.96 and 0.75 * 0.82 / 0.96
     assert list(record.finalists["final_f"]) == pytest.approx([0.710938, 0.640625], abs=1e-6)
-    assert set(record.finalists["judged"]) == {"test"}
+    assert set(record.finalists["evaluated_on"]) == {"test"}
     table = report.solution_table(record)
     assert table["accuracy [%]"][1] == pytest.approx(91) and "best test epoch" in table["note"][1]
 
@@ -312,14 +312,14 @@ def test_the_solution_beside_teacher_and_narrowed_teacher(record: report.StudyRe
     assert list(table["times"]) == [1, 2, 2]
     assert list(table["f"]) == pytest.approx([0, 0.703125, 0.6875])  # 0.75 * 0.9 / 0.96, 0.75 * 0.88 / 0.96
     assert table["f vs better teacher"].isna().all()
-    assert set(table["judged on"]) == {"test"}
+    assert set(table["evaluated on"]) == {"test"}
 
 
 def test_before_a_solution_all_is_judged_on_validation_images(tmp_path: Path, space: SearchSpace) -> None:
     for number, study in enumerate((search_only, stopped_in_final_training)):
         record = study(tmp_path / str(number), space).read()
         table = report.solution_table(record)
-        assert set(table["judged on"]) == {"validation"} and len(table) == 2
+        assert set(table["evaluated on"]) == {"validation"} and len(table) == 2
         assert table["accuracy [%]"][0] == pytest.approx(95)
         assert record.best is not None
         assert "best of the search" in table["method"][1]

@@ -12,7 +12,7 @@ import torch
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.errors import SpaceError
-from esnac_lib.samplers.base import Proposal, Sampler, Told
+from esnac_lib.samplers.base import Observation, Proposal, Sampler
 from esnac_lib.samplers.esnac import EsnacSampler
 from esnac_lib.samplers.evolution import EvolutionSampler
 from esnac_lib.samplers.n2n import N2nSampler
@@ -81,8 +81,8 @@ def worth(proposal: Proposal) -> float:
     return int(proposal.architecture.arch_id[:6], 16) / 16**6
 
 
-def told(proposals: list[Proposal]) -> list[Told]:
-    return [Told(p.decisions, p.architecture, worth(p)) for p in proposals]
+def told(proposals: list[Proposal]) -> list[Observation]:
+    return [Observation(p.decisions, p.architecture, worth(p)) for p in proposals]
 
 
 def ids(proposals: list[Proposal]) -> list[str]:
@@ -145,7 +145,7 @@ def test_a_fault_of_the_machine_is_no_observation_but_is_not_proposed_again(
 ) -> None:
     sampler = make(space, 2)
     first = sampler.ask(3)
-    sampler.tell([*told(first[:2]), Told(first[2].decisions, first[2].architecture, None)])
+    sampler.tell([*told(first[:2]), Observation(first[2].decisions, first[2].architecture, None)])
     assert first[2].architecture.arch_id not in ids(sampler.ask(3))
 
 

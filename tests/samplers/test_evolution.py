@@ -12,7 +12,7 @@ import torch
 
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.tracing import trace
-from esnac_lib.samplers.base import Proposal, Sampler, Told
+from esnac_lib.samplers.base import Observation, Proposal, Sampler
 from esnac_lib.samplers.evolution import EvolutionSampler
 from esnac_lib.samplers.random import RandomSampler
 from esnac_lib.space.decisions import Decisions
@@ -38,8 +38,10 @@ def synthetic_f(space: SearchSpace, decisions: Decisions, student: Architecture)
     return compression * (2 - compression) * float(np.exp(-loss - 0.01 * len(decisions.skips)))
 
 
-def told(space: SearchSpace, proposals: list[Proposal]) -> list[Told]:
-    return [Told(p.decisions, p.architecture, synthetic_f(space, p.decisions, p.architecture)) for p in proposals]
+def told(space: SearchSpace, proposals: list[Proposal]) -> list[Observation]:
+    return [
+        Observation(p.decisions, p.architecture, synthetic_f(space, p.decisions, p.architecture)) for p in proposals
+    ]
 
 
 def search(space: SearchSpace, sampler: Sampler, steps: int, n: int) -> np.ndarray:
@@ -99,7 +101,7 @@ class Recording(SearchSpace):
         return child
 
 
-def evolved(crossover: float, tournament: int) -> tuple[Recording, list[Told]]:
+def evolved(crossover: float, tournament: int) -> tuple[Recording, list[Observation]]:
     """A space after eight proposals of a sampler that was told the given twelve trials, six of which live."""
     recording = Recording(traced("cnn4"))
     trials = told(recording, RandomSampler(recording, 0).ask(12))

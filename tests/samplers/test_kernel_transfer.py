@@ -19,7 +19,7 @@ from esnac_lib.config.paths import outputs_root
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError, DataError, EsnacError, LedgerError
 from esnac_lib.ledger.ledger import Ledger
-from esnac_lib.samplers.base import Told
+from esnac_lib.samplers.base import Observation
 from esnac_lib.samplers.esnac import EsnacSampler
 from esnac_lib.samplers.history import row_of
 from esnac_lib.samplers.random import RandomSampler
@@ -50,8 +50,11 @@ def target() -> SearchSpace:
     return space_of("conv7")
 
 
-def told(space: SearchSpace, count: int) -> list[Told]:
-    return [Told(p.decisions, p.architecture, 0.1 + 0.05 * i) for i, p in enumerate(RandomSampler(space, 0).ask(count))]
+def told(space: SearchSpace, count: int) -> list[Observation]:
+    return [
+        Observation(p.decisions, p.architecture, 0.1 + 0.05 * i)
+        for i, p in enumerate(RandomSampler(space, 0).ask(count))
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from samplers.test_evolution import ids, searches, space_of, told
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.errors import SpaceError
 from esnac_lib.samplers import n2n
-from esnac_lib.samplers.base import Told
+from esnac_lib.samplers.base import Observation
 from esnac_lib.samplers.n2n import Learner, N2nSampler, Policy, RemovalPolicy, ShrinkagePolicy, reinforce_loss
 from esnac_lib.samplers.random import RandomSampler
 from esnac_lib.seeding import make_generator
@@ -215,8 +215,8 @@ def test_what_is_rewarded_becomes_more_probable() -> None:
 # -- stages ------------------------------------------------------------------------------------------------------------
 
 
-def history(sampler: N2nSampler, steps: int, n: int) -> list[Told]:
-    trials: list[Told] = []
+def history(sampler: N2nSampler, steps: int, n: int) -> list[Observation]:
+    trials: list[Observation] = []
     for _ in range(steps):
         trials += told(sampler.space, sampler.ask(n))
         sampler.tell(trials[-n:])
@@ -246,7 +246,7 @@ def test_without_an_operator_its_stage_is_left_out() -> None:
 
 def test_if_every_student_of_the_first_stage_fails_the_teacher_is_shrunk(space: SearchSpace) -> None:
     sampler = N2nSampler(space, 0, evaluations=10)
-    sampler.tell([Told(p.decisions, p.architecture, 0.0) for p in sampler.ask(5)])
+    sampler.tell([Observation(p.decisions, p.architecture, 0.0) for p in sampler.ask(5)])
     assert all(not p.decisions.removed and any(p.decisions.ratios) for p in sampler.ask(5))
 
 
@@ -255,7 +255,7 @@ def test_a_better_student_of_the_first_stage_is_shrunk_from_then_on(space: Searc
     trials = history(sampler, 2, 5)
     better = Decisions(frozenset({1, 2, 11}), (0.0, 0.0), frozenset())
     assert all(trial.decisions.removed != better.removed for trial in trials)
-    sampler.tell([Told(better, space.apply(better), 0.99)])
+    sampler.tell([Observation(better, space.apply(better), 0.99)])
     assert all(p.decisions.removed == better.removed and any(p.decisions.ratios) for p in sampler.ask(5))
 
 
@@ -313,9 +313,13 @@ def test_what_no_policy_proposed_teaches_nothing(space: SearchSpace) -> None:
     assert [stages[1].choices(decisions) for decisions in strangers] == [None] * len(strangers)
     assert [stages[0].choices(decisions) for decisions in strangers[:8]] == [None] * 8
     taught = Decisions(frozenset({1, 4}), (0.5, 0.0), frozenset())
-    stages[1].catch_up([Told(d, space.apply(d), 0.5) for d in strangers] + [Told(taught, space.apply(taught), None)])
+    stages[1].catch_up(
+        [Observation(d, space.apply(d), 0.5) for d in strangers] + [Observation(taught, space.apply(taught), None)]
+    )
     assert stages[1].learner._waiting == []
-    stages[1].catch_up([Told(taught, space.apply(taught), None)] * 14 + [Told(taught, space.apply(taught), 0.5)])
+    stages[1].catch_up(
+        [Observation(taught, space.apply(taught), None)] * 14 + [Observation(taught, space.apply(taught), 0.5)]
+    )
     assert len(stages[1].learner._waiting) == 1
     assert stages[1].choices(Decisions(frozenset({1, 4}), (0.5, 0.0), frozenset())) == [4, 9]
     assert stages[0].choices(Decisions(frozenset({1, 4}), (0.0, 0.0), frozenset())) == [1, 0, 0, 1] + [0] * 6
@@ -334,7 +338,7 @@ def test_its_state_is_a_replay_of_what_was_told(space: SearchSpace) -> None:
         assert ids(resumed.ask(3)) == ids(proposals)
         past += told(space, proposals)
         if step in (2, 6):
-            past[-1] = Told(past[-1].decisions, past[-1].architecture, None)
+            past[-1] = Observation(past[-1].decisions, past[-1].architecture, None)
         sampler.tell(past[-3:])
     resumed.tell(past[-3:])
     mine, theirs = sampler._stage().learner, resumed._stage().learner

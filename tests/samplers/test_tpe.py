@@ -15,7 +15,7 @@ from samplers.test_evolution import ids, searches, space_of, told
 
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.samplers import tpe
-from esnac_lib.samplers.base import Told
+from esnac_lib.samplers.base import Observation
 from esnac_lib.samplers.random import RandomSampler
 from esnac_lib.samplers.tpe import MAX_ASKS, TpeSampler, decisions_of, distributions, parameters_of
 from esnac_lib.seeding import derive_seed
@@ -119,7 +119,7 @@ def test_it_proposes_what_an_optuna_study_of_its_own_would(space: SearchSpace, f
     """The slow twin: trials enqueued, asked and told one by one in one study, then a sampler of the same seed."""
     trials = told(space, RandomSampler(space, 4).ask(14))
     sampler = TpeSampler(space, 9, **form)
-    sampler.tell([*trials[:5], Told(trials[5].decisions, trials[5].architecture, None), *trials[6:]])
+    sampler.tell([*trials[:5], Observation(trials[5].decisions, trials[5].architecture, None), *trials[6:]])
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for trial in [*trials[:5], *trials[6:]]:
@@ -153,7 +153,7 @@ def test_the_number_of_trials_told_changes_the_draws(space: SearchSpace, form: d
     for _ in range(3):
         draws.append(sampler._study().ask(sampler.distributions).params)
         trials = told(space, sampler.ask(2))
-        sampler.tell([Told(trial.decisions, trial.architecture, None) for trial in trials])  # also without any f
+        sampler.tell([Observation(trial.decisions, trial.architecture, None) for trial in trials])  # also without any f
     assert all(a != b for a, b in pairwise(draws))
 
 
@@ -166,7 +166,7 @@ def test_resumed_at_any_step_it_goes_on_alike(space: SearchSpace, form: dict[str
         assert ids(resumed.ask(4)) == ids(proposals)
         past += told(space, proposals)
         if step == 2:
-            past[-1] = Told(past[-1].decisions, past[-1].architecture, None)
+            past[-1] = Observation(past[-1].decisions, past[-1].architecture, None)
         sampler.tell(past[-4:])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from esnac_lib.architecture.tracing import trace
-from esnac_lib.samplers.base import Told
+from esnac_lib.samplers.base import Observation
 from esnac_lib.samplers.width_scaling import NarrowSampler, van_der_corput
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.teachers import teacher
@@ -35,5 +35,5 @@ def test_it_learns_nothing() -> None:
     sampler, other = NarrowSampler(space(), 1), NarrowSampler(space(), 1)
     first = sampler.ask(4)
     for one, f in ((sampler, 0.0), (other, 1.0)):
-        one.tell([Told(p.decisions, p.architecture, f) for p in first])
+        one.tell([Observation(p.decisions, p.architecture, f) for p in first])
     assert [p.decisions for p in sampler.ask(4)] == [p.decisions for p in other.ask(4)]

@@ -15,7 +15,7 @@ from esnac_lib.architecture.encoding import encode
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.seeding import make_rng
-from esnac_lib.space.candidates import BUILT, Outline, Outliner
+from esnac_lib.space.candidates import BUILT, Candidate, CandidateMaker
 from esnac_lib.space.channel_groups import GROUPINGS
 from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.search_space import OPERATORS, SAMPLINGS, SearchSpace
@@ -31,15 +31,15 @@ def space_of(name: str, operators: tuple[str, ...] = OPERATORS, grouping: str = 
     return SearchSpace(traced(name), operators, grouping)
 
 
-def check(space: SearchSpace, outliner: Outliner, decisions: Decisions) -> Outline:
-    student, outline = space.apply(decisions), outliner.outline(decisions)
+def check(space: SearchSpace, maker: CandidateMaker, decisions: Decisions) -> Candidate:
+    student, outline = space.apply(decisions), maker.make(decisions)
     assert outline.order == student.canonical_order
     assert outline.arch_id == student.arch_id
     for max_edge in (128, 3):
-        expected = encode(student, max_edge) if max_edge == 128 else Outline.of(student).encode(max_edge)
+        expected = encode(student, max_edge) if max_edge == 128 else Candidate.of(student).encode(max_edge)
         np.testing.assert_array_equal(outline.encode(max_edge), expected)
-    assert outline.key == Outline.of(student).key
-    assert outline.num_params == student.num_params == Outline.of(student).num_params
+    assert outline.key == Candidate.of(student).key
+    assert outline.num_params == student.num_params == Candidate.of(student).num_params
     assert (outline.rows.dtype, outline.encode().dtype) == (np.float32, np.float32)
     return outline
 
@@ -47,11 +47,11 @@ def check(space: SearchSpace, outliner: Outliner, decisions: Decisions) -> Outli
 @pytest.mark.parametrize("name", ["vgg19", "resnet18", "resnet34", "shufflenet", "shufflenet_1.0x_g3", "cnn4"])
 def test_an_outline_is_the_architecture(name: str) -> None:
     space = space_of(name)
-    outliner, rng = Outliner(space), make_rng(0, "test", 0)
-    check(space, outliner, space.nothing)
+    maker, rng = CandidateMaker(space), make_rng(0, "test", 0)
+    check(space, maker, space.nothing)
     decisions = [space.sample(rng) for _ in range(8)]
     decisions += [space.mutate(decisions[0], rng), space.cross(decisions[1], decisions[2], rng)]
-    outlines = [check(space, outliner, item) for item in decisions]
+    outlines = [check(space, maker, item) for item in decisions]
     assert len({outline.key for outline in outlines}) == len(outlines)
 
 
@@ -59,25 +59,27 @@ def test_an_outline_is_the_architecture(name: str) -> None:
 @pytest.mark.parametrize("operators", [("remove",), ("shrink",), ("skip", "shrink")])
 def test_fewer_operators_and_other_groups(operators: tuple[str, ...], grouping: str) -> None:
     space = space_of("resnet18", operators, grouping)
-    outliner, rng = Outliner(space), make_rng(0, "test", 1)
+    maker, rng = CandidateMaker(space), make_rng(0, "test", 1)
     for _ in range(3):
-        check(space, outliner, space.sample(rng))
+        check(space, maker, space.sample(rng))
 
 
 def test_sums_of_what_removed_layers_read() -> None:
     """Emptied blocks, x + x, and skips out of and beside removed layers."""
     space = space_of("resnet18")
-    outliner = Outliner(space)
+    maker = CandidateMaker(space)
     gone = frozenset(space.removable)
-    student = check(space, outliner, space.normalise(Decisions(gone, space.nothing.ratios, frozenset())))
+    student = check(space, maker, space.normalise(Decisions(gone, space.nothing.ratios, frozenset())))
     assert any(count > 1 for parts in student.graph.inputs for part in parts for _, count in part)
     pairs = frozenset(space.connectable[::7])
-    check(space, outliner, space.normalise(Decisions(frozenset(sorted(gone)[::2]), (0.5,) * 4, pairs)))
+    check(space, maker, space.normalise(Decisions(frozenset(sorted(gone)[::2]), (0.5,) * 4, pairs)))
 
 
 def test_depthwise_groups_follow_the_channels() -> None:
     space = space_of("shufflenet")
-    outline = check(space, Outliner(space), space.normalise(Decisions(frozenset(), (0.6, 0.5, 0.3, 0.1), frozenset())))
+    outline = check(
+        space, CandidateMaker(space), space.normalise(Decisions(frozenset(), (0.6, 0.5, 0.3, 0.1), frozenset()))
+    )
     depthwise = [
         (channels, dict(attrs)["groups"])
         for kind, channels, attrs in outline.graph.natures
@@ -91,10 +93,10 @@ def test_depthwise_groups_follow_the_channels() -> None:
 @given(architectures(), st.sampled_from(GROUPINGS), st.integers(0, 2**32))
 def test_every_kind_of_layer(network: Architecture, grouping: str, seed: int) -> None:
     space, rng = SearchSpace(network, grouping=grouping), make_rng(seed, "test")
-    outliner = Outliner(space)
+    maker = CandidateMaker(space)
     for sampling in SAMPLINGS:
         space.sampling = sampling
-        check(space, outliner, space.mutate(space.sample(rng), rng))
+        check(space, maker, space.mutate(space.sample(rng), rng))
 
 
 def test_an_opaque_layer_stays_as_it_is() -> None:
@@ -107,7 +109,7 @@ def test_an_opaque_layer_stays_as_it_is() -> None:
         Layer("c", "conv", (slot(2),), 3, conv),
     )
     space = SearchSpace(Architecture(layers, (3, 8, 8), slot(3)))
-    check(space, Outliner(space), space.normalise(Decisions(frozenset(), (0.5,), frozenset())))
+    check(space, CandidateMaker(space), space.normalise(Decisions(frozenset(), (0.5,), frozenset())))
 
 
 @pytest.mark.parametrize("built", BUILT)
@@ -122,12 +124,12 @@ def test_what_a_ratio_changes_otherwise_is_built(built: str, monkeypatch: pytest
     apply = space.apply
     monkeypatch.setattr(space, "apply", lambda decisions: applied.append(decisions) or apply(decisions))
     decisions = space.sample(make_rng(0, "test", 2))
-    assert Outliner(space).outline(decisions).arch_id == apply(decisions).arch_id
+    assert CandidateMaker(space).make(decisions).arch_id == apply(decisions).arch_id
     assert applied == [decisions]
 
 
 def test_an_architecture_without_edges() -> None:
     layer = Layer("c", "conv", (slot(INPUT),), 4, {"kernel_size": 3, "padding": 1})
     alone = Architecture((layer,), (3, 8, 8), slot(0))
-    assert Outline.of(alone).edges.shape == (0, 2)
-    np.testing.assert_array_equal(Outline.of(alone).encode(5), encode(alone, 5))
+    assert Candidate.of(alone).edges.shape == (0, 2)
+    np.testing.assert_array_equal(Candidate.of(alone).encode(5), encode(alone, 5))

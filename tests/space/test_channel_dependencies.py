@@ -23,7 +23,7 @@ from esnac_lib.space.channel_dependencies import Segment, kept_count, trace_chan
 from esnac_lib.space.channel_groups import ChannelGroup
 from esnac_lib.space.operators import shrink
 from esnac_lib.space.search_space import SearchSpace
-from esnac_lib.teachers import REGISTRY
+from esnac_lib.teachers import TEACHERS
 
 SAME = {"kernel_size": 3, "padding": 1}
 
@@ -32,7 +32,7 @@ SAME = {"kernel_size": 3, "padding": 1}
 def space_of(name: str, grouping: str = "dimension") -> SearchSpace:
     """A teacher's space for 10 classes, its weights not drawn."""
     with torch.random.fork_rng(devices=[]):
-        architecture, _ = trace(REGISTRY[name].build(10, 3, 32), torch.rand(1, 3, 32, 32))
+        architecture, _ = trace(TEACHERS[name].build(10, 3, 32), torch.rand(1, 3, 32, 32))
     return SearchSpace(architecture, grouping=grouping)
 
 
@@ -167,7 +167,7 @@ def test_the_inserted_convolutions_stay() -> None:
     assert not any(space.teacher.layers[j].kind == "concat" for _, j in space.connectable)
 
 
-@pytest.mark.parametrize("name", [name for name in REGISTRY if name.startswith("shufflenet_")])
+@pytest.mark.parametrize("name", [name for name in TEACHERS if name.startswith("shufflenet_")])
 def test_original_shufflenets_shrink_at_any_ratio(name: str) -> None:
     """Without the inserted convolutions everything up to the last stage is one family of channels."""
     space = space_of(name)

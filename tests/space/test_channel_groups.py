@@ -14,7 +14,7 @@ from esnac_lib.errors import SpaceError
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.decisions import Decisions, Limits
 from esnac_lib.space.search_space import SearchSpace
-from esnac_lib.space.verification import prove
+from esnac_lib.space.verification import verify
 
 
 class Net(nn.Module):
@@ -74,7 +74,7 @@ def test_every_group_shrinks_what_depends_on_it() -> None:
         changed = {name for name in full if width[name] != full[name]}
         follows = {"depthwise"} if "expand" in names else set()
         assert changed == names | follows and all(2 * width[name] == full[name] for name in changed)
-        prove(student, traced()[1])
+        verify(student, traced()[1])
 
 
 def test_a_layer_between_two_groups_can_go_and_makes_them_one() -> None:
@@ -87,7 +87,7 @@ def test_a_layer_between_two_groups_can_go_and_makes_them_one() -> None:
     assert decided.ratios[low] == decided.ratios[high] == 0.5 and found.normalise(decided) == decided
     student = found.apply(decided)
     assert found.contains(student)
-    prove(student, traced()[1])
+    verify(student, traced()[1])
     assert found.normalise(Decisions(frozenset(), ratios, frozenset())).ratios == ratios
 
 
@@ -111,7 +111,7 @@ def test_random_students_are_members_and_proved() -> None:
             decided = found.mutate(found.sample(make_rng(seed, "grouping")), make_rng(seed, "mutate"))
             student = found.apply(decided)
             assert found.contains(student)
-            prove(student, traced()[1])
+            verify(student, traced()[1])
 
 
 def test_why_channels_stay() -> None:

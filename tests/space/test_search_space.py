@@ -30,13 +30,13 @@ from esnac_lib.space.search_space import (
     SKIP_PROBABILITIES,
     SearchSpace,
 )
-from esnac_lib.teachers import REGISTRY
+from esnac_lib.teachers import TEACHERS
 
 
 @cache
 def architecture_of(name: str) -> Architecture:
     with torch.random.fork_rng(devices=[]):
-        return trace(REGISTRY[name].build(10, 3, 32), torch.rand(1, 3, 32, 32))[0]
+        return trace(TEACHERS[name].build(10, 3, 32), torch.rand(1, 3, 32, 32))[0]
 
 
 @cache

@@ -18,7 +18,7 @@ from esnac_lib.errors import ProofError
 from esnac_lib.seeding import make_rng
 from esnac_lib.space import verification as proof
 from esnac_lib.space.search_space import SearchSpace
-from esnac_lib.space.verification import prove, prove_teacher
+from esnac_lib.space.verification import verify, verify_teacher
 from esnac_lib.teachers import teacher
 
 
@@ -32,11 +32,11 @@ def cnn4() -> tuple[nn.Module, SearchSpace, dict[str, Tensor]]:
 def test_the_teacher_and_random_students_are_proved() -> None:
     module, space, weights = cnn4()
     everything = ("shapes", "parameters", "macs", "training", "json", "python")
-    assert prove_teacher(module.train(), space, weights).checks == everything
+    assert verify_teacher(module.train(), space, weights).checks == everything
     assert module.training, "the module is in the mode in which it was"
     for seed in range(5):
         student = space.apply(space.sample(make_rng(seed, "proof")))
-        assert prove(student, weights, seed=seed).checks == everything
+        assert verify(student, weights, seed=seed).checks == everything
 
 
 @pytest.mark.parametrize("grouping", ["dimension", "dependency"])
@@ -48,9 +48,9 @@ def test_students_of_every_teacher_are_proved(name: str, grouping: str) -> None:
     module = teacher(name, 10, channels, size, seed=0)
     architecture, weights = trace(module, torch.zeros(1, channels, size, size))
     space = SearchSpace(architecture, grouping=grouping)
-    prove_teacher(module, space, weights)
+    verify_teacher(module, space, weights)
     for seed in range(3):
-        prove(space.apply(space.mutate(space.sample(make_rng(seed, name)), make_rng(seed, "mutate"))), weights)
+        verify(space.apply(space.mutate(space.sample(make_rng(seed, name)), make_rng(seed, "mutate"))), weights)
 
 
 def test_an_opaque_layer_leaves_the_export_out() -> None:
@@ -61,7 +61,7 @@ def test_an_opaque_layer_leaves_the_export_out() -> None:
         Layer("o", "opaque", (slot(0),), attrs=attrs, code=code, reason="cube in model.py:3"),
     )
     architecture = Architecture(layers, (1, 3, 3), slot(1))
-    shown = prove(architecture, build(architecture).weights())
+    shown = verify(architecture, build(architecture).weights())
     assert "python" not in shown.checks and "'o' is opaque" in shown.left_out["python"]
 
 
@@ -83,14 +83,14 @@ def test_a_wrong_prediction_is_found(claim: str, monkeypatch: pytest.MonkeyPatch
     weights = build(Architecture((layer,), (1, 8, 8), slot(0))).weights()
     monkeypatch.setitem(LAYER_TYPES, "conv", rules)
     with pytest.raises(ProofError, match=message):
-        prove(Architecture((layer,), (1, 8, 8), slot(0)), weights)
+        verify(Architecture((layer,), (1, 8, 8), slot(0)), weights)
 
 
 def test_a_wrong_count_of_parameters_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     _, space, weights = cnn4()
     monkeypatch.setattr(Architecture, "num_params", 7)
     with pytest.raises(ProofError, match="parameters, predicted were 7"):
-        prove(space.teacher, weights)
+        verify(space.teacher, weights)
 
 
 class Dead(nn.Module):
@@ -109,21 +109,21 @@ def test_a_parameter_without_a_gradient_is_found() -> None:
     )
     architecture = Architecture(layers, (1, 3, 3), slot(2))
     with pytest.raises(ProofError, match="gets no gradient"):
-        prove(architecture, build(architecture).weights())
+        verify(architecture, build(architecture).weights())
 
 
 def test_outputs_that_are_not_finite_are_found() -> None:
     _, space, weights = cnn4()
     wrong = {name: torch.full_like(tensor, torch.inf) for name, tensor in weights.items()}
     with pytest.raises(ProofError, match="not finite"):
-        prove(space.teacher, wrong)
+        verify(space.teacher, wrong)
 
 
 def test_another_teacher_is_found() -> None:
     _, space, weights = cnn4()
     other = teacher("cnn4", 10, 1, 8, seed=1)
     with pytest.raises(ProofError, match="gives other outputs"):
-        prove_teacher(other, space, weights)
+        verify_teacher(other, space, weights)
 
 
 def test_json_and_exports_that_differ_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,9 +131,9 @@ def test_json_and_exports_that_differ_are_found(monkeypatch: pytest.MonkeyPatch)
     text = proof.to_python(space.teacher)
     monkeypatch.setattr(proof, "to_python", lambda architecture: text.replace("return ", "return 2 * "))
     with pytest.raises(ProofError, match="exported program"):
-        prove(space.teacher, weights)
+        verify(space.teacher, weights)
     monkeypatch.undo()
     another = space.apply(space.sample(make_rng(1, "proof"))).to_json()
     monkeypatch.setattr(Architecture, "to_json", lambda self: another)
     with pytest.raises(ProofError, match="from its JSON"):
-        prove(space.teacher, weights)
+        verify(space.teacher, weights)

@@ -16,7 +16,7 @@ from esnac_lib.errors import ConfigError
 from esnac_lib.files import load_weights
 from esnac_lib.ledger.ledger import Ledger, ProposalRow
 from esnac_lib.study.environment import describe_environment
-from esnac_lib.study.evaluation_cache import SharedEvaluations
+from esnac_lib.study.evaluation_cache import EvaluationCache
 from esnac_lib.study.experiment import Experiment
 from esnac_lib.study.study import Study
 from esnac_lib.training.progress import Progress
@@ -98,7 +98,7 @@ def test_only_the_same_training_on_the_same_machine_is_looked_up() -> None:
     environment = describe_environment("cpu")
 
     def found(config: StudyConfig, environment: dict[str, Any]) -> bool:
-        asking = SharedEvaluations(study_dir(study).parent / "asks", config, environment)
+        asking = EvaluationCache(study_dir(study).parent / "asks", config, environment)
         asking.refresh()
         return asking.find(text) is not None
 
@@ -128,7 +128,7 @@ def test_a_diverged_student_is_looked_up_and_a_fault_of_the_machine_is_not() -> 
         book.complete(3, 0.9, 0.5, 1, 1.0)  # the third is still waiting
     environment = describe_environment("cpu")
     (first / "environment.json").write_text(json.dumps(environment))
-    asking = SharedEvaluations(first.parent / "asks", StudyConfig.from_dict(config), environment)
+    asking = EvaluationCache(first.parent / "asks", StudyConfig.from_dict(config), environment)
     asking.refresh()
     diverged = asking.find('{"layers": 0}')
     assert diverged is not None and diverged.accuracy is None and diverged.error == "diverged"

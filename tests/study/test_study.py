@@ -347,7 +347,7 @@ def test_of_one_finalist_nothing_is_chosen() -> None:
     assert list(results.results("full")) == [summary["solution"]["student"]]
     record = report.read(study_dir(StudyConfig(**TINY)))
     assert record.solution is not None and record.finalists["trial"].tolist() == [record.solution.trial]
-    assert record.finalists["judged"].tolist() == ["test"]
+    assert record.finalists["evaluated_on"].tolist() == ["test"]
 
 
 def test_a_study_that_only_removes_has_a_narrowed_teacher_too() -> None:

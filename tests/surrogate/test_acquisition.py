@@ -18,12 +18,12 @@ from scipy.stats import norm
 
 from esnac_lib.architecture.encoding import encode
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
-from esnac_lib.space.candidates import Outline
+from esnac_lib.space.candidates import Candidate
 from esnac_lib.surrogate.acquisition import expected_improvement, log_expected_improvement
 from esnac_lib.surrogate.fitting import KernelSettings
 from esnac_lib.surrogate.kernel import learn_kernel
 from esnac_lib.surrogate.maximisers import (
-    Candidate,
+    ScoredCandidate,
     maximise_by_evolution,
     maximise_by_sampling,
     maximise_locally,
@@ -118,7 +118,7 @@ class ToySpace:
     def cross(self, a: tuple[int, ...], b: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
         return tuple(x if rng.random() < 0.5 else y for x, y in zip(a, b, strict=True))
 
-    def outline(self, decisions: tuple[int, ...]) -> Any:
+    def make(self, decisions: tuple[int, ...]) -> Any:
         self.calls += 1
         return Toy(decisions)
 
@@ -150,7 +150,7 @@ def test_budget_and_result(maximise, candidates: int) -> None:  # type: ignore[n
     score = ToyScore()
     space = ToySpace(8, 10)
     best = maximise(space, space, score, [], candidates, np.random.default_rng(0))
-    assert isinstance(best, Candidate)
+    assert isinstance(best, ScoredCandidate)
     assert len(score.asked) == len(set(score.asked)) == candidates
     values = ToyScore()(forbid(score.asked))[2]
     assert best.log_ei == values.max()
@@ -207,7 +207,7 @@ def test_evolution_finds_more_than_sampling() -> None:
 
 def test_evolution_starts_from_the_best_observed() -> None:
     space, near = ToySpace(12, 20), NEAR
-    given = space, space, ToyScore(), [space.outline(near)], 60
+    given = space, space, ToyScore(), [space.make(near)], 60
     cold, warm = (
         maximise_by_evolution(*given, np.random.default_rng(0), population=20, start=start) for start in ([], [near])
     )
@@ -220,7 +220,7 @@ def test_evolution_starts_from_the_best_observed() -> None:
 def test_local_candidates_are_a_few_changes_away() -> None:
     """Of two observed ones: all decisions but a mutated one are of either, and the better one's more often."""
     space, score, other = ToySpace(12, 20), ToyScore(), (0,) * 12
-    best = maximise_locally(space, space, score, [space.outline(NEAR)], 200, np.random.default_rng(0), [NEAR, other])
+    best = maximise_locally(space, space, score, [space.make(NEAR)], 200, np.random.default_rng(0), [NEAR, other])
     assert best is not None
     candidates = [np.array(list(map(int, text.split(",")))) for text in score.asked]
     strange = [int(((c != np.array(NEAR)) & (c != 0)).sum()) for c in candidates]
@@ -246,8 +246,8 @@ class ChainSpace(ToySpace):
     def apply(self, decisions: tuple[int, ...]) -> Architecture:
         return chain(tuple(value + 1 for value in decisions))
 
-    def outline(self, decisions: tuple[int, ...]) -> Any:
-        return Outline.of(self.apply(decisions))
+    def make(self, decisions: tuple[int, ...]) -> Any:
+        return Candidate.of(self.apply(decisions))
 
 
 @pytest.mark.parametrize("maximise", MAXIMISERS)
@@ -258,7 +258,7 @@ def test_with_a_kernel(maximise) -> None:  # type: ignore[no-untyped-def]
     encodings = [encode(space.apply(item), 4) for item in observed]
     f = rng.random(6)
     kernel = learn_kernel(encodings, f, settings, torch.Generator().manual_seed(0))
-    best = maximise(space, space, scorer(kernel), list(map(space.outline, observed)), 40, rng)
+    best = maximise(space, space, scorer(kernel), list(map(space.make, observed)), 40, rng)
     assert best.decisions not in observed
     mean, variance = kernel.predict([encode(space.apply(best.decisions), 4)])
     assert best.mean == pytest.approx(mean[0], abs=1e-4)

@@ -10,7 +10,7 @@ import pytest
 
 from esnac_lib.objective import objective
 from esnac_lib.surrogate.maximisers import scorer
-from esnac_lib.surrogate.targets import SURROGATES, AccuracySurrogate, FSurrogate
+from esnac_lib.surrogate.targets import SURROGATES, AccuracyTarget, ObjectiveTarget
 
 
 def sized(params: int) -> Any:
@@ -38,7 +38,7 @@ F = [objective(o.num_params, 1000, a, 0.9) for o, a in zip((HALF, TENTH), ACCURA
 
 
 def test_the_paper_s_learns_f() -> None:
-    surrogate = FSurrogate([TEACHER, HALF], [0.0, 0.4])
+    surrogate = ObjectiveTarget([TEACHER, HALF], [0.0, 0.4])
     kernel: Any = Foretells({100: (0.3, 0.01)})
     np.testing.assert_array_equal(surrogate.values, [0.0, 0.4])
     assert surrogate.observed == (TEACHER, HALF) and surrogate.best(kernel) == 0.4
@@ -46,14 +46,14 @@ def test_the_paper_s_learns_f() -> None:
 
 
 def test_accuracies_are_read_out_of_f_and_standardised() -> None:
-    surrogate = AccuracySurrogate([TEACHER, HALF, TENTH], [0.0, *F])
+    surrogate = AccuracyTarget([TEACHER, HALF, TENTH], [0.0, *F])
     relative = np.array([1.0, 0.8 / 0.9, 0.6 / 0.9])
     np.testing.assert_allclose(surrogate.values, (relative - relative.mean()) / relative.std(), rtol=1e-12)
     assert surrogate.observed == (TEACHER, HALF, TENTH)
 
 
 def test_f_is_put_together_again_with_the_exact_size() -> None:
-    surrogate = AccuracySurrogate([TEACHER, HALF, TENTH], [0.0, *F])
+    surrogate = AccuracyTarget([TEACHER, HALF, TENTH], [0.0, *F])
     a, b, c = surrogate.values
     knows: Any = Foretells({1000: (a, 0.04), 500: (b, 0.04), 100: (c, 0.04)})
     mean, variance = surrogate.moments(knows, [TEACHER, HALF, TENTH])
@@ -65,7 +65,7 @@ def test_f_is_put_together_again_with_the_exact_size() -> None:
 
 def test_who_is_no_smaller_than_the_teacher_tells_nothing_and_is_not_proposed() -> None:
     as_large, larger = sized(1000), sized(1200)
-    surrogate = AccuracySurrogate([TEACHER, as_large, HALF, larger], [0.0, 0.0, F[0], 0.0])
+    surrogate = AccuracyTarget([TEACHER, as_large, HALF, larger], [0.0, 0.0, F[0], 0.0])
     assert surrogate.observed == (TEACHER, HALF) and len(surrogate.values) == 2
     kernel: Any = Foretells({1000: (5.0, 1.0), 1200: (5.0, 1.0), 100: (0.0, 1.0)})
     mean, variance, log_ei = scorer(kernel, surrogate)([as_large, larger, TENTH])
@@ -74,7 +74,7 @@ def test_who_is_no_smaller_than_the_teacher_tells_nothing_and_is_not_proposed() 
 
 
 def test_a_diverged_student_counts_with_accuracy_0() -> None:
-    surrogate = AccuracySurrogate([TEACHER, HALF], [0.0, 0.0])
+    surrogate = AccuracyTarget([TEACHER, HALF], [0.0, 0.0])
     np.testing.assert_allclose(surrogate.values, [1.0, -1.0])
 
 

@@ -13,9 +13,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from esnac_lib.architecture.tracing import trace
-from esnac_lib.config.study import TEACHERS
 from esnac_lib.errors import ArchitectureError
-from esnac_lib.teachers import REGISTRY, teacher
+from esnac_lib.teachers import TEACHERS, teacher
 
 # SPEC §1 and §2: parameters for 10 and 100 classes.
 EXACT = {
@@ -42,7 +41,7 @@ TABLE_2 = {
 def count(name: str, num_classes: int, in_channels: int = 3, image_size: int = 32) -> int:
     """Trainable parameters, without drawing any."""
     with torch.device("meta"):
-        module = REGISTRY[name].build(num_classes, in_channels, image_size)
+        module = TEACHERS[name].build(num_classes, in_channels, image_size)
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -84,7 +83,7 @@ def test_cnn4_is_small() -> None:
 
 
 def test_registry_and_config_list_the_same_names() -> None:
-    assert sorted(REGISTRY) == sorted(TEACHERS)
+    assert [entry.name for entry in TEACHERS.values()] == list(TEACHERS)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_registry_and_config_list_the_same_names() -> None:
 )
 def test_number_of_layers(name: str, layers: int) -> None:
     with torch.device("meta"):
-        module = REGISTRY[name].build(10, 3, 32)
+        module = TEACHERS[name].build(10, 3, 32)
     nodes = [part for part in module.modules() if not list(part.children())]
     # every leaf is a layer, except empty shortcuts, and each stride-2 unit of a ShuffleNet joins once
     joins = sum(getattr(part, "joins", False) for part in module.modules())
@@ -159,9 +158,9 @@ def test_other_image_sizes(name: str, channels: int, size: int) -> None:
         assert module.eval()(torch.zeros(1, channels, size, size)).shape == (1, 7)
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", TEACHERS)
 def test_too_small_images_are_refused_with_the_smallest_size(name: str) -> None:
-    smallest = REGISTRY[name].smallest
+    smallest = TEACHERS[name].smallest
     with pytest.raises(ArchitectureError, match=f"at least {smallest} x {smallest} pixels") as caught:
         teacher(name, 10, 3, smallest - 1)
     assert "\n" not in str(caught.value)

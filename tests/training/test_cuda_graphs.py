@@ -24,7 +24,7 @@ from esnac_lib.architecture.tracing import trace
 from esnac_lib.training import cuda_graphs as stepping
 from esnac_lib.training import trainee as student
 from esnac_lib.training import trainer
-from esnac_lib.training.cuda_graphs import WARM_UP, Batch, Feed, Lane, RecordedStep, recorder, steps_of
+from esnac_lib.training.cuda_graphs import WARM_UP, Batch, CapturedStep, Feed, Lane, recorder, steps_of
 from esnac_lib.training.recipes import CLIP_NORM, Recipe
 from esnac_lib.training.trainee import Outcome, Trainee
 from esnac_lib.training.trainer import train
@@ -154,7 +154,7 @@ def test_a_step_is_recorded_once_after_the_warm_up() -> None:
         told.append("record")
         return lambda: told.append("replay")
 
-    step = RecordedStep(lambda batch: told.append("fixed" if batch.fixed else "other"), record, "it")
+    step = CapturedStep(lambda batch: told.append("fixed" if batch.fixed else "other"), record, "it")
     fixed, other = (Batch(torch.zeros(1), torch.zeros(1), fixed=fixed) for fixed in (True, False))
     for batch in [other, other, *[fixed] * WARM_UP, other, fixed, other, fixed]:
         step(batch)
@@ -163,7 +163,7 @@ def test_a_step_is_recorded_once_after_the_warm_up() -> None:
 
 def test_what_cannot_be_recorded_is_called() -> None:
     told: list[Batch] = []
-    step = RecordedStep(told.append, refuse, "trial0001")
+    step = CapturedStep(told.append, refuse, "trial0001")
     batch = Batch(torch.zeros(1), torch.zeros(1), fixed=True)
     with pytest.warns(UserWarning, match=r"^trial0001 cannot be recorded and .*capturing$") as found:
         for _ in range(6):

@@ -25,7 +25,7 @@ from esnac_lib.errors import ConfigError
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.study.study import Study
 from esnac_lib.training import ray_evaluator
-from esnac_lib.training.callbacks import EpochResult, TrainingStopped, Watch
+from esnac_lib.training.callbacks import Callbacks, EpochResult, TrainingStopped
 from esnac_lib.training.evaluator import Task
 from esnac_lib.training.ray_evaluator import Cluster, RayEvaluator
 from esnac_lib.training.recipes import Recipe
@@ -210,7 +210,7 @@ def end(key: str, accuracy: float | None = 0.5, machine: bool = False) -> dict[s
 
 
 def evaluator(
-    played: PlayedRay, folder: Path, monkeypatch: pytest.MonkeyPatch, watch: Watch, cluster: Cluster
+    played: PlayedRay, folder: Path, monkeypatch: pytest.MonkeyPatch, watch: Callbacks, cluster: Cluster
 ) -> RayEvaluator:
     monkeypatch.setitem(__import__("sys").modules, "ray", played)  # type: ignore[arg-type]
     monkeypatch.setattr(ray_evaluator, "check_ray", lambda: None)
@@ -226,7 +226,7 @@ def test_faults_of_the_machine_are_tried_again_alone_on_a_gpu_and_have_an_end(
 ) -> None:
     told: list[tuple[str, int]] = []
     progress: list[tuple[int, int]] = []
-    watch = Watch(lambda key, row: told.append((key, row.epoch)), lambda *done: progress.append(done))
+    watch = Callbacks(lambda key, row: told.append((key, row.epoch)), lambda *done: progress.append(done))
     script = {
         "a": [[epoch(1), epoch(2), epoch(3), end("a")]],
         "b": [[epoch(1), Lost("the node left")], [epoch(1), epoch(2), end("b", None)]],
@@ -255,8 +255,8 @@ def mine_architecture() -> Any:
 def test_what_is_left_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [Task(key, mine_architecture()) for key in "ab"]
     for watch, wrong, error in (
-        (Watch(should_stop=lambda: True), epoch(1), TrainingStopped),
-        (Watch(), Fault("a mistake"), Fault),
+        (Callbacks(should_stop=lambda: True), epoch(1), TrainingStopped),
+        (Callbacks(), Fault("a mistake"), Fault),
     ):
         played = PlayedRay({"a": [[epoch(1)]], "b": [[wrong]]})
         mine = evaluator(played, tmp_path, monkeypatch, watch, Cluster())
@@ -305,7 +305,7 @@ def test_a_worker_whose_training_hangs_says_so_and_ends(monkeypatch: pytest.Monk
 
 def test_one_line_where_there_is_no_ray_or_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"^ray_address = 'nowhere': no Ray cluster answers \(.*nobody there\)"):
-        evaluator(PlayedRay({}), tmp_path, monkeypatch, Watch(), Cluster("nowhere"))
+        evaluator(PlayedRay({}), tmp_path, monkeypatch, Callbacks(), Cluster("nowhere"))
     monkeypatch.undo()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"^evaluator = 'ray': Ray is not installed; pip install 'esnac_lib\[ray\]'"):

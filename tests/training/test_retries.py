@@ -14,7 +14,7 @@ from training.test_trainer import DISTILLATION, Few, cnn, same
 from esnac_lib.architecture.network import Network, build
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.teachers import teacher
-from esnac_lib.training.retries import train_splitting
+from esnac_lib.training.retries import train_with_retries
 from esnac_lib.training.trainee import Outcome, Trainee
 from esnac_lib.training.trainer import train
 
@@ -59,7 +59,7 @@ def test_whom_there_is_no_room_for_comes_again_in_smaller_groups(count: int, roo
         made.append(key)
 
     keys = "abcdefgh"[:count]
-    told = list(train_splitting({key: lambda key=key: make(key) for key in keys}, memory))  # type: ignore[misc]
+    told = list(train_with_retries({key: lambda key=key: make(key) for key in keys}, memory))  # type: ignore[misc]
     assert memory.groups == groups and "".join(made) == "".join(groups)
     assert sorted(outcome.key for outcome, _ in told) == list(keys)
     assert [outcome.key for outcome, _ in told if outcome.retry] == (list(keys) if room == 0 else [])
@@ -93,7 +93,7 @@ def test_a_divided_group_ends_as_a_whole_one(tmp_path: Path, monkeypatch: pytest
     sizes: list[int] = []
     outcomes = {
         outcome.key: outcome
-        for outcome, _ in train_splitting({key: lambda n=n: student(n) for n, key in enumerate("abc")}, starved)  # type: ignore[misc]
+        for outcome, _ in train_with_retries({key: lambda n=n: student(n) for n, key in enumerate("abc")}, starved)  # type: ignore[misc]
     }
     assert sizes == [3, 1] and list(outcomes) == ["a", "b", "c"]
     for number, key in enumerate("abc"):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from esnac_lib.data.batches import DeviceData
 from esnac_lib.errors import TrainingError
 from esnac_lib.seeding import make_generator
-from esnac_lib.training.callbacks import EpochResult, TrainingStopped, Watch
+from esnac_lib.training.callbacks import Callbacks, EpochResult, TrainingStopped
 from esnac_lib.training.checkpoints import CheckpointPace, clear_checkpoint, read_checkpoint, write_checkpoint
 from esnac_lib.training.recipes import CLIP_NORM, Recipe
 from esnac_lib.training.trainee import Outcome, Trainee
@@ -329,7 +329,7 @@ def test_a_failing_student_harms_nobody(
     few: tuple[Few, Few], fault: nn.Module, error: str | None, retry: bool, epochs: int, tmp_path: Path
 ) -> None:
     told: list[str] = []
-    result = distil(group_of(fault), few, checkpoint=tmp_path, watch=Watch(lambda key, row: told.append(key)))
+    result = distil(group_of(fault), few, checkpoint=tmp_path, watch=Callbacks(lambda key, row: told.append(key)))
     bad = result.pop("bad0")
     assert (bad.error, bad.retry, len(bad.curve), told.count("bad0")) == (error, retry, epochs, epochs)
     assert bad.state == ("failed" if error else "complete")
@@ -379,7 +379,7 @@ def killed(few: tuple[Few, Few], where: Path, at: tuple[str, int], recipe: Recip
             raise Killed
 
     with pytest.raises(Killed):
-        distil(group_of(), few, recipe, checkpoint=where, watch=Watch(on_epoch))
+        distil(group_of(), few, recipe, checkpoint=where, watch=Callbacks(on_epoch))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -391,7 +391,7 @@ def test_resume_equals_uninterrupted(few: tuple[Few, Few], tmp_path: Path, at: t
     killed(few, tmp_path, at, recipe)
     told: list[tuple[str, int]] = []
     resumed = distil(
-        group_of(), few, recipe, checkpoint=tmp_path, watch=Watch(lambda key, row: told.append((key, row.epoch)))
+        group_of(), few, recipe, checkpoint=tmp_path, watch=Callbacks(lambda key, row: told.append((key, row.epoch)))
     )
     order = [(key, epoch) for epoch in (1, 2, 3) for key in "abc"]
     assert told == sorted(order[: order.index(at)]) + order[order.index(at) :]  # first again what was stored
@@ -425,7 +425,7 @@ def test_best_epoch_before_the_kill_survives(few: tuple[Few, Few], tmp_path: Pat
                 raise Killed
 
         trainee = Trainee("s", copy.deepcopy(network))
-        return train([trainee], *data, recipe, seed=0, purpose="p", checkpoint=where, watch=Watch(on_epoch))["s"]
+        return train([trainee], *data, recipe, seed=0, purpose="p", checkpoint=where, watch=Callbacks(on_epoch))["s"]
 
     whole = run(None)
     assert whole.best_epoch < 3  # otherwise this tests nothing
@@ -497,10 +497,10 @@ def test_a_stop_keeps_the_checkpoints(few: tuple[Few, Few], tmp_path: Path) -> N
         DISTILLATION, batch_size=300
     )  # a batch an epoch: asked before each epoch, and once within the first
     with pytest.raises(TrainingStopped):
-        distil(group_of(), few, recipe, checkpoint=tmp_path, watch=Watch(should_stop=lambda: next(answers)))
+        distil(group_of(), few, recipe, checkpoint=tmp_path, watch=Callbacks(should_stop=lambda: next(answers)))
     assert len(read_checkpoint(tmp_path / "c.safetensors").progress["curve"]) in (1, 2)
     whole = distil(group_of(), few, recipe)
-    resumed = distil(group_of(), few, recipe, checkpoint=tmp_path, watch=Watch(should_stop=lambda: False))
+    resumed = distil(group_of(), few, recipe, checkpoint=tmp_path, watch=Callbacks(should_stop=lambda: False))
     assert all(same(whole[key], resumed[key]) for key in "abc")
 
 
@@ -512,7 +512,7 @@ def test_progress_bar_counts_batches(few: tuple[Few, Few]) -> None:
         CROSS_ENTROPY,
         seed=0,
         purpose="p",
-        watch=Watch(on_batch=lambda *done: told.append(done)),
+        watch=Callbacks(on_batch=lambda *done: told.append(done)),
     )
     assert told == [(done, 10) for done in range(1, 11)]
 
@@ -565,7 +565,7 @@ def test_learning_rate_reaches_the_optimiser() -> None:
         recipe,
         seed=0,
         purpose="p",
-        watch=Watch(on_batch=lambda done, total: passed.append(-bias.bias.item())),
+        watch=Callbacks(on_batch=lambda done, total: passed.append(-bias.bias.item())),
     )
     rates = [1 / 4, 3 / 4, 11 / 12, 9 / 12, 7 / 12, 5 / 12, 3 / 12, 1 / 12]
     assert np.diff(passed) == pytest.approx(rates, abs=1e-6)

@@ -19,7 +19,7 @@ from esnac_lib.architecture.graph import Architecture
 from esnac_lib.benchmarks.tabular.table import OfflineTable, Problem, decisions_of
 from esnac_lib.errors import DataError
 from esnac_lib.objective import objective
-from esnac_lib.samplers.base import Sampler, Told
+from esnac_lib.samplers.base import Observation, Sampler
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.search_space import SearchSpace
@@ -84,7 +84,7 @@ def replay(sampler: Sampler, emulator: Emulator, K: int, steps: int) -> list[flo
     found: list[float] = []
     for _ in range(steps):
         proposals = sampler.ask(K)
-        told = [Told(p.decisions, p.architecture, emulator.f(p.decisions, p.architecture)) for p in proposals]
+        told = [Observation(p.decisions, p.architecture, emulator.f(p.decisions, p.architecture)) for p in proposals]
         sampler.tell(told)
         found += [trial.f for trial in told if trial.f is not None]
     return found

@@ -88,7 +88,7 @@ def accuracy_against_parameters(record: StudyRecord) -> Figure:
         label="Pareto front of the students",
     )  # fmt: skip
     stage = "test, final training" if record.solution is not None else "validation"
-    axes.plot(teacher.params, 100 * teacher.accuracy, **style.TEACHER, label=f"teacher ({teacher.judged})")
+    axes.plot(teacher.params, 100 * teacher.accuracy, **style.TEACHER, label=f"teacher ({teacher.evaluated_on})")
     if record.narrowed is not None:
         narrowed = record.narrowed
         axes.plot(narrowed.params, 100 * narrowed.accuracy, **style.NARROWED, label=f"narrowed teacher ({stage})")
@@ -152,7 +152,7 @@ def search_f_against_final_f(record: StudyRecord) -> Figure:
         return style.in_words(figure, f"There is no final training to show:\n{why}.")
     axes = figure.add_subplot()
     x, y = finalists["search_f"].to_numpy(), finalists["final_f"].to_numpy()
-    judged = finalists["judged"].iloc[0]
+    judged = finalists["evaluated_on"].iloc[0]
     axes.plot(x, y, "o", color=style.BLUE, markersize=11, label=f"finalist ({judged} images)")
     solution = record.solution
     ends = [*x, *y]

@@ -79,7 +79,7 @@ class Monitor:
         self._reader = Reader(path)
         self._lock = threading.RLock()
         self._snapshot = self._reader.read()
-        self._told: Snapshot | None = None  # what the widgets show; others may have read a newer one since
+        self._observations: Snapshot | None = None  # what the widgets show; others may have read a newer one since
         self._chosen: int | None = None  # None: the best so far
         self._widgets: _Widgets | None = None
         self._still: Any = None
@@ -175,7 +175,7 @@ class Monitor:
         """Read and show what has changed; whether anything had."""
         try:
             with self._lock:
-                if self.snapshot() is self._told:
+                if self.snapshot() is self._observations:
                     return False
                 self._show()
         except EsnacError as error:  # the ledger was moved away, or is being restored
@@ -186,7 +186,7 @@ class Monitor:
 
     def _show(self) -> None:
         assert self._widgets is not None
-        self._told = self._snapshot
+        self._observations = self._snapshot
         svg = to_svg(draw(self._snapshot, self._shown, heading=False), self._snapshot)
         self._widgets.tell(self._snapshot)
         self._widgets.figure.value = f'<div class="esnac-panels" onclick="{escape(ON_CLICK)}">{svg}</div>'

@@ -89,8 +89,8 @@ def variants_table(experiment: ExperimentRecord, rows: Mapping[str, str]) -> pd.
     """One line a variant, in the papers' columns: mean and sample standard deviation over its finished runs.
 
     rows: by label, the variant. Accuracies and f are of the solution on the test images, against our own reference
-    teacher; without final training of the best student on the validation images, as "judged on" says. A variant without
-    a finished run has a line without numbers.
+    teacher; without final training of the best student on the validation images, as "evaluated on" says. A variant
+    without a finished run has a line without numbers.
     """
     return pd.DataFrame([_line(label, experiment.finished(variant)) for label, variant in rows.items()], dtype=object)
 
@@ -101,7 +101,7 @@ def _line(label: str, records: Sequence[StudyRecord]) -> dict[str, Any]:
         for name, value in _numbers(record).items():
             values[name].append(value)
     line: dict[str, Any] = {"variant": label, "runs": len(records)}
-    line["judged on"] = records[0].student.judged if records and records[0].student else None
+    line["evaluated on"] = records[0].student.evaluated_on if records and records[0].student else None
     for name in NUMBERS:
         line[name], line[f"{name} ±"] = stat(values[name])
     line["failed"] = sum(len(record.failed) for record in records) if records else None

@@ -41,7 +41,7 @@ class Measured:
     params: int
     macs: int
     accuracy: float
-    judged: Literal["test", "validation"]
+    evaluated_on: Literal["test", "validation"]
     f: float
     trial: int | None = None
     architecture: Architecture | None = None
@@ -128,12 +128,12 @@ class StudyRecord:
         """The teacher to be shown beside the student: judged on the same images."""
         return self.search_teacher if self.solution is None else self.reference_teacher
 
-    def _teacher(self, role: str, judged: Literal["test", "validation"]) -> Measured | None:
+    def _teacher(self, role: str, evaluated_on: Literal["test", "validation"]) -> Measured | None:
         found = self.results["teacher"].get(role)
         if found is None:
             return None
         architecture = Architecture.from_json(found["architecture"])
-        return Measured(found["params"], found["macs"], found["accuracy"], judged, 0.0, architecture=architecture)
+        return Measured(found["params"], found["macs"], found["accuracy"], evaluated_on, 0.0, architecture=architecture)
 
     @cached_property
     def solution(self) -> Measured | None:
@@ -193,7 +193,7 @@ class StudyRecord:
 
     @cached_property
     def finalists(self) -> pd.DataFrame:
-        """trial, search_f, final_f, accuracy, judged: one line a student in final training, by trial.
+        """trial, search_f, final_f, accuracy, evaluated_on: one line a student in final training, by trial.
 
         final_f: against the teacher that was judged on the same images; in the `paper` form of the best test epoch.
         A single student is trained on all images only, and judged there.
@@ -209,8 +209,8 @@ class StudyRecord:
         for key, result in sorted(self.results[kind].items()):
             if key.startswith("trial") and teacher is not None:
                 f = objective(result["params"], teacher.params, result[accuracy], teacher.accuracy)
-                rows.append((trial_of(key), search_f[trial_of(key)], f, result[accuracy], teacher.judged))
-        return pd.DataFrame(rows, columns=["trial", "search_f", "final_f", "accuracy", "judged"])
+                rows.append((trial_of(key), search_f[trial_of(key)], f, result[accuracy], teacher.evaluated_on))
+        return pd.DataFrame(rows, columns=["trial", "search_f", "final_f", "accuracy", "evaluated_on"])
 
 
 def read(study: str | Path) -> StudyRecord:

@@ -49,7 +49,7 @@ def _gap(student: Measured, teacher: Measured) -> str:
     points = 100 * (student.accuracy - teacher.accuracy)
     way = "loses" if points < 0 else "gains"
     return (
-        f"{way} {abs(points):.2f} points of {student.judged} accuracy ({student.accuracy:.2%} instead of "
+        f"{way} {abs(points):.2f} points of {student.evaluated_on} accuracy ({student.accuracy:.2%} instead of "
         f"{teacher.accuracy:.2%})"
     )
 
@@ -68,7 +68,9 @@ def ranking(experiment: ExperimentRecord, rows: Mapping[str, str]) -> str:
     means = {label: float(np.mean(list(f_by_seed(records).values()))) for label, records in found.items()}
     order = sorted(means, key=lambda label: -means[label])
     student = found[order[0]][0].student
-    judged = "after final training, on the test images" if student and student.judged == "test" else "of the search"
+    judged = (
+        "after final training, on the test images" if student and student.evaluated_on == "test" else "of the search"
+    )
     listed = ", ".join(f"{label} {means[label]:.4f}" for label in order)
     equal = [label for label in order if means[label] == means[order[0]]]
     verb = "ends" if len(equal) == 1 else "end"

@@ -44,15 +44,15 @@ def maximisers_table(record: StudyRecord, sizes: Sequence[int], kernels: int) ->
 
 
 def _lines(space: SearchSpace, record: StudyRecord, observed: pd.DataFrame, kernels: int) -> list[tuple]:
-    from esnac_lib.space.candidates import Outline, Outliner
+    from esnac_lib.space.candidates import Candidate, CandidateMaker
     from esnac_lib.surrogate.fitting import KernelSettings
     from esnac_lib.surrogate.kernel import choose_subset, learn_kernels
     from esnac_lib.surrogate.maximisers import maximise_by_evolution, maximise_by_sampling, scorer
 
     config, size = record.config, len(observed)
     settings = KernelSettings(objective=config.kernel_loss)
-    known = [Outline.of(space.teacher)]
-    known += [Outline.of(Architecture.from_json(text)) for text in observed["architecture"]]
+    known = [Candidate.of(space.teacher)]
+    known += [Candidate.of(Architecture.from_json(text)) for text in observed["architecture"]]
     values = [0.0, *observed["f"]]
     subsets = [
         choose_subset(len(values), make_rng(config.seed, "maximisers-subset", size, k), settings.subset_probability)
@@ -62,10 +62,10 @@ def _lines(space: SearchSpace, record: StudyRecord, observed: pd.DataFrame, kern
     learned = learn_kernels([outline.encode() for outline in known], values, subsets, settings, seeds)
     best = observed.sort_values("f", ascending=False, kind="stable").head(PARENTS)
     start = [Decisions.from_json(text) for text in best["decisions"]]
-    outliner = Outliner(space)
+    maker = CandidateMaker(space)
     lines = []
     for k, kernel in enumerate(learned):
-        given = space, outliner, scorer(kernel), known, config.candidates
+        given = space, maker, scorer(kernel), known, config.candidates
         rng = [make_rng(config.seed, "maximisers", size, k, which) for which in range(2)]
         found = [
             maximise_by_sampling(*given, rng[0]),

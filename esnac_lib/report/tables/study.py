@@ -17,7 +17,7 @@ F, F_BETTER = "f", "f vs better teacher"
 SOLUTION_COLUMNS = {
     "method": "object",
     "accuracy [%]": "float64",
-    "judged on": "object",
+    "evaluated on": "object",
     "change [points]": "float64",
     "parameters": "Int64",
     "MACs": "Int64",
@@ -47,7 +47,7 @@ def solution_table(*records: StudyRecord) -> pd.DataFrame:
     """The teacher, the solution, the uniformly narrowed teacher, and the published result where there is one.
 
     Each further record adds its solution and narrowed teacher, and its teacher if that is another one. Accuracies are
-    in % on the test images, or on the validation images while there is no solution, as the column "judged on" says.
+    in % on the test images, or on the validation images while there is no solution, as the column "evaluated on" says.
     f is against our own teacher on the same images; "f vs better teacher", for the comparison with the published f,
     against the larger of our teacher's and the published teacher's accuracy (SPEC §1).
     """
@@ -67,7 +67,7 @@ def _rows_of(record: StudyRecord, printed: Published | None) -> list[dict[str, A
     teacher = record.teacher
     if teacher is None:
         return []
-    role = "search" if teacher.judged == "validation" else "reference"
+    role = "search" if teacher.evaluated_on == "validation" else "reference"
     rows = [_row(0, f"teacher {record.config.teacher} ({role})", teacher, teacher, None, "trained on all images")]
     if role == "search":
         rows[0]["note"] = "trained on the training split"
@@ -99,7 +99,7 @@ def _row(
         "order": order,
         "method": method,
         "accuracy [%]": 100 * network.accuracy,
-        "judged on": network.judged,
+        "evaluated on": network.evaluated_on,
         "change [points]": 100 * (network.accuracy - teacher.accuracy),
         "parameters": network.params,
         "MACs": network.macs,
@@ -116,7 +116,7 @@ def _published_rows(printed: Published) -> list[dict[str, Any]]:
         "order": 3,
         "method": f"published: {printed.label}",
         "accuracy [%]": printed.accuracy,
-        "judged on": "test",
+        "evaluated on": "test",
         "change [points]": round(printed.accuracy - printed.teacher_accuracy, 2),
         "parameters": round(printed.params),
         "MACs": None,
@@ -149,7 +149,7 @@ def finalists_table(record: StudyRecord) -> pd.DataFrame:
             "search f": found["search_f"].astype("float64"),
             "final f": found["final_f"].astype("float64"),
             "accuracy [%]": 100 * found["accuracy"].astype("float64"),
-            "judged on": found["judged"],
+            "evaluated on": found["evaluated_on"],
         }
     )
 
