@@ -116,7 +116,7 @@ def _pruned(teacher: TrainedTeacher, ratio: float) -> tuple[Architecture, dict[s
     try:
         import torch_pruning
     except ImportError:
-        raise ConfigError("magnitude pruning needs Torch-Pruning: install the extra `pruning`") from None
+        raise ConfigError("magnitude pruning needs Torch-Pruning: install the extra `zoo`") from None
     network = teacher.network().eval()
     example = torch.zeros(1, *teacher.architecture.input_shape)
     try:

@@ -123,7 +123,7 @@ def test_a_student_inherits_the_filters_of_the_largest_norm() -> None:
 
 def test_the_order_is_torch_prunings() -> None:
     """Of every group that Torch-Pruning finds in a residual network: the same order by its own group norm."""
-    pruning = pytest.importorskip("torch_pruning", reason="the extra `pruning` is not installed")
+    pruning = pytest.importorskip("torch_pruning", reason="the extra `zoo` is not installed")
     architecture, weights = _random(teacher("resnet20_s2", 10, 3, 32, seed=0), 32)
     network = build(architecture, largest_first(architecture, weights)).eval()
     graph = pruning.DependencyGraph().build_dependency(network, torch.zeros(1, 3, 32, 32, dtype=torch.float64))

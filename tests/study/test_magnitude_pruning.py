@@ -16,7 +16,7 @@ from esnac_lib.study.study import Study
 from esnac_lib.teachers import teacher
 from esnac_lib.training.teacher import TrainedTeacher
 
-pytest.importorskip("torch_pruning", reason="the extra `pruning` is not installed")
+pytest.importorskip("torch_pruning", reason="the extra `zoo` is not installed")
 
 from esnac_lib.study.magnitude_pruning import magnitude_pruned, train_pruned
 
