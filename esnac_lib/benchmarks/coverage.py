@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +25,7 @@ from esnac_lib.config.base import nearest
 from esnac_lib.config.coverage import CoverageConfig
 from esnac_lib.config.paths import outputs_root
 from esnac_lib.errors import ConfigError, EsnacError
+from esnac_lib.files import write_atomically
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.space.verification import verify, verify_teacher
@@ -159,9 +159,7 @@ def census(zoo: str, config: CoverageConfig, note: Callable[[str], None] = print
             rows.append(Survey(**json.loads(path.read_text())))
             continue
         row = survey(name, make, (3, size, size), config.students, config.seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".part").write_text(json.dumps(asdict(row), indent=1) + "\n")
-        os.replace(path.with_suffix(".part"), path)
+        write_atomically(path, json.dumps(asdict(row), indent=1) + "\n")
         note(f"{zoo} {name}: {row.failure or f'{row.proved} students proved'}, {row.seconds:.0f} s")
         rows.append(row)
     return rows

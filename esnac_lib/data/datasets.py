@@ -21,6 +21,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import numpy as np
 from esnac_lib.data.registry import DATASETS, DatasetEntry
 from esnac_lib.data.sources import DEBIAN_FASHION, debian_fashion, digits, download, one_line
 from esnac_lib.errors import DataError
+from esnac_lib.files import write_atomically
 from esnac_lib.seeding import make_rng
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -245,6 +247,11 @@ def _read_npz(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def _write_npz(arrays: Mapping[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # numpy would put .npz at the end of the name
+        np.savez(file, **arrays)
+
+
 def _digits() -> Dataset:
     """scikit-learn's digits in one fixed stratified split that depends on no seed of a study: 1,297 / 500 images."""
     images, labels = digits()
@@ -262,9 +269,7 @@ def _download(name: str, path: Path) -> Dataset:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{name}-") as scratch:
             arrays: dict[str, Any] = download(name, Path(scratch))
             dataset = dataset_from_arrays(name, arrays, f"the download of {name}")
-            partial = Path(scratch) / path.name
-            np.savez(partial, **arrays)
-            partial.replace(path)
+            write_atomically(path, partial(_write_npz, arrays))
         return dataset
     except Exception as error:  # whatever went wrong between here and a far server, the user needs the one line
         package = "; Debian's package dataset-fashion-mnist also serves" if name == "fashion_mnist" else ""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from esnac_lib.errors import LedgerError
+from esnac_lib.files import write_atomically
 
 Value = TypeVar("Value")
 
@@ -140,16 +141,17 @@ class LedgerFile:
 
 def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
     """Make a file beside its place, `fill` it and rename it there, so that no half-made one is ever found."""
-    with _in_one_line(path):
-        new = beside(path, ".new")
-        for suffix in ("-wal", "-shm", "-journal"):  # left by a deleted ledger: SQLite would take them for this one's
+
+    def write(part: Path) -> None:
+        part.unlink(missing_ok=True)
+        for suffix in ("-wal", "-shm", "-journal"):  # of a deleted ledger: SQLite would take them for the new one's
             beside(path, suffix).unlink(missing_ok=True)
-            beside(new, suffix).unlink(missing_ok=True)
-        new.unlink(missing_ok=True)
-        with closing(sqlite3.connect(new, isolation_level=None)) as connection, _transaction(connection):
+            beside(part, suffix).unlink(missing_ok=True)
+        with closing(sqlite3.connect(part, isolation_level=None)) as connection, _transaction(connection):
             fill(connection)
-        new.replace(path)
-        _sync_folder(path)
+
+    with _in_one_line(path):
+        write_atomically(path, write)
 
 
 def check_whole(path: Path, connection: sqlite3.Connection) -> None:
@@ -221,7 +223,7 @@ def pack_file(path: Path, prepare: Callable[[sqlite3.Connection], None]) -> Path
             with closing(_in_memory(path.read_bytes())) as connection:
                 prepare(connection)
                 data = connection.serialize()
-            _put(target, lzma.compress(data, check=lzma.CHECK_CRC64, preset=9 | lzma.PRESET_EXTREME))
+            write_atomically(target, lzma.compress(data, check=lzma.CHECK_CRC64, preset=9 | lzma.PRESET_EXTREME))
             path.unlink()
             return target
     finally:
@@ -233,7 +235,7 @@ def unpack(path: Path) -> None:
     with _in_one_line(path):
         source = beside(path, PACKED)
         if not path.exists() and source.exists():
-            _put(path, _unpacked(source))
+            write_atomically(path, _unpacked(source))
         source.unlink(missing_ok=True)  # beside a file: a kill came between the two lines, here or in `pack_file`
 
 
@@ -268,25 +270,6 @@ def _in_memory(data: bytes) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     connection.deserialize(data[:18] + b"\x01\x01" + data[20:])
     return connection
-
-
-def _put(path: Path, data: bytes) -> None:
-    """A file that is on the disk, whole, when it has its name."""
-    new = beside(path, ".new")
-    with new.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    _sync_folder(path)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _leave_wal(connection: sqlite3.Connection) -> None:

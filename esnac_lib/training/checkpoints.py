@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from esnac_lib.files import DIGEST, digest
+from esnac_lib.files import DIGEST, digest, write_atomically
 
 _FORMAT = 2  # 1 had no digest
 _PARTS = ("network", "optimizer", "best")
@@ -50,13 +49,10 @@ def cpu_copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def write_checkpoint(path: Path, saved: Saved) -> None:
     """Writes `saved` to `path`; the folder is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"{part}.{name}": tensor for part in _PARTS for name, tensor in cpu_copy(getattr(saved, part)).items()}
     text = json.dumps({"format": _FORMAT, "progress": saved.progress})
     header = {"training": text, DIGEST: digest(tensors, text)}
-    partial = _partial(path)
-    save_file(tensors, partial, metadata=header)
-    os.replace(partial, path)
+    write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
 
 
 def read_checkpoint(path: Path) -> Saved:
@@ -85,7 +81,7 @@ def clear_checkpoint(directory: Path) -> None:
     if not directory.is_dir():
         return
     for path in directory.iterdir():
-        if path.name.endswith((".safetensors", ".safetensors.partial")):
+        if path.name.endswith((".safetensors", ".safetensors.part")):
             path.unlink()
     with contextlib.suppress(OSError):  # something else lives there
         directory.rmdir()
@@ -156,7 +152,3 @@ class CheckpointPace:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._ended = time.monotonic()
         self._took += self._ended - self._began
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")

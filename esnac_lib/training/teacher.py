@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -28,7 +27,7 @@ from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.datasets import Dataset
 from esnac_lib.data.splits import StudyData
 from esnac_lib.errors import EsnacError, TrainingError
-from esnac_lib.files import load_weights, save_weights
+from esnac_lib.files import load_weights, save_weights, write_atomically
 from esnac_lib.seeding import derive_seed
 from esnac_lib.space.filter_order import largest_first
 from esnac_lib.teachers.registry import teacher
@@ -172,9 +171,7 @@ def _save(trained: TrainedTeacher, path: Path) -> None:
         "curve": [asdict(result) for result in trained.curve],
         "architecture": trained.architecture.to_json(),
     }
-    partial = path / "teacher.json.part"
-    partial.write_text(json.dumps(record))
-    os.replace(partial, path / "teacher.json")
+    write_atomically(path / "teacher.json", json.dumps(record))
 
 
 def _load(role: Role, path: Path) -> TrainedTeacher:

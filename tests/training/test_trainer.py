@@ -482,7 +482,7 @@ def test_checkpoint_files(few: tuple[Few, Few], tmp_path: Path) -> None:
     assert saved.progress["curve"] == [asdict(row) for row in outcome.curve]
     assert all(torch.equal(saved.network[name], tensor) for name, tensor in outcome.last_weights.items())
     assert {"0.exp_avg", "0.exp_avg_sq", "0.step"} <= saved.optimizer.keys()
-    (where / ".b.safetensors.partial").write_bytes(b"half")
+    (where / "b.safetensors.part").write_bytes(b"half")
     (where / "note.txt").write_text("mine")
     clear_checkpoint(where)
     assert [path.name for path in where.iterdir()] == ["note.txt"]
