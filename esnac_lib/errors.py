@@ -10,7 +10,7 @@ class _OneLine(BaseException):
 
 
 class EsnacError(_OneLine, Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can fix."""
 
 
 class Interrupted(_OneLine, KeyboardInterrupt):
@@ -51,3 +51,9 @@ class ProofError(EsnacError):
 
 class TrainingError(EsnacError):
     """A training cannot be run as asked."""
+
+
+def one_line(error: BaseException, limit: int = 300, *, kind: bool = True) -> str:
+    """Return an exception's message in one line, after its kind unless `kind` is False."""
+    text = " ".join(str(error).split())
+    return (f"{type(error).__name__}: {text}" if kind or not text else text)[:limit]

@@ -24,7 +24,7 @@ from esnac_lib.architecture.tracing import trace
 from esnac_lib.config.base import nearest
 from esnac_lib.config.coverage import CoverageConfig
 from esnac_lib.config.paths import outputs_root
-from esnac_lib.errors import ConfigError, EsnacError
+from esnac_lib.errors import ConfigError, EsnacError, one_line
 from esnac_lib.files import write_atomically
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.search_space import SearchSpace
@@ -89,7 +89,7 @@ def survey(
         traced = time.perf_counter() - began
         space = SearchSpace(architecture, grouping="dependency")
     except Exception as error:  # whatever the model's code raises
-        return Survey(name, seconds=time.perf_counter() - began, failure=_one_line(error))
+        return Survey(name, seconds=time.perf_counter() - began, failure=one_line(error))
     facts = _facts(space) | {"trace_seconds": traced}
     proved, times, failure = _prove(module, space, weights, students, seed)
     return Survey(
@@ -141,7 +141,7 @@ def _prove(module: nn.Module, space: SearchSpace, weights: Weights, students: in
             verify(quarter, weights, seed=seed)
             times = max(times, space.teacher.num_params / quarter.num_params)
     except (EsnacError, RuntimeError) as error:
-        return proved, times, _one_line(error)
+        return proved, times, one_line(error)
     return proved, times, ""
 
 
@@ -245,7 +245,3 @@ def reasons(surveys: Iterable[Survey]) -> pd.DataFrame:
                 more = f" and {len(names) - 2} more" if names[2:] else ""
                 rows.append({"model": row.model, "what": what, "layers": ", ".join(names[:2]) + more, "why": why})
     return pd.DataFrame(rows, columns=["model", "what", "layers", "why"])
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -22,7 +22,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from esnac_lib.errors import LedgerError
+from esnac_lib.errors import LedgerError, one_line
 from esnac_lib.files import write_atomically
 
 Value = TypeVar("Value")
@@ -53,7 +53,7 @@ class LedgerFile:
         Without a `-wal` nobody writes, and the file is opened as one that does not change, for SQLite would make a
         `-wal` and a `-shm` otherwise. Should it have changed after all, `job` reads again.
         """
-        with self._mutex, _in_one_line(self.path):
+        with self._mutex, _ledger_errors(self.path):
             if self._connection is not None:
                 return job(self._connection)
             for _ in range(_READING_ATTEMPTS):
@@ -72,7 +72,7 @@ class LedgerFile:
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: on the disk when the block ends, undone when it raises."""
-        with self._mutex, _in_one_line(self.path):
+        with self._mutex, _ledger_errors(self.path):
             if self._read_only:
                 raise LedgerError(f"the ledger {self.path} is closed or read-only: open it with Ledger.start to write")
             if self._lock is None:
@@ -84,7 +84,7 @@ class LedgerFile:
 
     def write_beside_the_writer(self, statement: str, values: Sequence[Any]) -> None:
         """One statement in a transaction of its own, whoever holds the writer's lock."""
-        with self._mutex, _in_one_line(self.path):
+        with self._mutex, _ledger_errors(self.path):
             if self._connection is not None:
                 with _transaction(self._connection):
                     self._connection.execute(statement, values)
@@ -109,7 +109,7 @@ class LedgerFile:
     def become_writer(self, lock: TextIO) -> None:
         """Write from now on, under a lock from `take_lock`, which is given back if that fails."""
         try:
-            with _in_one_line(self.path):
+            with _ledger_errors(self.path):
                 connection = _connect(self.path, "mode=rw")
                 connection.execute("PRAGMA journal_mode = WAL").fetchall()
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # this makes the -wal
@@ -126,7 +126,7 @@ class LedgerFile:
             if connection is None or lock is None:
                 return
             try:
-                with _in_one_line(self.path), closing(connection):
+                with _ledger_errors(self.path), closing(connection):
                     _leave_wal(connection)
             finally:
                 give_back(lock)
@@ -150,7 +150,7 @@ def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
         with closing(sqlite3.connect(part, isolation_level=None)) as connection, _transaction(connection):
             fill(connection)
 
-    with _in_one_line(path):
+    with _ledger_errors(path):
         write_atomically(path, write)
 
 
@@ -165,7 +165,7 @@ def check_whole(path: Path, connection: sqlite3.Connection) -> None:
 
 def take_lock(path: Path) -> TextIO:
     """The lock file, open, locked, and naming this process. Raises `LedgerError` when another has it."""
-    with _in_one_line(path):
+    with _ledger_errors(path):
         lock = beside(path, ".lock").open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -216,7 +216,7 @@ def pack_file(path: Path, prepare: Callable[[sqlite3.Connection], None]) -> Path
     """
     lock = take_lock(path)
     try:
-        with _in_one_line(path):
+        with _ledger_errors(path):
             if beside(path, "-wal").exists():
                 raise LedgerError(f"the ledger {path} was not closed: start its study again, then pack it")
             target = beside(path, PACKED)
@@ -232,7 +232,7 @@ def pack_file(path: Path, prepare: Callable[[sqlite3.Connection], None]) -> Path
 
 def unpack(path: Path) -> None:
     """The inverse of `pack_file`, for whoever holds the writer's lock; where nothing is packed, nothing happens."""
-    with _in_one_line(path):
+    with _ledger_errors(path):
         source = beside(path, PACKED)
         if not path.exists() and source.exists():
             write_atomically(path, _unpacked(source))
@@ -296,14 +296,14 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _in_one_line(path: Path) -> Iterator[None]:
+def _ledger_errors(path: Path) -> Iterator[None]:
     """What SQLite and the file system complain of, as a `LedgerError`. Text that is no text means a damaged file."""
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.IntegrityError):
         raise  # a mistake in this library, not in the file
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())[:120]
+        text = one_line(error, 120, kind=False)
         damaged = text.startswith(("no such", "Could not decode"))
         if isinstance(error, sqlite3.OperationalError) and not damaged:
             fault = f"cannot use the ledger {path} ({text}): see that nothing else holds it, and that the disk has room"

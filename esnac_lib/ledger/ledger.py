@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import pandas as pd
 
-from esnac_lib.errors import LedgerError
+from esnac_lib.errors import LedgerError, one_line
 from esnac_lib.ledger.digest import COLUMN, check_seals, is_sealed, seal, unseal
 from esnac_lib.ledger.file import LedgerFile, check_whole, create, give_back, pack_file, take_lock, unpack
 
@@ -365,8 +365,9 @@ def _to_json(name: str, value: Mapping[str, Any]) -> str:
     try:
         return json.dumps(dict(value), allow_nan=False)
     except (TypeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise LedgerError(f"the {name} cannot be stored ({text}): plain data without NaN is allowed") from None
+        raise LedgerError(
+            f"the {name} cannot be stored ({one_line(error, kind=False)}): plain data without NaN is allowed"
+        ) from None
 
 
 def _now() -> str:

@@ -18,7 +18,7 @@ from esnac_lib.architecture.network import Weights, build, layer_name, weight_sh
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.config.paths import outputs_root
 from esnac_lib.config.study import StudyConfig
-from esnac_lib.errors import ConfigError, EsnacError, TrainingError
+from esnac_lib.errors import ConfigError, EsnacError, TrainingError, one_line
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import objective
@@ -132,8 +132,9 @@ def _pruned(teacher: TrainedTeacher, ratio: float) -> tuple[Architecture, dict[s
         pruner.step()
         return _under_layer_names(*trace(network, example))
     except (EsnacError, RuntimeError, ValueError, AttributeError) as error:
-        text = " ".join(str(error).split())
-        raise TrainingError(f"Torch-Pruning cannot prune this teacher at ratio {ratio:g}: {text:.200}") from None
+        raise TrainingError(
+            f"Torch-Pruning cannot prune this teacher at ratio {ratio:g}: {one_line(error, kind=False)}"
+        ) from None
 
 
 def _under_layer_names(architecture: Architecture, weights: Mapping[str, Tensor]) -> tuple[Architecture, Weights]:

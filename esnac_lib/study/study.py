@@ -28,7 +28,7 @@ from esnac_lib.config.paths import data_root_of, outputs_root, study_dir
 from esnac_lib.config.study import StudyConfig, check_resume
 from esnac_lib.data.datasets import load_dataset
 from esnac_lib.data.splits import StudyData, pick_device
-from esnac_lib.errors import ConfigError, Interrupted, StorageError
+from esnac_lib.errors import ConfigError, Interrupted, StorageError, one_line
 from esnac_lib.files import load_weights, write_atomically
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger
@@ -128,9 +128,10 @@ class Study:
         except KeyboardInterrupt:
             raise Interrupted("all that was told is kept; the same command goes on from here") from None
         except (OSError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
             advice = "see that the disk has room and the folder can be written; the same command goes on from there"
-            raise StorageError(f"the study cannot use a file in {outputs_root()} ({reason}): {advice}") from None
+            raise StorageError(
+                f"the study cannot use a file in {outputs_root()} ({one_line(error, kind=False)}): {advice}"
+            ) from None
 
     def _write_with(self, work: Callable[[Ledger], Result]) -> Result | None:
         if self.config.max_minutes:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from esnac_lib.architecture.network import Network
-from esnac_lib.training.faults import one_line
+from esnac_lib.errors import one_line
 
 WARM_UP = 3
 """Steps that are taken before one is recorded: the optimiser makes its state, cuDNN chooses its algorithms."""

@@ -16,12 +16,11 @@ from typing import Protocol
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.initialisation import fresh_network
 from esnac_lib.architecture.network import Network, Weights, build, inherit
-from esnac_lib.errors import EsnacError, TrainingError
+from esnac_lib.errors import EsnacError, TrainingError, one_line
 from esnac_lib.files import save_weights
 from esnac_lib.seeding import derive_seed
 from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks
 from esnac_lib.training.checkpoints import clear_checkpoint
-from esnac_lib.training.faults import one_line
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.retries import train_with_retries
 from esnac_lib.training.teacher import TrainedTeacher

@@ -5,11 +5,6 @@ from __future__ import annotations
 import torch
 
 
-def one_line(error: BaseException) -> str:
-    """The kind of an exception and its message, without line breaks."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-
-
 def is_machine_fault(error: BaseException) -> bool:
     """Whether it may go well another time: memory that ran out, a device that broke, work that hung."""
     if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError | MemoryError | TimeoutError):

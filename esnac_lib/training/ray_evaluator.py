@@ -26,11 +26,10 @@ import torch
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.data.batches import DeviceData
 from esnac_lib.data.splits import StudyData
-from esnac_lib.errors import ConfigError
+from esnac_lib.errors import ConfigError, one_line
 from esnac_lib.files import save_weights
 from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks, EpochResult, TrainingStopped
 from esnac_lib.training.evaluator import Evaluation, LocalEvaluator, Task
-from esnac_lib.training.faults import one_line
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.retries import RETRIES
 from esnac_lib.training.teacher import TrainedTeacher

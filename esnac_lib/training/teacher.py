@@ -26,7 +26,7 @@ from esnac_lib.architecture.tracing import trace
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.datasets import Dataset
 from esnac_lib.data.splits import StudyData
-from esnac_lib.errors import EsnacError, TrainingError
+from esnac_lib.errors import EsnacError, TrainingError, one_line
 from esnac_lib.files import load_weights, save_weights, write_atomically
 from esnac_lib.seeding import derive_seed
 from esnac_lib.space.filter_order import largest_first
@@ -34,7 +34,6 @@ from esnac_lib.teachers.registry import teacher
 from esnac_lib.teachers.user import is_own, own_teacher
 from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks, EpochResult
 from esnac_lib.training.checkpoints import clear_checkpoint
-from esnac_lib.training.faults import one_line
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.retries import train_with_retries
 from esnac_lib.training.trainer import evaluate, train

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esnac_lib.errors import TrainingError
+from esnac_lib.errors import TrainingError, one_line
 from esnac_lib.seeding import derive_seed
 from esnac_lib.training.callbacks import EpochResult
 from esnac_lib.training.checkpoints import (
@@ -30,7 +30,7 @@ from esnac_lib.training.checkpoints import (
     write_checkpoint,
 )
 from esnac_lib.training.cuda_graphs import Batch, Lane, recorder, steps_of
-from esnac_lib.training.faults import is_machine_fault, one_line
+from esnac_lib.training.faults import is_machine_fault
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.time_limit import at_most
 

@@ -24,12 +24,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from esnac_lib.errors import TrainingError
+from esnac_lib.errors import TrainingError, one_line
 from esnac_lib.seeding import make_generator
 from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks, TrainingStopped
 from esnac_lib.training.checkpoints import CheckpointPace, clear_checkpoint
 from esnac_lib.training.cuda_graphs import Batch, Feed, Lane, recorder, steps_of
-from esnac_lib.training.faults import is_machine_fault, one_line
+from esnac_lib.training.faults import is_machine_fault
 from esnac_lib.training.memory import working_on
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.trainee import Group, Images, Outcome, Student, Trainee, logits_of

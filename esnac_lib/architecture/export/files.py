@@ -50,8 +50,3 @@ def refuse_opaque(architecture: Architecture, form: str) -> None:
         if layer.kind == "opaque":
             why = " ".join((layer.reason or layer["what"]).split())
             raise ArchitectureError(f"layer {layer.name!r} is opaque ({why}): {form} cannot hold its code")
-
-
-def one_line(error: BaseException) -> str:
-    """What a library's error says, without its line breaks."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
