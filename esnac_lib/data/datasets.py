@@ -275,7 +275,8 @@ def _download(name: str, path: Path) -> Dataset:
         package = "; Debian's package dataset-fashion-mnist also serves" if name == "fashion_mnist" else ""
         raise DataError(
             f"{name} is not at {path} and cannot be downloaded ({one_line(error, kind=False)}); go online, set "
-            f"ESNAC_DATA or the data root to the folder that has {path.name}, or put such a file there ({', '.join(KEYS)}){package}"
+            f"ESNAC_DATA or the data root to the folder that has {path.name}, or put such a file there "
+            f"({', '.join(KEYS)}){package}"
         ) from None
 
 

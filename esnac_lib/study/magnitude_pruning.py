@@ -24,10 +24,10 @@ from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import objective
 from esnac_lib.study.study import Study
 from esnac_lib.training.callbacks import Callbacks
+from esnac_lib.training.job import Trainee, TrainingJob
 from esnac_lib.training.progress import Progress
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.teacher import TrainedTeacher, train_teacher
-from esnac_lib.training.trainee import Trainee
 from esnac_lib.training.trainer import train
 
 ATTEMPTS = 12  # halvings of the range of ratios, to meet a size
@@ -82,8 +82,7 @@ def _train_beside(study: Study, ledger: Ledger, left: Mapping[str, int], progres
     teacher = train_teacher("search", config, study.data, outputs_root() / "teachers")
     pruned = {key: magnitude_pruned(teacher, params) for key, params in left.items()}
     progress.begin(f"search training of {len(pruned)} pruned teachers")
-    outcomes = train(
-        [Trainee(key, build(*found)) for key, found in pruned.items()],
+    job = TrainingJob(
         study.data.search,
         study.data.validation,
         Recipe.search(config),
@@ -91,11 +90,12 @@ def _train_beside(study: Study, ledger: Ledger, left: Mapping[str, int], progres
         purpose="search",
         device=study.data.device,
         teacher=teacher.network(),
-        watch=Callbacks(
+        callbacks=Callbacks(
             on_epoch=lambda key, r: ledger.epoch(KIND, key, r.epoch, r.loss, r.accuracy, r.seconds),
             on_batch=progress.batch,
         ),
     )
+    outcomes = train([Trainee(key, build(*found)) for key, found in pruned.items()], job)
     progress.end()
     for key, outcome in outcomes.items():
         architecture = pruned[key][0]

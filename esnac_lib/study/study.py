@@ -318,9 +318,8 @@ class Study:
             Recipe.final(self.config),
             self.config.seed,
             self.folder / "students",
-            store=lambda phase, key: ledger.results(phase).get(key),
-            keep=lambda phase, key, result: ledger.result(phase, key, asdict(result)),
-            watch=partial(self._watch, ledger),
+            ledger,
+            partial(self._watch, ledger),
         )
 
     def _finalists(self, ledger: Ledger) -> list[dict[Any, Any]]:
