@@ -2,10 +2,10 @@
 
 
 class _OneLine(BaseException):
-    """In a notebook it shows as its one line, without a traceback."""
+    """Shown in a notebook as one line, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython prints in place of a traceback."""
+        """Return what IPython prints in place of a traceback."""
         return [f"{type(self).__name__}: {self}"]
 
 
@@ -14,7 +14,7 @@ class EsnacError(_OneLine, Exception):
 
 
 class Interrupted(_OneLine, KeyboardInterrupt):
-    """Somebody interrupted a study. Still a KeyboardInterrupt: the cells after it, or the script, do not go on."""
+    """A study was interrupted. Still a KeyboardInterrupt: the cells after it, or the script, do not go on."""
 
 
 class ConfigError(EsnacError):

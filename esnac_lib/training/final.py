@@ -24,7 +24,7 @@ from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import objective
 from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks
 from esnac_lib.training.checkpoints import clear_checkpoint
-from esnac_lib.training.job import TrainingJob
+from esnac_lib.training.job import Outcome, TrainingJob
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.retries import train_with_retries
 from esnac_lib.training.trainer import train
@@ -113,27 +113,26 @@ class FinalTraining:
         reasons: list[str] = []
         networks = {finalist.key: partial(_initial_network, finalist) for finalist in left}
         for outcome, network in train_with_retries(networks, partial(train, job=job)) if left else ():
-            if outcome.state != "complete" or outcome.last_accuracy is None or outcome.best_accuracy is None:
+            if outcome.state == "complete":
+                results[outcome.key] = self._save(phase, outcome, network, on_test)
+            else:
                 reasons.append(f"{outcome.key}: {outcome.error}")
-                continue
-            architecture = network.architecture
-            network.cpu().load_state_dict(outcome.last_weights)
-            save_weights(self.folder / f"{outcome.key}-{phase}.safetensors", network.weights())
-            results[outcome.key] = FinalResult(
-                outcome.key,
-                architecture.num_params,
-                architecture.macs,
-                architecture.arch_id,
-                outcome.last_accuracy,
-                outcome.best_accuracy,
-                on_test,
-                outcome.seconds,
-            )
-            self.ledger.result(phase, outcome.key, asdict(results[outcome.key]))
         clear_checkpoint(checkpoint)
         if not results:
             raise TrainingError(f"no final training succeeded: {'; '.join(reasons)}")
         return [results[finalist.key] for finalist in finalists if finalist.key in results]
+
+    def _save(self, phase: str, outcome: Outcome, network: Network, on_test: bool) -> FinalResult:
+        """Store the weights of the last epoch, then the result."""
+        assert outcome.last_accuracy is not None and outcome.best_accuracy is not None  # there are evaluation images
+        architecture = network.architecture
+        network.cpu().load_state_dict(outcome.last_weights)
+        save_weights(self.folder / f"{outcome.key}-{phase}.safetensors", network.weights())
+        accuracies = outcome.last_accuracy, outcome.best_accuracy
+        shape = architecture.num_params, architecture.macs, architecture.arch_id
+        result = FinalResult(outcome.key, *shape, *accuracies, on_test, outcome.seconds)
+        self.ledger.result(phase, outcome.key, asdict(result))
+        return result
 
 
 def _initial_network(finalist: Finalist) -> Network:
