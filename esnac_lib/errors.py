@@ -2,19 +2,19 @@
 
 
 class _OneLine(BaseException):
-    """In a notebook it shows as its one line, without a traceback."""
+    """Shown in a notebook as one line, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython prints in place of a traceback."""
+        """Return what IPython prints in place of a traceback."""
         return [f"{type(self).__name__}: {self}"]
 
 
 class EsnacError(_OneLine, Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can fix."""
 
 
 class Interrupted(_OneLine, KeyboardInterrupt):
-    """Somebody interrupted a study. Still a KeyboardInterrupt: the cells after it, or the script, do not go on."""
+    """A study was interrupted. Still a KeyboardInterrupt: the cells after it, or the script, do not go on."""
 
 
 class ConfigError(EsnacError):
@@ -51,3 +51,9 @@ class ProofError(EsnacError):
 
 class TrainingError(EsnacError):
     """A training cannot be run as asked."""
+
+
+def one_line(error: BaseException, limit: int = 300, *, kind: bool = True) -> str:
+    """Return an exception's message in one line, after its kind unless `kind` is False."""
+    text = " ".join(str(error).split())
+    return (f"{type(error).__name__}: {text}" if kind or not text else text)[:limit]

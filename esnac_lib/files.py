@@ -1,53 +1,103 @@
-"""Weights on disk: one safetensors file each, written beside and renamed into place. Nothing in it can run code.
-
-The header holds a digest of all that the file holds: safetensors itself does not notice a byte that changed.
-"""
+"""Files that are never seen half-written, and weights in safetensors files, which cannot run code."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from esnac_lib.errors import TrainingError
 
+if TYPE_CHECKING:  # parameters are checked and ledgers are read without PyTorch
+    from torch import Tensor
+
 DIGEST = "sha256"
+"""Key of the header entry with the digest of a file's tensors: safetensors itself does not notice a changed byte."""
+
+Content = bytes | str | Callable[[Path], object]
+"""What a file shall hold: bytes, text (stored as UTF-8), or a function that writes it to the path it is given."""
+
+
+def write_atomically(path: Path, content: Content) -> None:
+    """Write a file so that a kill or a full disk leaves the old one or the new one, never half of one.
+
+    A temporary file in the same folder, which is made if need be, is written, synced to the disk and renamed.
+    """
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, Content]) -> None:
+    """Write several files atomically; all are complete before the first is renamed, in the order given.
+
+    So the last file can vouch for the others. An error before the first rename leaves all files as they were.
+    """
+    temporary = {path: path.with_name(f"{path.name}.part") for path in contents}
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if callable(content):
+                content(temporary[path])
+            else:
+                temporary[path].write_bytes(content.encode() if isinstance(content, str) else content)
+            _sync(temporary[path])
+        for path in contents:
+            os.replace(temporary[path], path)
+    except BaseException:
+        for part in temporary.values():
+            if part.is_file():
+                part.unlink()
+        raise
+    for folder in {path.parent for path in contents}:
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write named tensors. The folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
+    """Write named tensors to a safetensors file, with their digest in its header."""
+    from safetensors.torch import save_file
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(tensors, partial, metadata={DIGEST: digest(tensors)})
-    os.replace(partial, path)
+    header = {DIGEST: digest(tensors)}
+    write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read named tensors. Raises TrainingError, one line, if the file is missing or damaged."""
+    """Read named tensors.
+
+    Raises:
+        TrainingError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-            told = (file.metadata() or {}).get(DIGEST)
+            stored = (file.metadata() or {}).get(DIGEST)
     except FileNotFoundError:
         raise TrainingError(
             f"the weights {path.name} are missing in {path.parent}: delete the study to redo it"
         ) from None
     except SafetensorError as error:
         raise TrainingError(f"the weights {path} are damaged ({error}): delete the study to redo it") from None
-    if told not in (None, digest(tensors)):  # none: written before there were digests, or by somebody else
+    if stored not in (None, digest(tensors)):  # none: written before there were digests, or by other software
         raise TrainingError(f"the weights {path} are damaged (a byte has changed): delete the study to redo it")
     return tensors
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """A SHA-256 of tensors on the CPU, with their names, types and shapes, and of a text."""
+    """Return a SHA-256 of tensors on the CPU, with their names, types and shapes, and of a text."""
+    import torch
+
     found = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +24,8 @@ from esnac_lib.architecture.tracing import trace
 from esnac_lib.config.base import nearest
 from esnac_lib.config.coverage import CoverageConfig
 from esnac_lib.config.paths import outputs_root
-from esnac_lib.errors import ConfigError, EsnacError
+from esnac_lib.errors import ConfigError, EsnacError, one_line
+from esnac_lib.files import write_atomically
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.space.verification import verify, verify_teacher
@@ -89,7 +89,7 @@ def survey(
         traced = time.perf_counter() - began
         space = SearchSpace(architecture, grouping="dependency")
     except Exception as error:  # whatever the model's code raises
-        return Survey(name, seconds=time.perf_counter() - began, failure=_one_line(error))
+        return Survey(name, seconds=time.perf_counter() - began, failure=one_line(error))
     facts = _facts(space) | {"trace_seconds": traced}
     proved, times, failure = _prove(module, space, weights, students, seed)
     return Survey(
@@ -141,7 +141,7 @@ def _prove(module: nn.Module, space: SearchSpace, weights: Weights, students: in
             verify(quarter, weights, seed=seed)
             times = max(times, space.teacher.num_params / quarter.num_params)
     except (EsnacError, RuntimeError) as error:
-        return proved, times, _one_line(error)
+        return proved, times, one_line(error)
     return proved, times, ""
 
 
@@ -159,9 +159,7 @@ def census(zoo: str, config: CoverageConfig, note: Callable[[str], None] = print
             rows.append(Survey(**json.loads(path.read_text())))
             continue
         row = survey(name, make, (3, size, size), config.students, config.seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".part").write_text(json.dumps(asdict(row), indent=1) + "\n")
-        os.replace(path.with_suffix(".part"), path)
+        write_atomically(path, json.dumps(asdict(row), indent=1) + "\n")
         note(f"{zoo} {name}: {row.failure or f'{row.proved} students proved'}, {row.seconds:.0f} s")
         rows.append(row)
     return rows
@@ -247,7 +245,3 @@ def reasons(surveys: Iterable[Survey]) -> pd.DataFrame:
                 more = f" and {len(names) - 2} more" if names[2:] else ""
                 rows.append({"model": row.model, "what": what, "layers": ", ".join(names[:2]) + more, "why": why})
     return pd.DataFrame(rows, columns=["model", "what", "layers", "why"])
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -36,10 +36,10 @@ from esnac_lib.data.datasets import load_dataset
 from esnac_lib.data.splits import StudyData
 from esnac_lib.seeding import make_generator, make_rng
 from esnac_lib.space.search_space import SearchSpace
-from esnac_lib.training.memory import working_on
+from esnac_lib.training.device import device_settings
+from esnac_lib.training.job import Trainee, TrainingJob
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.teacher import traced_teacher
-from esnac_lib.training.trainee import Trainee
 from esnac_lib.training.trainer import evaluate, train
 
 Row = dict[str, Any]
@@ -201,16 +201,18 @@ class _Bench:
         """The students inherit from a trained teacher from now on."""
         recipe = replace(Recipe.teacher(self.config, "search"), epochs=epochs)
         network = self.teacher()
-        train([Trainee("t", network)], self.data.training, None, recipe, seed=self.case.seed, purpose="teacher",
-              device=self.case.device)  # fmt: skip
+        job = TrainingJob(
+            self.data.training, None, recipe, seed=self.case.seed, purpose="teacher", device=self.case.device
+        )
+        train([Trainee("t", network)], job)
         self.weights = network.cpu().weights()
 
     def train(self, students: Sequence[nn.Module]) -> float:
         """Our loop, in place; the seconds of its last epoch."""
         trainees = [Trainee(f"s{number}", student) for number, student in enumerate(students)]
-        outcomes = train(trainees, self.data.search, None, self.recipe, seed=self.case.seed, purpose="benchmark",
-                         device=self.case.device, teacher=self.teacher())  # fmt: skip
-        return sum(outcome.curve[-1].seconds for outcome in outcomes.values())
+        job = TrainingJob(self.data.search, None, self.recipe, seed=self.case.seed, purpose="benchmark",
+                          device=self.case.device, teacher=self.teacher())  # fmt: skip
+        return sum(outcome.curve[-1].seconds for outcome in train(trainees, job).values())
 
     def ours(self, count: int) -> float:
         return self.train(self.students(count))
@@ -265,7 +267,7 @@ class _Bench:
         """Of a step on each batch, the second time."""
         device = self.case.device
         seconds = 0.0
-        with working_on(torch.device(device)):
+        with device_settings(torch.device(device)):
             for _ in range(2):
                 began = time.perf_counter()
                 for x in batches():

@@ -21,14 +21,16 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from esnac_lib.data.registry import DATASETS, DatasetEntry
-from esnac_lib.data.sources import DEBIAN_FASHION, debian_fashion, digits, download, one_line
-from esnac_lib.errors import DataError
+from esnac_lib.data.sources import DEBIAN_FASHION, debian_fashion, digits, download
+from esnac_lib.errors import DataError, one_line
+from esnac_lib.files import write_atomically
 from esnac_lib.seeding import make_rng
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -239,10 +241,15 @@ def _read_npz(path: Path) -> dict[str, Any]:
                 return {key: archive[key] for key in archive.files if key in (*KEYS, "classes", "flip")}
     except Exception as error:  # a damaged file fails in zipfile, zlib, struct or numpy, each with errors of its own
         # numpy answers what it cannot read with the advice to unpickle it, which nobody should follow
-        reason = "it holds Python objects or is no archive" if "pickle" in str(error) else one_line(error)
+        reason = "it holds Python objects or is no archive" if "pickle" in str(error) else one_line(error, kind=False)
         raise DataError(
             f"{path} cannot be read ({reason}): damaged, cut short, or Python objects; replace or delete it"
         ) from None
+
+
+def _write_npz(arrays: Mapping[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # numpy would put .npz at the end of the name
+        np.savez(file, **arrays)
 
 
 def _digits() -> Dataset:
@@ -262,15 +269,14 @@ def _download(name: str, path: Path) -> Dataset:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{name}-") as scratch:
             arrays: dict[str, Any] = download(name, Path(scratch))
             dataset = dataset_from_arrays(name, arrays, f"the download of {name}")
-            partial = Path(scratch) / path.name
-            np.savez(partial, **arrays)
-            partial.replace(path)
+            write_atomically(path, partial(_write_npz, arrays))
         return dataset
     except Exception as error:  # whatever went wrong between here and a far server, the user needs the one line
         package = "; Debian's package dataset-fashion-mnist also serves" if name == "fashion_mnist" else ""
         raise DataError(
-            f"{name} is not at {path} and cannot be downloaded ({one_line(error)}); go online, set ESNAC_DATA or the "
-            f"data root to the folder that has {path.name}, or put such a file there ({', '.join(KEYS)}){package}"
+            f"{name} is not at {path} and cannot be downloaded ({one_line(error, kind=False)}); go online, set "
+            f"ESNAC_DATA or the data root to the folder that has {path.name}, or put such a file there "
+            f"({', '.join(KEYS)}){package}"
         ) from None
 
 

@@ -17,18 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from esnac_lib.errors import DataError
+from esnac_lib.errors import DataError, one_line
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
 FASHION_CLASSES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 PROBE_SECONDS = 3.0  # how long to wait for any answer before a download
 STALL_SECONDS = 60.0  # how long a running download may stand still
-
-
-def one_line(error: object) -> str:
-    """What an error says, as at most 200 characters of one line."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +54,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except Exception as error:  # gzip, zlib and numpy each have errors of their own
         raise DataError(
-            f"{path} cannot be read ({one_line(error)}): reinstall Debian's package dataset-fashion-mnist"
+            f"{path} cannot be read ({one_line(error, kind=False)}): reinstall Debian's package dataset-fashion-mnist"
         ) from None
 
 
@@ -105,8 +100,10 @@ def probe(url: str) -> None:
             answers.append("")
         except urllib.error.HTTPError:
             answers.append("")
+        except urllib.error.URLError as error:
+            answers.append(str(error.reason))
         except Exception as error:  # name lookup, TLS, proxies: each has errors of its own
-            answers.append(one_line(error.reason if isinstance(error, urllib.error.URLError) else error))
+            answers.append(one_line(error, kind=False))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

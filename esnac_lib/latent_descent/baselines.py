@@ -35,10 +35,10 @@ from esnac_lib.study.study import Study, student_key
 from esnac_lib.training.callbacks import TrainingStopped
 from esnac_lib.training.checkpoints import clear_checkpoint
 from esnac_lib.training.final import Finalist, FinalResult
+from esnac_lib.training.job import Trainee, TrainingJob
 from esnac_lib.training.progress import Progress
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.teacher import TrainedTeacher
-from esnac_lib.training.trainee import Trainee
 from esnac_lib.training.trainer import train
 
 HINT_LR = 1e-3
@@ -107,10 +107,11 @@ class Baselines:
         targets = SoftTargets(
             self.data.everything, self.reference.network(), self.space.num_classes, seed, "fitnet", epochs
         )
-        outcome = train(
-            [Trainee(key, network)], targets, self.data.test, self.stage.recipe, seed=seed, purpose="fitnet",
-            device=self.data.device, checkpoint=self.stage.folder / "checkpoint-fitnet", watch=self.stage.watch("full"),
-        )[key]  # fmt: skip
+        job = TrainingJob(
+            targets, self.data.test, self.stage.recipe, seed=seed, purpose="fitnet", device=self.data.device,
+            checkpoint=self.stage.folder / "checkpoint-fitnet", callbacks=self.stage.watch("full"),
+        )  # fmt: skip
+        outcome = train([Trainee(key, network)], job)[key]
         clear_checkpoint(self.stage.folder / "checkpoint-fitnet")
         if outcome.last_accuracy is None or outcome.best_accuracy is None:
             raise TrainingError(f"the FitNet could not be trained: {outcome.error}")
@@ -129,11 +130,12 @@ class Baselines:
             self.config.hint_epochs, HINT_LR, self.config.batch_size, optimizer="adam", weight_decay=0.0,
             schedule="one_cycle", loss="distillation", augment=self.config.augment,
         )  # fmt: skip
-        outcome = train(
-            [Trainee(key, network)], self.data.everything, None, recipe, seed=self.config.seed, purpose="hints",
+        job = TrainingJob(
+            self.data.everything, None, recipe, seed=self.config.seed, purpose="hints",
             device=self.data.device, teacher=hint(teacher.architecture, teacher.weights),
-            checkpoint=self.stage.folder / "checkpoint-hints", watch=self.stage.watch("hints"),
-        )[key]  # fmt: skip
+            checkpoint=self.stage.folder / "checkpoint-hints", callbacks=self.stage.watch("hints"),
+        )  # fmt: skip
+        outcome = train([Trainee(key, network)], job)[key]
         clear_checkpoint(self.stage.folder / "checkpoint-hints")
         if outcome.state != "complete":
             raise TrainingError(f"the FitNet's hint training failed: {outcome.error}")

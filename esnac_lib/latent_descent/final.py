@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,6 @@ class FinalStage:
             self.recipe,
             self.config.seed,
             self.folder,
-            store=lambda phase, key: self.ledger.results(phase).get(key),
-            keep=lambda phase, key, result: self.ledger.result(phase, key, asdict(result)),
-            watch=partial(self.watch),
+            self.ledger,
+            self.watch,
         )

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from esnac_lib.latent_descent.examples import Examples
 from esnac_lib.latent_descent.networks import Codec
 from esnac_lib.seeding import derive_seed, make_rng
-from esnac_lib.training.checkpoints import Saved, optimizer_tensors, read_checkpoint, restore, write_checkpoint
+from esnac_lib.training.checkpoints import Checkpoint, optimizer_tensors, read_checkpoint, restore, write_checkpoint
 from esnac_lib.training.recipes import WARM_UP
 
 MOMENTUM = 0.5
@@ -116,7 +116,7 @@ def train_codec(
             sums, since = {}, 0
         if (step + 1) % CHECKPOINT_EVERY == 0 and checkpoint is not None:
             write_checkpoint(
-                checkpoint, Saved({"step": step + 1}, codec.state_dict(), optimizer_tensors(optimizer), {})
+                checkpoint, Checkpoint({"step": step + 1}, codec.state_dict(), optimizer_tensors(optimizer), {})
             )
             check_stop()
     codec.eval()

@@ -9,12 +9,10 @@ Everything is in the study's ledger the moment it is known.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ from esnac_lib.config.paths import data_root_of, study_dir
 from esnac_lib.data.datasets import load_dataset
 from esnac_lib.data.splits import StudyData, pick_device
 from esnac_lib.errors import ConfigError
+from esnac_lib.files import write_atomically
 from esnac_lib.latent_descent.baselines import Baselines
 from esnac_lib.latent_descent.codec import Surrogate
 from esnac_lib.latent_descent.codec_training import CodecSet, codec_identity, codec_record, trained_codec
@@ -119,8 +118,10 @@ class CompressionStudy:
 
     def _describe(self) -> None:
         (self.folder / "students").mkdir(parents=True, exist_ok=True)
-        _write(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
-        _write(self.folder / "environment.json", json.dumps(describe_environment(self.device), indent=1))
+        write_atomically(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
+        write_atomically(
+            self.folder / "environment.json", json.dumps(describe_environment(self.device), indent=1) + "\n"
+        )
 
     def _should_stop(self, ledger: Ledger) -> bool:
         return time.monotonic() > self._deadline or ledger.stop_requested()
@@ -251,7 +252,7 @@ class CompressionStudy:
 
     def _summarise(self, ledger: Ledger) -> None:
         summary = summary_of(ledger, self.config) | {"environment": describe_environment(self.device)}
-        _write(self.folder / "summary.json", json.dumps(summary, indent=1))
+        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 
 def summary_of(ledger: Ledger, config: CompressionConfig) -> dict[str, Any]:
@@ -283,9 +284,3 @@ def summary_of(ledger: Ledger, config: CompressionConfig) -> dict[str, Any]:
 def _entry(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """An entry without its architecture; None where there is none."""
     return {name: value for name, value in found.items() if name != "architecture"} if found else None
-
-
-def _write(path: Path, text: str) -> None:
-    partial_path = path.with_name(path.name + ".part")
-    partial_path.write_text(text + "\n")
-    os.replace(partial_path, path)

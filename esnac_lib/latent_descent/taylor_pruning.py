@@ -24,8 +24,8 @@ from esnac_lib.architecture.network import Network, build, inherit, module_name
 from esnac_lib.data.batches import DeviceData
 from esnac_lib.space.operators import shrink
 from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks
+from esnac_lib.training.job import Trainee, TrainingJob
 from esnac_lib.training.recipes import Recipe
-from esnac_lib.training.trainee import Trainee
 from esnac_lib.training.trainer import evaluate, train
 
 ACCURACY_MARGIN = 0.01
@@ -83,10 +83,8 @@ def prune(
         student = shrink(current, keep)
         network = build(_own(student), inherit(network.cpu().weights(), student))
         purpose = f"pruning-{run}"
-        outcome = train(
-            [Trainee("pruned", network)], part, None, recipe, seed=seed, purpose=purpose, index=cut, device=device,
-            watch=watch,
-        )["pruned"]  # fmt: skip
+        job = TrainingJob(part, None, recipe, seed=seed, purpose=purpose, index=cut, device=device, callbacks=watch)
+        outcome = train([Trainee("pruned", network)], job)["pruned"]
         if outcome.state != "complete":
             break
         accuracy = evaluate(network, judged, device=device)

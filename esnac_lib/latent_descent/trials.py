@@ -18,7 +18,8 @@ from typing import Any
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.errors import TrainingError
 from esnac_lib.latent_descent.sequence import Item, Items, SequenceSpace
-from esnac_lib.ledger.ledger import Ledger, ProposalRow
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.ledger.schema import ProposalRow
 from esnac_lib.objective import objective
 from esnac_lib.training.evaluator import Evaluation, LocalEvaluator, Task
 

@@ -1,6 +1,7 @@
-"""The record of a study: every trial, curve and result in one SQLite file, written as soon as it is known.
+"""The record of a study: every trial, curve and result in one SQLite file, stored as soon as it is known.
 
-Start with `ledger.py` (`Ledger`); `file.py` opens, locks and packs the file, `digest.py` guards what is stored.
+Start with `ledger.py` (`Ledger`); `schema.py` has its tables, `file.py` opens, locks and packs the file, `digest.py`
+notices damage.
 """
 
 import lazy_loader as lazy
@@ -8,7 +9,8 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "ledger": ["Ledger"],
+        "ledger": ["Ledger", "pack"],
+        "schema": ["ProposalRow"],
         "file": ["find_ledgers", "has_ledger"],
     },
 )

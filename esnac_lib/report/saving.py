@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+
+from esnac_lib.files import write_atomically
 
 Item = TypeVar("Item", Figure, pd.DataFrame)
 
@@ -29,23 +29,13 @@ def save(item: Item, record: HasFolder, name: str) -> Item:
     Nothing in the files tells when they were made. Numbers in tables have six significant digits.
     """
     if isinstance(item, pd.DataFrame):
-        table = item
-        _write(record.folder / "tables" / f"{name}.csv", lambda path: _write_csv(table, path))
+        text = item.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        write_atomically(record.folder / "tables" / f"{name}.csv", text)
         return item
     figure, folder = item, record.folder / "figures"
     with matplotlib.rc_context({"pdf.fonttype": 42}):  # text stays text
-        _write(folder / f"{name}.png", lambda path: figure.savefig(path, format="png", dpi=PNG_DPI))
-        _write(folder / f"{name}.pdf", lambda path: figure.savefig(path, format="pdf", metadata={"CreationDate": None}))
+        write_atomically(folder / f"{name}.png", lambda path: figure.savefig(path, format="png", dpi=PNG_DPI))
+        write_atomically(
+            folder / f"{name}.pdf", lambda path: figure.savefig(path, format="pdf", metadata={"CreationDate": None})
+        )
     return item
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-
-
-def _write(path: Path, job: Callable[[Path], None]) -> None:
-    """Write beside and rename, so that no half-written file is ever seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    job(partial)
-    os.replace(partial, path)

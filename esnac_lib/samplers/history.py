@@ -7,7 +7,8 @@ from collections.abc import Collection
 from typing import Any
 
 from esnac_lib.architecture.graph import Architecture
-from esnac_lib.ledger.ledger import Ledger, ProposalRow
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.ledger.schema import ProposalRow
 from esnac_lib.samplers.base import Observation, Proposal
 from esnac_lib.space.decisions import Decisions
 

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from esnac_lib.architecture.export.python_file import python_weights, to_python
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Network, Weights, build, inherit
-from esnac_lib.errors import ArchitectureError, ProofError
+from esnac_lib.errors import ArchitectureError, ProofError, one_line
 from esnac_lib.space.search_space import SearchSpace
 
 BATCH = 2
@@ -116,7 +116,7 @@ def _counted(network: Network, noise: Tensor) -> Tensor:
         with torch.no_grad(), counter:
             outputs = network.eval()(noise)
     except RuntimeError as error:
-        raise ProofError(f"{_name(architecture)} does not run: {_one_line(error)}") from None
+        raise ProofError(f"{_name(architecture)} does not run: {one_line(error, kind=False)}") from None
     finally:
         for hook in hooks:
             hook.remove()
@@ -172,7 +172,7 @@ def _exported(architecture: Architecture, weights: Weights, noise: Tensor, expec
         with torch.no_grad():
             found = model.eval()(noise)
     except (ArchitectureError, RuntimeError) as error:
-        raise ProofError(f"{_name(architecture)} cannot be exported: {_one_line(error)}") from None
+        raise ProofError(f"{_name(architecture)} cannot be exported: {one_line(error, kind=False)}") from None
     _compare(f"the exported program of {_name(architecture)}", found, expected)
 
 
@@ -185,7 +185,3 @@ def _compare(what: str, found: Tensor, expected: Tensor) -> None:
 
 def _name(architecture: Architecture) -> str:
     return f"student {architecture.arch_id[:8]}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -10,16 +10,15 @@ experiment, the evaluations of equal architectures (see `shared_evaluations`).
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import yaml
 
 from esnac_lib.config.experiment import ExperimentConfig
 from esnac_lib.config.paths import outputs_root, study_dir
 from esnac_lib.config.study import StudyConfig, check_resume
+from esnac_lib.files import write_atomically
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger, pack
 from esnac_lib.study.study import Study
@@ -61,7 +60,7 @@ class Experiment:
         `max_minutes` counts for all studies together, from when this object was made. A finished study is not touched.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
+        write_atomically(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
         return self._each(self.left, lambda study: study.run() is not None)
 
     def train_references(self, studies: Sequence[StudyConfig]) -> bool:
@@ -105,9 +104,3 @@ def _has_reference(study: StudyConfig) -> bool:
     ledger = Ledger(path, read_only=True)
     check_resume(ledger.config, study)
     return "reference" in ledger.results("teacher")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text)
-    os.replace(partial, path)

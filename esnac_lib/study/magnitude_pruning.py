@@ -18,16 +18,16 @@ from esnac_lib.architecture.network import Weights, build, layer_name, weight_sh
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.config.paths import outputs_root
 from esnac_lib.config.study import StudyConfig
-from esnac_lib.errors import ConfigError, EsnacError, TrainingError
+from esnac_lib.errors import ConfigError, EsnacError, TrainingError, one_line
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import objective
 from esnac_lib.study.study import Study
 from esnac_lib.training.callbacks import Callbacks
+from esnac_lib.training.job import Trainee, TrainingJob
 from esnac_lib.training.progress import Progress
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.teacher import TrainedTeacher, train_teacher
-from esnac_lib.training.trainee import Trainee
 from esnac_lib.training.trainer import train
 
 ATTEMPTS = 12  # halvings of the range of ratios, to meet a size
@@ -82,8 +82,7 @@ def _train_beside(study: Study, ledger: Ledger, left: Mapping[str, int], progres
     teacher = train_teacher("search", config, study.data, outputs_root() / "teachers")
     pruned = {key: magnitude_pruned(teacher, params) for key, params in left.items()}
     progress.begin(f"search training of {len(pruned)} pruned teachers")
-    outcomes = train(
-        [Trainee(key, build(*found)) for key, found in pruned.items()],
+    job = TrainingJob(
         study.data.search,
         study.data.validation,
         Recipe.search(config),
@@ -91,11 +90,12 @@ def _train_beside(study: Study, ledger: Ledger, left: Mapping[str, int], progres
         purpose="search",
         device=study.data.device,
         teacher=teacher.network(),
-        watch=Callbacks(
+        callbacks=Callbacks(
             on_epoch=lambda key, r: ledger.epoch(KIND, key, r.epoch, r.loss, r.accuracy, r.seconds),
             on_batch=progress.batch,
         ),
     )
+    outcomes = train([Trainee(key, build(*found)) for key, found in pruned.items()], job)
     progress.end()
     for key, outcome in outcomes.items():
         architecture = pruned[key][0]
@@ -132,8 +132,9 @@ def _pruned(teacher: TrainedTeacher, ratio: float) -> tuple[Architecture, dict[s
         pruner.step()
         return _under_layer_names(*trace(network, example))
     except (EsnacError, RuntimeError, ValueError, AttributeError) as error:
-        text = " ".join(str(error).split())
-        raise TrainingError(f"Torch-Pruning cannot prune this teacher at ratio {ratio:g}: {text:.200}") from None
+        raise TrainingError(
+            f"Torch-Pruning cannot prune this teacher at ratio {ratio:g}: {one_line(error, kind=False)}"
+        ) from None
 
 
 def _under_layer_names(architecture: Architecture, weights: Mapping[str, Tensor]) -> tuple[Architecture, Weights]:

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -30,8 +28,8 @@ from esnac_lib.config.paths import data_root_of, outputs_root, study_dir
 from esnac_lib.config.study import StudyConfig, check_resume
 from esnac_lib.data.datasets import load_dataset
 from esnac_lib.data.splits import StudyData, pick_device
-from esnac_lib.errors import ConfigError, Interrupted, StorageError
-from esnac_lib.files import load_weights
+from esnac_lib.errors import ConfigError, Interrupted, StorageError, one_line
+from esnac_lib.files import load_weights, write_atomically
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import compression_ratio, objective
@@ -130,9 +128,10 @@ class Study:
         except KeyboardInterrupt:
             raise Interrupted("all that was told is kept; the same command goes on from here") from None
         except (OSError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
             advice = "see that the disk has room and the folder can be written; the same command goes on from there"
-            raise StorageError(f"the study cannot use a file in {outputs_root()} ({reason}): {advice}") from None
+            raise StorageError(
+                f"the study cannot use a file in {outputs_root()} ({one_line(error, kind=False)}): {advice}"
+            ) from None
 
     def _write_with(self, work: Callable[[Ledger], Result]) -> Result | None:
         if self.config.max_minutes:
@@ -153,8 +152,10 @@ class Study:
 
     def _describe(self) -> None:
         (self.folder / "students").mkdir(parents=True, exist_ok=True)
-        _write(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
-        _write(self.folder / "environment.json", json.dumps(describe_environment(self.device), indent=1))
+        write_atomically(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
+        write_atomically(
+            self.folder / "environment.json", json.dumps(describe_environment(self.device), indent=1) + "\n"
+        )
 
     def _should_stop(self, ledger: Ledger) -> bool:
         return time.monotonic() > self._deadline or ledger.stop_requested()
@@ -308,7 +309,7 @@ class Study:
                 narrowed = self._narrowed(ledger, teacher, solution)
                 ledger.result("baseline", "narrowed", self._entry(narrowed, reference))
         summary = self._summary(ledger, reference)
-        _write(self.folder / "summary.json", json.dumps(summary, indent=1))
+        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
         return summary
 
     def _final_training(self, ledger: Ledger) -> FinalTraining:
@@ -317,9 +318,8 @@ class Study:
             Recipe.final(self.config),
             self.config.seed,
             self.folder / "students",
-            store=lambda phase, key: ledger.results(phase).get(key),
-            keep=lambda phase, key, result: ledger.result(phase, key, asdict(result)),
-            watch=partial(self._watch, ledger),
+            ledger,
+            partial(self._watch, ledger),
         )
 
     def _finalists(self, ledger: Ledger) -> list[dict[Any, Any]]:
@@ -454,9 +454,3 @@ class Study:
             },
             "environment": describe_environment(self.device),
         }
-
-
-def _write(path: Path, text: str) -> None:
-    partial_path = path.with_name(path.name + ".part")
-    partial_path.write_text(text + "\n")
-    os.replace(partial_path, path)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from esnac_lib.architecture.encoding import KINDS, encoding_size
-from esnac_lib.errors import DataError, EsnacError, TrainingError
+from esnac_lib.errors import DataError, EsnacError, TrainingError, one_line
 from esnac_lib.surrogate import gp
 from esnac_lib.surrogate.embedding import Embedding, Encodings
 from esnac_lib.surrogate.fitting import KernelSettings, Learner, learn
@@ -92,7 +92,7 @@ class Kernel:
             encodings, f = _checked(parts, tensors["f"].numpy(), settings)
             return cls(embedding, encodings, f, settings, int(info["steps"]), loss)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError, EsnacError) as error:
-            raise DataError(f"not a saved kernel: {type(error).__name__}: {str(error).splitlines()[0]}") from None
+            raise DataError(f"not a saved kernel: {one_line(error)}") from None
 
 
 def choose_subset(n: int, rng: np.random.Generator, p: float = 0.5) -> np.ndarray:

@@ -11,8 +11,8 @@ so that an old kernel still predicts what it predicted, for architectures that h
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from torch import Tensor
 
 from esnac_lib.architecture.encoding import KINDS, encode
 from esnac_lib.architecture.graph import Architecture
-from esnac_lib.errors import ArchitectureError, DataError
+from esnac_lib.errors import ArchitectureError, DataError, one_line
+from esnac_lib.files import write_atomically
 from esnac_lib.surrogate.kernel import Kernel
 
 INDEX = "kernels.json"
@@ -41,10 +42,10 @@ def save_kernels(folder: Path, kernels: Sequence[Kernel], learned_on: Mapping[st
     for k, kernel in enumerate(kernels):
         tensors, info = kernel.state()
         name = f"kernel{k:02d}.safetensors"
-        _replace(folder / name, lambda path, tensors=tensors: save_file(tensors, path))
+        write_atomically(folder / name, partial(save_file, tensors))
         entries.append({"file": name, "observations": len(kernel.f), "best_f": kernel.best, **info})
     text = json.dumps({"format": _FORMAT, "learned_on": dict(learned_on), "kernels": entries}, indent=1)
-    _replace(folder / INDEX, lambda path: path.write_text(text + "\n"))
+    write_atomically(folder / INDEX, text + "\n")
 
 
 def load_kernels(folder: Path, target: Architecture) -> tuple[list[Kernel], dict[str, Any]]:
@@ -60,7 +61,7 @@ def load_kernels(folder: Path, target: Architecture) -> tuple[list[Kernel], dict
     except FileNotFoundError:
         raise DataError(f"no kernels are saved in {folder.name}: run the study that they are learned in") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder.name}/{INDEX} cannot be read ({_reason(error)}): delete it") from None
+        raise DataError(f"{folder.name}/{INDEX} cannot be read ({one_line(error)}): delete it") from None
     return [_load(folder, k, entry, target) for k, entry in enumerate(entries)], learned_on
 
 
@@ -94,7 +95,7 @@ def _load(folder: Path, k: int, entry: Mapping[str, Any], target: Architecture) 
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
         kinds = list(entry["kinds"])
     except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise DataError(f"{name} cannot be read ({_reason(error)}): delete {folder.name}") from None
+        raise DataError(f"{name} cannot be read ({one_line(error)}): delete {folder.name}") from None
     known = ", ".join(kinds)
     if strange := [kind for kind in kinds if kind not in KINDS]:
         raise DataError(f"{name} knows layers of kind {strange[0]!r}, which this version does not: learn it again")
@@ -117,13 +118,3 @@ def _with_columns(tensors: Mapping[str, Tensor], kinds: Sequence[str]) -> dict[s
             wide[:, len(KINDS) :] = tensor[:, len(kinds) :]
             moved[name] = wide
     return moved
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _replace(path: Path, write: Any) -> None:
-    partial = path.with_name(path.name + ".part")
-    write(partial)
-    os.replace(partial, path)

@@ -1,8 +1,4 @@
-"""Who looks on at a training: hears of its epochs and batches, and may ask it to stop.
-
-A training does not know whether a ledger, a progress bar or nobody listens. It gets one `Callbacks`, which travels
-whole from the study through evaluators and final training to the loop.
-"""
+"""Callbacks of a training: they receive its epochs and batches, and may ask it to stop."""
 
 from __future__ import annotations
 
@@ -24,11 +20,10 @@ class EpochResult:
 
 
 class TrainingStopped(Exception):
-    """The watch asked to stop. The checkpoints stay, and the same call goes on from them."""
+    """A callback asked to stop. The checkpoints stay, and the same call goes on from them."""
 
 
-def _unheard(*_: object) -> None:
-    """Nobody listens."""
+def _ignore(*_: object) -> None: ...
 
 
 def _go_on() -> bool:
@@ -37,16 +32,17 @@ def _go_on() -> bool:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a training tells and asks; the default hears nothing and never stops it.
+    """What a training reports and asks; by default nothing, and it never stops early.
 
-    on_epoch: told (key of the trainee, its epoch) before the epoch is stored; a training that goes on tells all that
-    were stored again, for the listener's own file may have lost them. on_batch: told (batches done, batches in all),
-    for a progress bar. should_stop: asked before each epoch, and within one at most twice a second; where it says yes,
-    the training raises `TrainingStopped`.
+    on_epoch: gets (key of the trainee, its epoch) before the epoch is stored. A resumed training reports all stored
+        epochs again, for the receiver's own file may have lost them.
+    on_batch: gets (batches done, batches in all), for a progress bar.
+    should_stop: asked before each epoch, and within one at most twice a second; where it says yes, the training raises
+        `TrainingStopped`.
     """
 
-    on_epoch: Callable[[str, EpochResult], None] = _unheard
-    on_batch: Callable[[int, int], None] = _unheard
+    on_epoch: Callable[[str, EpochResult], None] = _ignore
+    on_batch: Callable[[int, int], None] = _ignore
     should_stop: Callable[[], bool] = _go_on
 
 

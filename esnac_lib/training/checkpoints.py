@@ -1,14 +1,12 @@
 """The state of one training on disk: a safetensors file a trainee, its progress as JSON in the file's header.
 
-No pickle is read or written. A file is written beside and renamed into place, so that a kill leaves the old one or the
-new one, never half of one.
+No pickle is read or written, and a kill leaves the old file or the new one, never half of one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +18,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from esnac_lib.files import DIGEST, digest
+from esnac_lib.files import DIGEST, digest, write_atomically
 
 _FORMAT = 2  # 1 had no digest
 _PARTS = ("network", "optimizer", "best")
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What a checkpoint holds.
+class Checkpoint:
+    """The state of one training.
 
     `progress` is JSON. `network` and `best` are state dicts (`best` is empty where it equals `network`); `optimizer`
     maps "<index of the parameter>.<name of the state>" to a tensor.
@@ -41,26 +39,24 @@ class Saved:
 
 
 def cpu_copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors as contiguous clones on the CPU that share memory with nothing."""
+    """Return the same tensors as contiguous clones on the CPU that share memory with nothing."""
     return {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in state.items()
     }
 
 
-def write_checkpoint(path: Path, saved: Saved) -> None:
-    """Writes `saved` to `path`; the folder is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f"{part}.{name}": tensor for part in _PARTS for name, tensor in cpu_copy(getattr(saved, part)).items()}
-    text = json.dumps({"format": _FORMAT, "progress": saved.progress})
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint to `path`; the folder is made where it is missing."""
+    parts = {part: cpu_copy(getattr(checkpoint, part)) for part in _PARTS}
+    tensors = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+    text = json.dumps({"format": _FORMAT, "progress": checkpoint.progress})
     header = {"training": text, DIGEST: digest(tensors, text)}
-    partial = _partial(path)
-    save_file(tensors, partial, metadata=header)
-    os.replace(partial, path)
+    write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
 
 
-def read_checkpoint(path: Path) -> Saved:
-    """Reads what `write_checkpoint` wrote.
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read what `write_checkpoint` wrote.
 
     Raises:
         Exception: of various kinds where the file is cut short, damaged or of another form; callers treat all alike.
@@ -77,22 +73,22 @@ def read_checkpoint(path: Path) -> Saved:
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
-    return Saved(header["progress"], **parts)
+    return Checkpoint(header["progress"], **parts)
 
 
 def clear_checkpoint(directory: Path) -> None:
-    """Deletes the checkpoints in `directory`, and the folder if nothing else is in it. Nothing there: no harm."""
+    """Delete the checkpoints in `directory`, and the folder if nothing else is in it. Nothing there: no harm."""
     if not directory.is_dir():
         return
     for path in directory.iterdir():
-        if path.name.endswith((".safetensors", ".safetensors.partial")):
+        if path.name.endswith((".safetensors", ".safetensors.part")):
             path.unlink()
     with contextlib.suppress(OSError):  # something else lives there
         directory.rmdir()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The tensors of an optimiser's state, named "<index of the parameter>.<name of the state>"."""
+    """Return the tensors of an optimiser's state, named "<index of the parameter>.<name of the state>"."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}.{name}": value
@@ -102,50 +98,50 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore(saved: Saved, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts the saved weights and optimiser state in place, in the memory layout that the parameters have.
+def restore(checkpoint: Checkpoint, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Load the stored weights and optimiser state, in the memory layout that the parameters have.
 
     Raises:
         ValueError: the checkpoint belongs to another network; then nothing was changed.
     """
     own = network.state_dict()
-    for state in [saved.network, *([saved.best] if saved.best else [])]:
+    for state in [checkpoint.network, *([checkpoint.best] if checkpoint.best else [])]:
         if {name: (t.shape, t.dtype) for name, t in state.items()} != {n: (t.shape, t.dtype) for n, t in own.items()}:
             raise ValueError("it belongs to another network")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in saved.optimizer.items():
+    for key, tensor in checkpoint.optimizer.items():
         index, _, name = key.partition(".")
         parameter = parameters[int(index)] if int(index) < len(parameters) else None
         if parameter is None or tensor.shape not in (parameter.shape, torch.Size()):
             raise ValueError("its optimiser state belongs to another network")
         if tensor.shape == parameter.shape:
-            # A fused optimiser walks through parameter and state side by side: both need the same strides.
+            # A fused optimiser walks through parameter and state together: both need the same strides.
             tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
         entries.setdefault(int(index), {})[name] = tensor
-    network.load_state_dict(saved.network)
+    network.load_state_dict(checkpoint.network)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
 
 
-class CheckpointPace:
-    """How often a group is stored: after each epoch, but where that takes long, as seldom as `SHARE` asks.
+class CheckpointSchedule:
+    """When a group is stored: after each epoch, but where writing takes long, so seldom that it takes `MAX_SHARE`.
 
     Eight students of ResNet-34's size are a gigabyte and more, and a fast device trains their epoch in seconds.
 
-    >>> if pace.due():
-    >>>     with pace: ...  # write; several times where there are several files
+    >>> if schedule.due():
+    >>>     with schedule: ...  # write; several times where there are several files
     """
 
-    FREE = 0.5  # seconds of writing an epoch that nobody minds
-    SHARE = 0.05  # of the time that goes on writing beyond that
+    FREE_SECONDS = 0.5  # of writing that may follow every epoch
+    MAX_SHARE = 0.05  # of the time, for writing that takes longer
 
     def __init__(self) -> None:
         self._took = 0.0
         self._ended = time.monotonic()
 
     def due(self) -> bool:
-        """Whether this epoch is to be stored."""
-        found = self._took <= self.FREE or time.monotonic() - self._ended >= self._took / self.SHARE
+        """Return whether this epoch is to be stored."""
+        found = self._took <= self.FREE_SECONDS or time.monotonic() - self._ended >= self._took / self.MAX_SHARE
         if found:
             self._took = 0.0
         return found
@@ -156,7 +152,3 @@ class CheckpointPace:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._ended = time.monotonic()
         self._took += self._ended - self._began
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")

@@ -1,7 +1,7 @@
 """Evaluating students: architectures in, validation accuracies out. Here: in this process.
 
-An evaluator trains the students of a step as the search does (SPEC §1): from the search teacher's weights, distilled,
-side by side. It knows nothing of the search.
+An evaluator trains the students of a step together, from the search teacher's weights and by distillation (ESNAC §3.3,
+Algorithm 1). It knows nothing of the search.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from typing import Protocol
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.initialisation import fresh_network
 from esnac_lib.architecture.network import Network, Weights, build, inherit
-from esnac_lib.errors import EsnacError, TrainingError
+from esnac_lib.errors import EsnacError, TrainingError, one_line
 from esnac_lib.files import save_weights
 from esnac_lib.seeding import derive_seed
 from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks
 from esnac_lib.training.checkpoints import clear_checkpoint
-from esnac_lib.training.faults import one_line
+from esnac_lib.training.job import Images, Outcome, TrainingJob
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.retries import train_with_retries
 from esnac_lib.training.teacher import TrainedTeacher
-from esnac_lib.training.trainee import Images, Outcome, Trainee
 from esnac_lib.training.trainer import train
 
 
@@ -63,36 +62,44 @@ class Evaluator(Protocol):
     """What a study asks of an evaluator. `contextlib.closing` closes one."""
 
     def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> Generator[Evaluation, None, None]:
-        """What became of each task, in the order in which they end; weights of complete ones lie on the disk then.
+        """Yield what became of each task, in the order in which they end, once the weights of its student are stored.
 
-        A student becomes the same wherever and beside whomever it is trained: every draw comes from the study's seed,
-        `purpose` and `index`.
+        A student becomes the same wherever and in whatever group it is trained: every draw comes from the study's
+        seed, `purpose` and `index`.
         """
         ...
 
     def close(self) -> None:
-        """Lets go of what was held between two calls."""
+        """Release what was held between two calls."""
         ...
 
 
 class SearchData(Protocol):
-    """What students of a search learn from and are judged by; `StudyData` is one."""
+    """What students of a search learn from and are evaluated on; `StudyData` is one."""
 
     @property
-    def device(self) -> str: ...
+    def device(self) -> str:
+        """The device to train on."""
+        ...
 
     @property
-    def search(self) -> Images: ...
+    def search(self) -> Images:
+        """The images that students learn from."""
+        ...
 
     @property
-    def validation(self) -> Images: ...
+    def validation(self) -> Images:
+        """The images that students are evaluated on."""
+        ...
 
 
 class LocalEvaluator:
     """Trains students in this process, and writes the weights of their best epochs to `students`.
 
-    teacher: whom students inherit from and, if the recipe says so, whose logits they learn; None where every task has
-    an initialisation of its own.
+    Args:
+        teacher: whom students inherit from and, if the recipe says so, whose logits they learn; None where every task
+            has an initialisation of its own.
+        time_limit: seconds that one student may take, each time it is tried.
     """
 
     def __init__(
@@ -102,7 +109,7 @@ class LocalEvaluator:
         recipe: Recipe,
         seed: int,
         students: Path,
-        watch: Callbacks = NO_CALLBACKS,
+        callbacks: Callbacks = NO_CALLBACKS,
         *,
         time_limit: float = math.inf,
     ) -> None:
@@ -111,12 +118,12 @@ class LocalEvaluator:
         self.recipe = recipe
         self.seed = seed
         self.students = students
-        self.watch = watch
-        self.time_limit = time_limit  # seconds that one student may take, each time it is tried
+        self.callbacks = callbacks
+        self.time_limit = time_limit
         self._teacher_network = teacher.network() if teacher and recipe.loss == "distillation" else None
 
     def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> Generator[Evaluation, None, None]:
-        """Train the students of one step side by side, in smaller groups where the machine cannot train them all."""
+        """Train the students of one step together, in smaller groups where memory runs out."""
         checkpoint = self.students / "checkpoint"
         for evaluation, weights in self.trained(tasks, purpose, index, checkpoint):
             if weights:
@@ -127,33 +134,16 @@ class LocalEvaluator:
     def trained(
         self, tasks: Sequence[Task], purpose: str, index: int, checkpoint: Path | None = None
     ) -> Iterator[tuple[Evaluation, Weights]]:
-        """What became of each task, with the weights of its best epoch (none if it failed); writes no weights."""
+        """Yield what became of each task, with the weights of its best epoch (none if it failed); write no weights."""
         networks: dict[str, Callable[[], Network]] = {}
         for task in tasks:
             try:
-                networks[task.key] = _Remade(partial(self._student, task))
+                networks[task.key] = _NetworkFactory(partial(self._network, task))
             except (EsnacError, RuntimeError) as error:
                 yield Evaluation(task.key, None, 0, f"cannot be built: {one_line(error)}", False, 0.0), {}
-        if networks:
-            for outcome, network in train_with_retries(networks, partial(self._train, purpose, index, checkpoint)):
-                yield _evaluation(outcome), _best_weights(outcome, network)
-
-    def close(self) -> None:
-        """Nothing to let go of."""
-
-    def _student(self, task: Task) -> Network:
-        architecture = task.architecture
-        if task.initialisation is not None:
-            return fresh_network(architecture, derive_seed(self.seed, "initialisation", task.initialisation))
-        if self.teacher is None:
-            raise TrainingError(f"{task.key} cannot inherit: there is no teacher; give it an initialisation")
-        return build(architecture, inherit(self.teacher.weights, architecture))
-
-    def _train(
-        self, purpose: str, index: int, checkpoint: Path | None, trainees: Sequence[Trainee]
-    ) -> dict[str, Outcome]:
-        return train(
-            trainees,
+        if not networks:
+            return
+        job = TrainingJob(
             self.data.search,
             self.data.validation,
             self.recipe,
@@ -164,12 +154,25 @@ class LocalEvaluator:
             teacher=self._teacher_network,
             checkpoint=checkpoint,
             time_limit=self.time_limit,
-            watch=self.watch,
+            callbacks=self.callbacks,
         )
+        for outcome, network in train_with_retries(networks, partial(train, job=job)):
+            yield _evaluation(outcome), _best_weights(outcome, network)
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
+
+    def _network(self, task: Task) -> Network:
+        architecture = task.architecture
+        if task.initialisation is not None:
+            return fresh_network(architecture, derive_seed(self.seed, "initialisation", task.initialisation))
+        if self.teacher is None:
+            raise TrainingError(f"{task.key} cannot inherit: there is no teacher; give it an initialisation")
+        return build(architecture, inherit(self.teacher.weights, architecture))
 
 
-class _Remade:
-    """Makes a network again and again; the first one at once, so that what cannot be made fails here."""
+class _NetworkFactory:
+    """Makes the same network at each call; the first one at once, so that what cannot be built fails here."""
 
     def __init__(self, make: Callable[[], Network]) -> None:
         self._make = make

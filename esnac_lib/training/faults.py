@@ -1,17 +1,59 @@
-"""What an exception in a training says: in one line, and whether the machine or the network is to blame."""
+"""Faults of the machine, which may not happen another time: memory that runs out, a device that breaks, a hang."""
 
 from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import torch
 
 
-def one_line(error: BaseException) -> str:
-    """The kind of an exception and its message, without line breaks."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-
-
 def is_machine_fault(error: BaseException) -> bool:
-    """Whether it may go well another time: memory that ran out, a device that broke, work that hung."""
+    """Return whether the machine is to blame and not the network, so that a retry makes sense."""
     if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError | MemoryError | TimeoutError):
         return True
     return isinstance(error, RuntimeError) and any(t in str(error) for t in ("can't allocate memory", "ALLOC_FAILED"))
+
+
+class TimeLimitError(TimeoutError):
+    """The work took longer than it may."""
+
+
+@contextmanager
+def time_limit(seconds: float, what: str) -> Iterator[None]:
+    """Raise TimeLimitError in the block once it has taken so long; `what` names it. No limit where it is infinite.
+
+    The alarm rings in the main thread, between two of Python's instructions: work that waits or loops is interrupted,
+    one call into a library that never returns is not. In another thread the limit is only checked afterwards. An
+    alarm that was set outside goes on.
+    """
+    if seconds == math.inf:
+        yield
+        return
+    late = TimeLimitError(f"{what} took longer than it may")
+    if seconds <= 0:
+        raise late
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise late
+
+    began = time.monotonic()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        if time.monotonic() - began > seconds:
+            raise late
+        return
+    handler = signal.signal(signal.SIGALRM, ring)
+    outer, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if outer:
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - began), 1e-6), interval)

@@ -1,19 +1,18 @@
-"""Final training: from the best students of a search to the solution that is reported (SPEC §1).
+"""Final training: from the best students of a search to the solution that is reported.
 
 `validated` (the default): the best students by search f are trained on the training split, the best of them by
 *validation* f is trained again on all images, and the test accuracy after its last epoch is the result; a single one is
 trained on all images at once. `paper`: they are trained on all images, and the best by *test* f in its best test epoch
-is the result, as the published program has it; only for the column beside the published numbers. Every training starts
-from the weights of the best search epoch.
+is the result, as in the authors' code; only for comparison with the published numbers. Every training starts from the
+weights of the best search epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Network, build
@@ -21,9 +20,11 @@ from esnac_lib.data.batches import DeviceData
 from esnac_lib.data.splits import StudyData
 from esnac_lib.errors import TrainingError
 from esnac_lib.files import load_weights, save_weights
+from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import objective
 from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks
 from esnac_lib.training.checkpoints import clear_checkpoint
+from esnac_lib.training.job import Outcome, TrainingJob
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.retries import train_with_retries
 from esnac_lib.training.trainer import train
@@ -56,16 +57,16 @@ class FinalResult:
     seconds: float
 
     def f(self, teacher_params: int, teacher_accuracy: float, *, best_epoch: bool = False) -> float:
-        """The objective of this student against a teacher."""
+        """Return the objective of this student against a teacher."""
         accuracy = self.best_epoch_accuracy if best_epoch else self.accuracy
         return objective(self.params, teacher_params, accuracy, teacher_accuracy)
 
 
 class FinalTraining:
-    """Trains finalists; what is finished is remembered by `store` and not done again.
+    """Trains finalists; what the ledger holds already is not done again.
 
-    store: (phase, key) -> a finished FinalResult's fields, or None. keep: remembers them. watch: phase -> who looks on
-    at the trainings of that phase.
+    Args:
+        callbacks: phase -> the callbacks of its trainings.
     """
 
     def __init__(
@@ -74,70 +75,66 @@ class FinalTraining:
         recipe: Recipe,
         seed: int,
         folder: Path,
-        *,
-        store: Callable[[str, str], Mapping[str, Any] | None],
-        keep: Callable[[str, str, FinalResult], None],
-        watch: Callable[[str], Callbacks] = lambda phase: NO_CALLBACKS,
+        ledger: Ledger,
+        callbacks: Callable[[str], Callbacks] = lambda phase: NO_CALLBACKS,
     ) -> None:
         self.data = data
         self.recipe = recipe
         self.seed = seed
         self.folder = folder
-        self._store, self._keep = store, keep
-        self._watch = watch
+        self.ledger = ledger
+        self._callbacks = callbacks
 
     def on_training_split(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
-        """Train side by side on the training split; accuracies are validation accuracies."""
+        """Train together on the training split; accuracies are validation accuracies."""
         return self._train("final", finalists, self.data.training, self.data.validation, on_test=False)
 
     def on_all_images(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
-        """Train side by side on all images; accuracies are test accuracies, and no choice may rest on them."""
+        """Train together on all images; accuracies are test accuracies, and no choice may rest on them."""
         return self._train("full", finalists, self.data.everything, self.data.test, on_test=True)
 
     def _train(
-        self, phase: str, finalists: Sequence[Finalist], images: DeviceData, judged: DeviceData, *, on_test: bool
+        self, phase: str, finalists: Sequence[Finalist], images: DeviceData, evaluation: DeviceData, *, on_test: bool
     ) -> list[FinalResult]:
-        done = {finalist.key: self._store(phase, finalist.key) for finalist in finalists}
-        left = [finalist for finalist in finalists if done[finalist.key] is None]
+        done = self.ledger.results(phase)
+        left = [finalist for finalist in finalists if finalist.key not in done]
         checkpoint = self.folder / f"checkpoint-{phase}"
-        train_group = partial(
-            train,
-            train_data=images,
-            evaluation_data=judged,
-            recipe=self.recipe,
+        job = TrainingJob(
+            images,
+            evaluation,
+            self.recipe,
             seed=self.seed,
             purpose=f"{phase}-training",
             device=self.data.device,
             checkpoint=checkpoint,
-            watch=self._watch(phase),
+            callbacks=self._callbacks(phase),
         )
-        results: dict[str, FinalResult] = {key: FinalResult(**fields) for key, fields in done.items() if fields}
+        results = {finalist.key: FinalResult(**done[finalist.key]) for finalist in finalists if finalist.key in done}
         reasons: list[str] = []
-        networks = {finalist.key: partial(_starting, finalist) for finalist in left}
-        for outcome, network in train_with_retries(networks, train_group) if left else ():
-            if outcome.state != "complete" or outcome.last_accuracy is None or outcome.best_accuracy is None:
+        networks = {finalist.key: partial(_initial_network, finalist) for finalist in left}
+        for outcome, network in train_with_retries(networks, partial(train, job=job)) if left else ():
+            if outcome.state == "complete":
+                results[outcome.key] = self._save(phase, outcome, network, on_test)
+            else:
                 reasons.append(f"{outcome.key}: {outcome.error}")
-                continue
-            architecture = network.architecture
-            network.cpu().load_state_dict(outcome.last_weights)
-            save_weights(self.folder / f"{outcome.key}-{phase}.safetensors", network.weights())
-            results[outcome.key] = FinalResult(
-                outcome.key,
-                architecture.num_params,
-                architecture.macs,
-                architecture.arch_id,
-                outcome.last_accuracy,
-                outcome.best_accuracy,
-                on_test,
-                outcome.seconds,
-            )
-            self._keep(phase, outcome.key, results[outcome.key])
         clear_checkpoint(checkpoint)
         if not results:
             raise TrainingError(f"no final training succeeded: {'; '.join(reasons)}")
         return [results[finalist.key] for finalist in finalists if finalist.key in results]
 
+    def _save(self, phase: str, outcome: Outcome, network: Network, on_test: bool) -> FinalResult:
+        """Store the weights of the last epoch, then the result."""
+        assert outcome.last_accuracy is not None and outcome.best_accuracy is not None  # there are evaluation images
+        architecture = network.architecture
+        network.cpu().load_state_dict(outcome.last_weights)
+        save_weights(self.folder / f"{outcome.key}-{phase}.safetensors", network.weights())
+        accuracies = outcome.last_accuracy, outcome.best_accuracy
+        shape = architecture.num_params, architecture.macs, architecture.arch_id
+        result = FinalResult(outcome.key, *shape, *accuracies, on_test, outcome.seconds)
+        self.ledger.result(phase, outcome.key, asdict(result))
+        return result
 
-def _starting(finalist: Finalist) -> Network:
-    """A finalist's network with the weights that its final training starts from."""
+
+def _initial_network(finalist: Finalist) -> Network:
+    """Return a finalist's network with the weights that its final training starts from."""
     return build(finalist.architecture, load_weights(finalist.weights))

@@ -3,7 +3,7 @@
 Each student is a task with its share of a GPU, or a core of its own where there is none. Images and teacher are put
 into Ray's object store once, and each node fetches them once. The epochs of a student arrive as they end. A worker
 that dies or a node that leaves costs its students a new start elsewhere; a student that runs out of memory gets a
-whole GPU. What Ray carries is plain: arrays, numbers and JSON texts. On CPUs a student becomes the same to the bit as
+whole GPU. What Ray carries is plain data: arrays, numbers and JSON texts. On CPUs a student ends with the same bits as
 in this process, if this process uses one thread too: Ray gives one to a task.
 """
 
@@ -26,27 +26,26 @@ import torch
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.data.batches import DeviceData
 from esnac_lib.data.splits import StudyData
-from esnac_lib.errors import ConfigError
+from esnac_lib.errors import ConfigError, one_line
 from esnac_lib.files import save_weights
 from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks, EpochResult, TrainingStopped
 from esnac_lib.training.evaluator import Evaluation, LocalEvaluator, Task
-from esnac_lib.training.faults import one_line
+from esnac_lib.training.faults import TimeLimitError
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.retries import RETRIES
 from esnac_lib.training.teacher import TrainedTeacher
-from esnac_lib.training.time_limit import TimeLimitError
 
 POLL = 0.5  # seconds between two questions whether to stop
 
 
 def check_ray() -> None:
-    """Raises ConfigError, one line, unless Ray is installed."""
+    """Raise ConfigError unless Ray is installed."""
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("evaluator = 'ray': Ray is not installed; pip install 'esnac_lib[ray]', or give 'local'")
 
 
 def check_portable(teacher: Architecture) -> None:
-    """Raises ConfigError, one line, if other machines could not run this teacher or its students."""
+    """Raise ConfigError if other machines could not run this teacher or its students."""
     if opaque := [layer.name for layer in teacher.layers if layer.kind == "opaque"]:
         raise ConfigError(
             f"evaluator = 'ray': the teacher's layer {opaque[0]!r} is run by your own code (opaque), which the workers "
@@ -69,7 +68,7 @@ class Cluster:
 
 @dataclass
 class _Run:
-    """A student on its way: the epochs that it has told, and how often a fault of the machine stopped it."""
+    """A student in training: the epochs that it has reported, and how often a fault of the machine stopped it."""
 
     task: Task
     epochs: int = 0
@@ -90,7 +89,7 @@ class RayEvaluator:
         recipe: Recipe,
         seed: int,
         students: Path,
-        watch: Callbacks = NO_CALLBACKS,
+        callbacks: Callbacks = NO_CALLBACKS,
         cluster: Cluster = Cluster(),
         *,
         time_limit: float = math.inf,
@@ -98,7 +97,7 @@ class RayEvaluator:
         check_ray()
         import ray
 
-        self.students, self.watch, self.epochs = students, watch, recipe.epochs
+        self.students, self.callbacks, self.epochs = students, callbacks, recipe.epochs
         self._ray, self._owner = ray, not ray.is_initialized()
         if self._owner:
             _connect(ray, cluster.address)
@@ -119,20 +118,20 @@ class RayEvaluator:
         self._shared = ray.put(shared)
 
     def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> Generator[Evaluation, None, None]:
-        """Train the students of one step on whatever workers are free; the first to end is told first."""
+        """Train the students of one step on whatever workers are free; the first to end is yielded first."""
         runs = {self._start(task, purpose, index): _Run(task) for task in tasks}
         asked = -POLL
         try:
             while runs:
                 if time.monotonic() - asked >= POLL:
                     asked = time.monotonic()
-                    if self.watch.should_stop():
+                    if self.callbacks.should_stop():
                         raise TrainingStopped("the training was asked to stop")
                 for stream in self._ray.wait(list(runs), timeout=POLL)[0]:
                     run = runs[stream]
-                    result = self._hear(stream, run)
+                    result = self._receive(stream, run)
                     left = sum(self.epochs - run.epochs for run in runs.values())
-                    self.watch.on_batch(self.epochs * len(tasks) - left, self.epochs * len(tasks))
+                    self.callbacks.on_batch(self.epochs * len(tasks) - left, self.epochs * len(tasks))
                     if result is None:
                         continue
                     del runs[stream]
@@ -145,26 +144,26 @@ class RayEvaluator:
                 self._ray.cancel(stream, force=True)
 
     def close(self) -> None:
-        """Lets go of the cluster; one that was started here stops, with all its processes."""
+        """Leave the cluster; one that was started here stops, with all its processes."""
         if self._owner:
             self._ray.shutdown()
 
     def _start(self, task: Task, purpose: str, index: int, alone: bool = False) -> Any:
-        """A stream of a student's messages; one that failed before gets a GPU `alone`."""
+        """Start a student; return the stream of its messages. One that failed before gets a GPU `alone`."""
         train = self._train.options(num_cpus=1, num_gpus=1 if alone and self._gpus else self._share)
         return train.remote(self._shared, task.key, task.architecture.to_json(), purpose, index)
 
-    def _hear(self, stream: Any, run: _Run) -> Evaluation | None:
-        """The next message of a student: an epoch is passed on, its end returned."""
+    def _receive(self, stream: Any, run: _Run) -> Evaluation | None:
+        """Receive a student's next message: pass an epoch on, return its end."""
         try:
             message = self._ray.get(next(stream))
-        except self._ray.exceptions.RayTaskError:  # a mistake in our program: no machine to blame
+        except self._ray.exceptions.RayTaskError:  # a mistake in this library, no fault of a machine
             raise
         except self._ray.exceptions.RayError as error:
             return Evaluation(run.task.key, None, 0, f"its worker was lost: {one_line(error)}", True, 0.0)
         if "epoch" in message:
             run.epochs += 1
-            self.watch.on_epoch(run.task.key, EpochResult(**message["epoch"]))
+            self.callbacks.on_epoch(run.task.key, EpochResult(**message["epoch"]))
             return None
         run.epochs = self.epochs
         if message["weights"]:
@@ -201,7 +200,7 @@ class _WorkerData:
 def _train_student(
     shared: Mapping[str, Any], key: str, architecture: str, purpose: str, index: int
 ) -> Iterator[dict[str, Any]]:
-    """The epochs of one student as they end, then what became of it, with its weights."""
+    """Yield the epochs of one student as they end, then what became of it, with its weights."""
     messages: SimpleQueue[dict[str, Any] | BaseException] = SimpleQueue()
 
     def work() -> None:
@@ -232,13 +231,13 @@ def _train_student(
             return
 
 
-def _evaluator(shared: Mapping[str, Any], watch: Callbacks) -> LocalEvaluator:
+def _evaluator(shared: Mapping[str, Any], callbacks: Callbacks) -> LocalEvaluator:
     device = shared["device"]
     search, validation = (DeviceData(**shared[part], device=device) for part in ("search", "validation"))
     architecture = Architecture.from_json(shared["teacher"])
     teacher = TrainedTeacher("search", architecture, _tensors(shared["weights"]), float("nan"), ())
     recipe = Recipe(**shared["recipe"])
-    return LocalEvaluator(teacher, _WorkerData(search, validation, device), recipe, shared["seed"], Path(), watch)
+    return LocalEvaluator(teacher, _WorkerData(search, validation, device), recipe, shared["seed"], Path(), callbacks)
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

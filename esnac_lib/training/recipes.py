@@ -39,7 +39,7 @@ class Recipe:
 
     `loss` "distillation" is the mean squared error between the logits of student and teacher, over images and classes
     (ESNAC §3.3); "cross_entropy" is that of the labels. `reset_batch_norm` starts with fresh batch-norm statistics,
-    as search training does. `weight_decay` is added to the gradient (L2), for Adam too, as in the published program.
+    as search training does. `weight_decay` is added to the gradient (L2), for Adam too, as in the authors' code.
     `clip_norm` is the largest norm of the gradient of all weights together; a longer one is scaled down to it.
     `label_smoothing` is the share of the labels' weight that all classes get alike, in cross entropy alone.
 
@@ -82,7 +82,7 @@ class Recipe:
 
     @classmethod
     def search(cls, config: StudyConfig) -> Recipe:
-        """Search training (SPEC §1 [code]): Adam at 1e-3, distillation, batch-norm statistics afresh."""
+        """Search training as in the authors' code: Adam at 1e-3, distillation, fresh batch-norm statistics."""
         return cls(
             epochs=config.epochs,
             lr=1e-3,
@@ -131,7 +131,7 @@ class Recipe:
         return self.schedule == "one_cycle" and self.momentum > 0
 
     def lr_at(self, progress: float) -> float:
-        """The learning rate where `progress` in [0, 1] of all batches is done.
+        """Return the learning rate where `progress` in [0, 1] of all batches is done.
 
         constant: `lr`. step: `lr`, a tenth of it from 1/3 on, a hundredth from 2/3 on; step_60, step_53_80: the same
         from 60 %, from 53 and 80 % on. one_cycle: up in a straight line from 0 to `lr` over the first quarter, then
@@ -146,19 +146,19 @@ class Recipe:
             return self.lr * (1.0, 0.1, 0.01)[sum(progress >= boundary for boundary in STEPS[self.schedule])]
         return self.lr * min(progress / WARM_UP, (1 - progress) / (1 - WARM_UP))
 
-    def make_optimizer(self, parameters: Iterable[torch.nn.Parameter], recorded: bool = False) -> torch.optim.Optimizer:
-        """The optimiser over `parameters`, fused.
+    def make_optimizer(self, parameters: Iterable[torch.nn.Parameter], captured: bool = False) -> torch.optim.Optimizer:
+        """Return the optimiser over `parameters`, fused.
 
         Fused is some five times as fast as the plain form on one CPU core too (20 convolutions of 16 filters: Adam
-        0.23 against 1.09 ms a step, SGD 0.08 against 0.45 ms). For steps that are `recorded` the learning rate is a
-        tensor beside the parameters.
+        0.23 against 1.09 ms a step, SGD 0.08 against 0.45 ms). For steps that are `captured` the learning rate is a
+        tensor on the parameters' device.
         """
         parameters = list(parameters)
         lr: float | torch.Tensor = self.lr
-        if recorded and parameters:
+        if captured and parameters:
             lr = torch.tensor(self.lr, dtype=torch.float32, device=parameters[0].device)
         if self.optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=lr, weight_decay=self.weight_decay, fused=True, capturable=recorded)
+            return torch.optim.Adam(parameters, lr=lr, weight_decay=self.weight_decay, fused=True, capturable=captured)
         return torch.optim.SGD(
             parameters,
             lr=lr,

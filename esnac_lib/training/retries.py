@@ -1,6 +1,6 @@
-"""A group that the machine cannot train whole is trained in halves, those in halves, and at last one by one.
+"""Out-of-memory retries: a group that does not fit is trained in halves, those in halves, and at last one by one.
 
-A student becomes the same in any company (`trainer`), so that a group may be divided as memory asks.
+A trainee ends the same in any group (`trainer`), so that a group may be divided as memory asks.
 """
 
 from __future__ import annotations
@@ -8,26 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from esnac_lib.architecture.network import Network
-from esnac_lib.training.trainee import Outcome, Trainee
+from esnac_lib.training.job import Outcome, Trainee
 
 RETRIES = 2
-"""How often at least a training is tried again that met a fault of the machine."""
+"""How often at least a training that met a fault of the machine is tried again."""
 
 
 def train_with_retries(
     networks: Mapping[str, Callable[[], Network]],
     train_group: Callable[[Sequence[Trainee]], Mapping[str, Outcome]],
 ) -> Iterator[tuple[Outcome, Network]]:
-    """Trains a group; whom a fault of the machine stopped is tried again in groups of half the size.
+    """Train a group; trainees that a fault of the machine stopped are tried again in groups of half the size.
 
-    Each outcome is told, with its network, as soon as it is final. One that is still a fault of the machine was met
-    twice by a student alone.
+    Each outcome is yielded, with its network, as soon as it is final. One that is still a fault of the machine was met
+    twice by a trainee alone.
 
     Args:
         networks: by key, what makes the network with the weights that its training starts from.
-        train_group: trains trainees and tells what became of each by its key.
+        train_group: trains trainees and returns what became of each by its key.
     """
-    left, sizes = list(networks), _sizes(len(networks))
+    left, sizes = list(networks), _group_sizes(len(networks))
     for number, size in enumerate(sizes, start=1):
         again: list[str] = []
         for start in range(0, len(left), size):
@@ -41,7 +41,7 @@ def train_with_retries(
         left = again
 
 
-def _sizes(count: int) -> list[int]:
+def _group_sizes(count: int) -> list[int]:
     """The sizes of the groups from one attempt to the next: 8, 4, 2, 1, 1; 2, 1, 1; 1, 1, 1."""
     sizes = [count]
     while sizes[-1] > 1:

@@ -1,7 +1,7 @@
 """The two trained teachers of a study, and where they are kept.
 
 The *search teacher* is trained on the training split alone: students inherit from it and are distilled from it. The
-*reference teacher* is trained on all images, and its test accuracy is the one in the tables (SPEC §1). Studies that
+*reference teacher* is trained on all images, and its test accuracy is the one in the tables (ESNAC §6.1). Studies that
 ask for the same teacher, trained alike with the same seed, share it: it lies in <outputs>/teachers, and a second
 study that needs it at the same time waits for the first.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -27,15 +26,15 @@ from esnac_lib.architecture.tracing import trace
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.datasets import Dataset
 from esnac_lib.data.splits import StudyData
-from esnac_lib.errors import EsnacError, TrainingError
-from esnac_lib.files import load_weights, save_weights
+from esnac_lib.errors import EsnacError, TrainingError, one_line
+from esnac_lib.files import load_weights, save_weights, write_atomically
 from esnac_lib.seeding import derive_seed
 from esnac_lib.space.filter_order import largest_first
 from esnac_lib.teachers.registry import teacher
 from esnac_lib.teachers.user import is_own, own_teacher
 from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks, EpochResult
 from esnac_lib.training.checkpoints import clear_checkpoint
-from esnac_lib.training.faults import one_line
+from esnac_lib.training.job import TrainingJob
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.retries import train_with_retries
 from esnac_lib.training.trainer import evaluate, train
@@ -61,14 +60,14 @@ class TrainedTeacher:
         return f"TrainedTeacher({self.role}, accuracy {self.accuracy:.2%}: {self.architecture!r})"
 
     def network(self) -> Network:
-        """A fresh network with these weights."""
+        """Return a new network with these weights."""
         return build(self.architecture, self.weights)
 
 
 def traced_teacher(
     config: StudyConfig, dataset: Dataset, role: Role = "search"
 ) -> tuple[Architecture, dict[str, Tensor]]:
-    """The untrained teacher of a study: its architecture and its initial weights, the same for the same seed.
+    """Return a study's untrained teacher: its architecture and its initial weights, the same for the same seed.
 
     A teacher of the user's own may come with weights, which are then these.
     """
@@ -86,27 +85,29 @@ def train_teacher(
     config: StudyConfig,
     data: StudyData,
     folder: Path,
-    watch: Callbacks = NO_CALLBACKS,
+    callbacks: Callbacks = NO_CALLBACKS,
     recipe: Recipe | None = None,
 ) -> TrainedTeacher:
-    """Train a teacher, or take the one that lies in `folder` already.
+    """Train a teacher, or load the one that is in `folder` already.
 
-    recipe: None stands for `Recipe.teacher`. watch hears each epoch of a training that happens now, and those of one
-    that is taken. A teacher that comes with its weights is not trained, but measured. If shrinking shall keep filters
-    by their norm, the search teacher has them in that order (`filter_order`). Raises TrainingError if the training
-    fails.
+    A teacher that comes with its weights is only evaluated. If shrinking shall keep filters by their norm, the search
+    teacher has them in that order (`filter_order`). Callbacks receive each epoch, also those of a teacher that is
+    loaded. Without a recipe it is `Recipe.teacher`.
+
+    Raises:
+        TrainingError: the training fails.
     """
     if config.teacher_weights:
-        found = _measured(role, config, data)
+        found = _evaluated(role, config, data)
     else:
-        found = _trained(role, config, data, folder, watch, recipe or Recipe.teacher(config, role))
+        found = _trained(role, config, data, folder, callbacks, recipe or Recipe.teacher(config, role))
     if role == "search" and config.keep == "norm":
         return replace(found, weights=largest_first(found.architecture, found.weights))
     return found
 
 
 def _trained(
-    role: Role, config: StudyConfig, data: StudyData, folder: Path, watch: Callbacks, recipe: Recipe
+    role: Role, config: StudyConfig, data: StudyData, folder: Path, callbacks: Callbacks, recipe: Recipe
 ) -> TrainedTeacher:
     key = f"{role}-teacher"
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{config.teacher}-{data.dataset.name}")
@@ -120,21 +121,21 @@ def _trained(
                 own = traced_teacher(config, data.dataset, role)[0]
                 found = replace(found, architecture=found.architecture.with_code_of(own))
             for result in found.curve:
-                watch.on_epoch(key, result)
+                callbacks.on_epoch(key, result)
             return found
         architecture, weights = traced_teacher(config, data.dataset, role)
-        train_group = partial(
-            train,
-            train_data=data.training if role == "search" else data.everything,
-            evaluation_data=data.validation if role == "search" else data.test,
-            recipe=recipe,
+        job = TrainingJob(
+            data.training if role == "search" else data.everything,
+            data.validation if role == "search" else data.test,
+            recipe,
             seed=config.seed,
             purpose=key,
             device=data.device,
             checkpoint=path / "checkpoint",
-            watch=watch,
+            callbacks=callbacks,
         )
-        [(outcome, network)] = train_with_retries({key: partial(build, architecture, weights)}, train_group)
+        networks = {key: partial(build, architecture, weights)}
+        [(outcome, network)] = train_with_retries(networks, partial(train, job=job))
         if outcome.state != "complete" or outcome.last_accuracy is None:
             clear_checkpoint(path / "checkpoint")
             raise TrainingError(f"the {role} teacher could not be trained: {outcome.error}")
@@ -145,8 +146,8 @@ def _trained(
         return trained
 
 
-def _measured(role: Role, config: StudyConfig, data: StudyData) -> TrainedTeacher:
-    """The user's own teacher with its own weights, the same in both roles."""
+def _evaluated(role: Role, config: StudyConfig, data: StudyData) -> TrainedTeacher:
+    """Return the user's own teacher with its own weights, the same in both roles."""
     architecture, weights = traced_teacher(config, data.dataset, role)
     images = data.validation if role == "search" else data.test
     network = build(architecture, weights).to(data.device)
@@ -172,9 +173,7 @@ def _save(trained: TrainedTeacher, path: Path) -> None:
         "curve": [asdict(result) for result in trained.curve],
         "architecture": trained.architecture.to_json(),
     }
-    partial = path / "teacher.json.part"
-    partial.write_text(json.dumps(record))
-    os.replace(partial, path / "teacher.json")
+    write_atomically(path / "teacher.json", json.dumps(record))
 
 
 def _load(role: Role, path: Path) -> TrainedTeacher:

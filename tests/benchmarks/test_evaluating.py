@@ -17,7 +17,7 @@ from esnac_lib.benchmarks.evaluating import EvaluatingCase, accuracy_rows, profi
 from esnac_lib.benchmarks.published_loop import PilImages, train_published
 from esnac_lib.data.batches import DeviceData
 from esnac_lib.seeding import make_generator
-from esnac_lib.training.trainee import Trainee
+from esnac_lib.training.job import Trainee, TrainingJob
 from esnac_lib.training.trainer import train
 
 TINY = EvaluatingCase(K=2, images=96, batch_size=32, workers=0)
@@ -88,8 +88,8 @@ def test_our_loop_is_a_plain_loop_to_the_bit() -> None:
     """What the group, the lanes and the recording are built around, written out: float32, one student, ten lines."""
     bench = evaluating._Bench(TINY)
     [mine], [twin], teacher = bench.students(1), bench.students(1), bench.teacher().eval()
-    outcome = train([Trainee("s", mine)], bench.data.search, None, bench.recipe, seed=3, purpose="p", index=1,
-                    teacher=bench.teacher())["s"]  # fmt: skip
+    job = TrainingJob(bench.data.search, None, bench.recipe, seed=3, purpose="p", index=1, teacher=bench.teacher())
+    outcome = train([Trainee("s", mine)], job)["s"]
     teacher.to(memory_format=torch.channels_last)
     twin.to(memory_format=torch.channels_last)
     for module in twin.modules():

@@ -17,7 +17,8 @@ from esnac_lib.benchmarks.tabular.surrogates import accuracy, forest, kernel, ob
 from esnac_lib.benchmarks.tabular.table import OfflineTable, decisions_of
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import DataError
-from esnac_lib.ledger.ledger import Ledger, ProposalRow
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.ledger.schema import ProposalRow
 from esnac_lib.objective import objective
 from esnac_lib.samplers.evolution import EvolutionSampler
 from esnac_lib.samplers.random import RandomSampler

@@ -61,7 +61,7 @@ def killed(moment: str) -> Work:
                     break
             else:
                 tally.faults.append(f"{place.folder.name}: it was never killed")
-            workshop.judge(tally, place, [end])
+            workshop.check(tally, place, [end])
 
     return work
 
@@ -76,7 +76,7 @@ def killed_again_and_again(workshop: Workshop, tally: Tally, tries: int) -> None
             time.sleep(float(rng.uniform(0, 0.8 * workshop.seconds)))
             os.kill(pid, signal.SIGKILL)
             ends.append(place.wait(pid))
-        workshop.judge(tally, place, ends)
+        workshop.check(tally, place, ends)
 
 
 def interrupted(workshop: Workshop, tally: Tally, tries: int) -> None:
@@ -90,7 +90,7 @@ def interrupted(workshop: Workshop, tally: Tally, tries: int) -> None:
         if place.ledger_path.with_name("ledger.sqlite-wal").exists():
             tally.faults.append("the interrupted study left its ledger's log open")
         said = (lambda text: "the same command goes on" in text) if end.status != FINISHED else None
-        workshop.judge(tally, place, [end], says=said)
+        workshop.check(tally, place, [end], says=said)
 
 
 # -- the disk ----------------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def files_too_large(workshop: Workshop, tally: Tally, tries: int) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
         end = place.run(inject)
-        workshop.judge(tally, place, [end], says=None if end.status == FINISHED else lambda text: "room" in text)
+        workshop.check(tally, place, [end], says=None if end.status == FINISHED else lambda text: "room" in text)
 
 
 def disk_full(workshop: Workshop, tally: Tally, tries: int) -> None:
@@ -158,7 +158,7 @@ def _on_a_small_disk(workshop: Workshop, place: Place, room: int) -> str:
     end = small.run()
     ballast.unlink()
     tally = Tally()
-    workshop.judge(tally, small, [end], says=None if end.status == FINISHED else lambda text: "room" in text)
+    workshop.check(tally, small, [end], says=None if end.status == FINISHED else lambda text: "room" in text)
     message = next(iter(tally.messages), "")
     parts = (tally.survived, tally.lost_trials, tally.different_from_uninterrupted, message, "; ".join(tally.faults))
     return "\0".join(map(str, parts))
@@ -168,7 +168,7 @@ def _on_a_small_disk(workshop: Workshop, place: Place, room: int) -> str:
 
 
 def student_that(name: str, **parameters: Any) -> Work:
-    """One student of the search, the second, is faulty whenever it is trained; the study is killed besides."""
+    """One student of the search, the second, is faulty whenever it is trained; the study is also killed."""
 
     def work(workshop: Workshop, tally: Tally, tries: int) -> None:
         victim = str(workshop.reference.trials()["arch_id"][1])
@@ -183,10 +183,10 @@ def student_that(name: str, **parameters: Any) -> Work:
                 moment.kill()
 
             end = place.run(both)
-            workshop.judge(tally, place, [end], inject, expected)
+            workshop.check(tally, place, [end], inject, expected)
         [row] = [row for row in json.loads(expected["trials"]) if row["arch_id"] == victim]
         if row["state"] != "failed":
-            tally.faults.append(f"a student that {name} was told as {row['state']}")
+            tally.faults.append(f"a student that {name} was recorded as {row['state']}")
         tally.messages[f"trial failed, f {row['f']}: {row['error']}"] += tries
 
     return work
@@ -199,7 +199,7 @@ def student_that_once(name: str, **parameters: Any) -> Work:
         for n in range(tries):
             victim = str(workshop.reference.trials()["arch_id"][n % 4])
             place = workshop.fresh(**parameters)
-            workshop.judge(tally, place, [place.run(spoil(victim, FAULTS[name], times=1))])
+            workshop.check(tally, place, [place.run(spoil(victim, FAULTS[name], times=1))])
 
     return work
 
@@ -259,7 +259,7 @@ def started_twice(workshop: Workshop, tally: Tally, tries: int) -> None:
         if statuses not in ([FINISHED, REFUSED], [FINISHED, FINISHED]):
             tally.faults.append(f"two at once ended with {statuses}: {[end.message for end in ends]}")
         said = (lambda text: "is being written by process" in text) if REFUSED in statuses else None
-        workshop.judge(tally, place, ends, says=said)
+        workshop.check(tally, place, ends, says=said)
 
 
 # -- damaged files -----------------------------------------------------------------------------------------------------
@@ -284,13 +284,13 @@ def ledger_damaged(how: str) -> Work:
                 if place.ledger_path.read_bytes() != damaged:
                     tally.faults.append(f"{place.folder.name}: a damaged ledger was changed")
                 place.ledger_path.write_bytes(whole)
-            workshop.judge(tally, place, [end])
+            workshop.check(tally, place, [end])
 
     return work
 
 
 def log_damaged(workshop: Workshop, tally: Tally, tries: int) -> None:
-    """The log beside the ledger of a killed study is cut or overwritten: what it held is done again, alike."""
+    """The log next to the ledger of a killed study is damaged: what it held is done again, with the same result."""
     for n in range(tries):
         place = workshop.half_done()
         rng, log = workshop.rng("log", n), place.ledger_path.with_name("ledger.sqlite-wal")
@@ -302,7 +302,7 @@ def log_damaged(workshop: Workshop, tally: Tally, tries: int) -> None:
             damaged[at : at + 64] = rng.bytes(len(damaged[at : at + 64]))
         log.write_bytes(damaged)
         place.folder.joinpath("journal").unlink()  # what stood there is gone; what counts is the end
-        workshop.judge(tally, place, [])
+        workshop.check(tally, place, [])
 
 
 def _at_rest(workshop: Workshop) -> Place:
@@ -327,7 +327,7 @@ def checkpoint_damaged(workshop: Workshop, tally: Tally, tries: int) -> None:
             else:
                 data[at : at + 64] = rng.bytes(len(data[at : at + 64]))
             path.write_bytes(data)
-        workshop.judge(tally, place, [])
+        workshop.check(tally, place, [])
 
 
 # -- workers -----------------------------------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def ray_worker_killed(workshop: Workshop, tally: Tally, tries: int) -> None:
             tally.faults.append(f"{place.folder.name}: no worker was killed")
         if n % 2:
             place.parameters["evaluator"] = "local"
-        workshop.judge(tally, place, [end])
+        workshop.check(tally, place, [end])
 
 
 def _kill_a_worker_at(place: Place, epoch: int) -> None:

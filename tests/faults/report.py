@@ -33,7 +33,7 @@ def write_report(
     lines = [
         "# Faults tried on a study, and what came of them",
         "",
-        f"{total['tried']} faults, {total['survived']} survived, {total['lost_trials']} told trials lost, "
+        f"{total['tried']} faults, {total['survived']} survived, {total['lost_trials']} observed trials lost, "
         f"{total['different_from_uninterrupted']} studies that ended differently from the one that was left alone.",
         "",
         "A tiny real study (a CNN on scikit-learn's digits, ESNAC, 4 evaluations, final training) in a process of its "
@@ -41,7 +41,7 @@ def write_report(
         "ledger had confirmed is lost; trials, curves and results are exactly those of the run that was left alone, "
         "times excepted; and whatever it said was one line.",
         "",
-        "| fault | tried | survived | told trials lost | ended differently |",
+        "| fault | tried | survived | observed trials lost | ended differently |",
         "|---|---|---|---|---|",
     ]
     for name, kind in kinds.items():

@@ -133,10 +133,10 @@ class Place:
         """Run the study in a child, to whatever end."""
         return self.wait(self.start(injection))
 
-    # -- what was told, by a witness that is no ledger ---------------------------------------------------------------
+    # -- what was observed, recorded outside the ledger ---------------------------------------------------------------
 
     def _keep_journal(self) -> None:
-        """Whatever the ledger has confirmed is written down, by calls that a kill cannot undo."""
+        """Write down whatever the ledger has confirmed, by calls that a kill cannot undo."""
         file = os.open(self.folder / "journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
         def witness(name: str, what: Callable[..., dict[str, Any]]) -> None:
@@ -153,9 +153,9 @@ class Place:
         witness("fail", lambda trial, error, seconds, f=0.0: {"trial": trial, "error": error, "f": f})
 
     def lost(self) -> int:
-        """Trials whose telling was confirmed, and that are not in the ledger as they were told."""
+        """Trials whose result was confirmed, and that are not in the ledger as they were recorded."""
         path = self.folder / "journal"
-        told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        confirmed = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         rows = {row["trial"]: row for row in self.trials().astype(object).to_dict("records")}
 
         def kept(entry: dict[str, Any]) -> bool:
@@ -164,7 +164,7 @@ class Place:
                 name in row and (row[name] == v or (v is None and pd.isna(row[name]))) for name, v in entry.items()
             )
 
-        return len({entry["trial"] for entry in told if not kept(entry)})
+        return len({entry["trial"] for entry in confirmed if not kept(entry)})
 
     # -- what came out -----------------------------------------------------------------------------------------------
 

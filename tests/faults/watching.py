@@ -33,8 +33,8 @@ def watch(workshop: Workshop) -> dict[str, Any]:
         for way in WAYS:
             place = workshop.fresh(**LONGER)
             began, before = time.monotonic(), _processor()
-            pid = place.start(partial(_watch_from_within, place) if way == WAYS[2] else None)
-            watcher = _watch_from_beside(place) if way == WAYS[1] else None
+            pid = place.start(partial(_watch_from_same_process, place) if way == WAYS[2] else None)
+            watcher = _watch_from_another_process(place) if way == WAYS[1] else None
             end = place.wait(pid)
             clock[way].append(round(time.monotonic() - began, 2))
             processor[way].append(round(_processor() - before, 2))
@@ -72,11 +72,11 @@ def _attach(place: Place) -> None:
     view._follow()
 
 
-def _watch_from_within(place: Place) -> None:
+def _watch_from_same_process(place: Place) -> None:
     threading.Thread(target=_attach, args=(place,), daemon=True).start()
 
 
-def _watch_from_beside(place: Place) -> int:
+def _watch_from_another_process(place: Place) -> int:
     pid = os.fork()
     if pid == 0:
         try:

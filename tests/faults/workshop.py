@@ -1,4 +1,4 @@
-"""Where faults are tried: the run that was left alone, fresh places beside it, and the book of what came of each."""
+"""Where faults are tried: the undisturbed run, new places for studies, and the record of each fault's outcome."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Tally:
 
 
 class Workshop:
-    """Makes places for studies, and judges what is left in them."""
+    """Makes places for studies, and checks what is left in them."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.seed = folder, seed
@@ -74,7 +74,7 @@ class Workshop:
         return place
 
     def half_done(self) -> Place:
-        """A study that was killed in its second step, with the log of its ledger beside it."""
+        """A study that was killed in its second step, with the log next to its ledger."""
         if self._half is None:
             self._half = self.fresh()
             self._half.run(Moment(TELLING, 4).kill)
@@ -97,7 +97,7 @@ class Workshop:
             self._alone[name] = place.outcome()
         return self._alone[name]
 
-    def judge(
+    def check(
         self,
         tally: Tally,
         place: Place,
@@ -118,7 +118,7 @@ class Workshop:
             wrong.append(f"started again it ended with {last.status}: {last.message[-500:]}")
         lost = max(lost, place.lost())
         if lost:
-            wrong.append(f"{lost} told trials lost")
+            wrong.append(f"{lost} observed trials lost")
         tally.lost_trials += lost
         if last.status == FINISHED and place.outcome() != (expected or self.outcome):
             tally.different_from_uninterrupted += 1

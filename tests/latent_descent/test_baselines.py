@@ -30,8 +30,8 @@ from esnac_lib.latent_descent.fitnet import (
 from esnac_lib.latent_descent.sequence import CONV, SequenceSpace
 from esnac_lib.latent_descent.taylor_pruning import Pruned, kept_filters, prune, taylor_scores
 from esnac_lib.teachers import teacher
+from esnac_lib.training.job import Trainee, TrainingJob
 from esnac_lib.training.recipes import Recipe
-from esnac_lib.training.trainee import Trainee
 from esnac_lib.training.trainer import evaluate, train
 
 DIGITS = load_dataset("digits")
@@ -51,7 +51,7 @@ def cnn4() -> Network:
     architecture, weights = trace(teacher("cnn4", 10, 1, 8, seed=0), torch.zeros(1, 1, 8, 8))
     network = build(architecture, weights)
     recipe = Recipe(2, 0.05, 32, schedule="one_cycle", clip_norm=2.0)
-    train([Trainee("teacher", network)], images(600), None, recipe, seed=0, purpose="teacher")
+    train([Trainee("teacher", network)], TrainingJob(images(600), None, recipe, seed=0, purpose="teacher"))
     return network
 
 
@@ -136,9 +136,9 @@ def test_the_weight_falls_epoch_by_epoch_in_the_ordinary_trainer(
     monkeypatch.setattr(SoftTargets, "batches", listening)
     targets = SoftTargets(images(64), cnn4, 10, seed=0, purpose="fitnet", epochs=3)
     student = Softened(fresh_network(cnn4.architecture, 1))
-    outcome = train([Trainee("student", student)], targets, images(100), Recipe(3, 0.01, 32), seed=0, purpose="fitnet")[
-        "student"
-    ]
+    outcome = train(
+        [Trainee("student", student)], TrainingJob(targets, images(100), Recipe(3, 0.01, 32), seed=0, purpose="fitnet")
+    )["student"]
     assert sums == [5.0, 5.0, 3.5, 3.5, 2.0, 2.0]  # 1 + λ, two batches an epoch
     assert outcome.state == "complete" and outcome.last_accuracy is not None
 

@@ -1,4 +1,4 @@
-"""The ledger: what was told stays told, one writes, all may read, and damage is said in one line."""
+"""The ledger: what was recorded stays, one writes, all may read, and damage is said in one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from esnac_lib.errors import LedgerError
 from esnac_lib.ledger import file as ledger_file
 from esnac_lib.ledger.digest import digest
-from esnac_lib.ledger.ledger import SCHEMA, Ledger, ProposalRow
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.ledger.schema import SCHEMA, ProposalRow
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = ProposalRow(0, "a0", 1000, 20_000, '{"removed": []}', '{"layers": []}', 0.5, 0.05, 0.01, 0.25)
@@ -51,11 +52,11 @@ def refusal(call: Callable[..., Any], *values: Any, **named: Any) -> str:
     return line
 
 
-def names_beside(path: Path) -> set[str]:
+def names_next_to(path: Path) -> set[str]:
     return {file.name for file in path.parent.iterdir()}
 
 
-def test_a_trial_from_waiting_to_told(path: Path) -> None:
+def test_a_trial_from_waiting_to_observed(path: Path) -> None:
     with Ledger.start(path, {"K": 2}) as ledger:
         assert ledger.record(0, [ROW, replace(ROW, kernel=None, mean=None, variance=None, ei=None)]) == [0, 1]
         assert ledger.record(1, [replace(ROW, kernel=1, arch_id="a2")]) == [2]
@@ -133,16 +134,16 @@ def test_what_is_no_number_is_refused_and_changes_nothing(path: Path) -> None:
         assert list(ledger.trials().state) == ["waiting"]
 
 
-def test_a_trial_is_told_once(path: Path) -> None:
+def test_a_trial_is_observed_once(path: Path) -> None:
     with Ledger.start(path, {}) as ledger:
         ledger.record(0, [ROW, ROW, ROW])
         ledger.complete(0, 0.9, 0.7, 3, 1.5)
         ledger.fail(1, "reason", 1.0)
         before = ledger.trials()
         assert "trial 0 of" in refusal(ledger.complete, 0, 0.8, 0.6, 3, 1.5)
-        assert "told before (complete)" in refusal(ledger.fail, 0, "reason", 1.0)
-        assert "told before (failed)" in refusal(ledger.complete, 1, 0.8, 0.6, 3, 1.5)
-        assert "told before" in refusal(ledger.running, [2, 0])  # and 2 is not running either
+        assert "has a result already (complete)" in refusal(ledger.fail, 0, "reason", 1.0)
+        assert "has a result already (failed)" in refusal(ledger.complete, 1, 0.8, 0.6, 3, 1.5)
+        assert "has a result already" in refusal(ledger.running, [2, 0])  # and 2 is not running either
         assert "there is no trial 9" in refusal(ledger.complete, 9, 0.8, 0.6, 3, 1.5)
         pd.testing.assert_frame_equal(ledger.trials(), before)
 
@@ -203,18 +204,18 @@ def test_config_is_kept_until_it_is_set(path: Path) -> None:
     assert Ledger(path).config == {"K": 2, "steps": 9}
 
 
-def test_nothing_is_left_beside_it(path: Path) -> None:
+def test_nothing_is_left_next_to_it(path: Path) -> None:
     ledger = Ledger.start(path, {})
     ledger.record(0, [ROW])
-    assert {"ledger.sqlite-wal", "ledger.sqlite-shm"} <= names_beside(path)
+    assert {"ledger.sqlite-wal", "ledger.sqlite-shm"} <= names_next_to(path)
     ledger.close()
     ledger.close()
-    assert names_beside(path) == {"ledger.sqlite", "ledger.sqlite.lock"}
+    assert names_next_to(path) == {"ledger.sqlite", "ledger.sqlite.lock"}
     assert path.with_name("ledger.sqlite.lock").read_text() == ""
     assert path.read_bytes()[18:20] == b"\x01\x01"  # no longer in WAL mode: any reader can open it, and makes nothing
     assert len(ledger.trials()) == 1  # a closed ledger can be read
     assert "closed or read-only" in refusal(ledger.record, 0, [ROW])
-    assert names_beside(path) == {"ledger.sqlite", "ledger.sqlite.lock"}
+    assert names_next_to(path) == {"ledger.sqlite", "ledger.sqlite.lock"}
 
 
 def test_close_with_a_reader_in_the_middle_of_a_call(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +229,7 @@ def test_close_with_a_reader_in_the_middle_of_a_call(path: Path, monkeypatch: py
         assert len(Ledger(path).trials()) == 1
     with Ledger.start(path, {}) as ledger:
         assert ledger.record(0, [ROW]) == [1]
-    assert names_beside(path) == {"ledger.sqlite", "ledger.sqlite.lock"}
+    assert names_next_to(path) == {"ledger.sqlite", "ledger.sqlite.lock"}
 
 
 class TestOneWriter:
@@ -296,7 +297,8 @@ class TestOneWriter:
 FORKING_CHILD = """
 import os, signal, sys
 from esnac_lib.errors import LedgerError
-from esnac_lib.ledger.ledger import Ledger, ProposalRow
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.ledger.schema import ProposalRow
 row = ProposalRow(0, "a", 10, 20, "{}", "{}", None, None, None, 0.1)
 ledger = Ledger.start(sys.argv[1], {})
 ledger.record(0, [row])
@@ -316,7 +318,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 CHILD = """
 import os, signal, sys
-from esnac_lib.ledger.ledger import Ledger, ProposalRow
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.ledger.schema import ProposalRow
 row = ProposalRow(0, "a", 10, 20, "{}", "{}", None, None, None, 0.1)
 ledger = Ledger.start(sys.argv[1], {"K": 3})
 ledger.record(0, [row, row, row])
@@ -327,10 +330,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_what_was_told_survives_a_kill(path: Path) -> None:
+def test_what_was_recorded_survives_a_kill(path: Path) -> None:
     child = subprocess.run([sys.executable, "-c", CHILD, str(path)], cwd=ROOT, capture_output=True, timeout=60)
     assert child.returncode == -signal.SIGKILL, child.stderr
-    assert "ledger.sqlite-wal" in names_beside(path)
+    assert "ledger.sqlite-wal" in names_next_to(path)
     bytes_before = {file: file.read_bytes() for file in (path, path.with_name("ledger.sqlite-wal"))}
 
     reader = Ledger(path, read_only=True)
@@ -343,12 +346,12 @@ def test_what_was_told_survives_a_kill(path: Path) -> None:
     with Ledger.start(path, {"K": 3}) as ledger:
         assert ledger.reset_running() == 1
         assert list(ledger.pending(0)) == [1, 2]
-    assert names_beside(path) == {"ledger.sqlite", "ledger.sqlite.lock"}
+    assert names_next_to(path) == {"ledger.sqlite", "ledger.sqlite.lock"}
     assert list(reader.trials().state) == ["complete", "waiting", "waiting"]
 
 
 class TestReaders:
-    def test_a_reader_sees_what_was_told(self, path: Path) -> None:
+    def test_a_reader_sees_what_was_recorded(self, path: Path) -> None:
         with Ledger.start(path, {"K": 1}) as ledger:
             reader = Ledger(path, read_only=True)
             assert len(reader.trials()) == 0
@@ -382,7 +385,7 @@ class TestReaders:
         assert (reader.epochs().empty, reader.results("final"), reader.stop_requested()) == (True, {}, False)
         reader.close()
         assert (path.read_bytes(), path.stat().st_mtime_ns) == before
-        assert names_beside(path) == {"ledger.sqlite"}
+        assert names_next_to(path) == {"ledger.sqlite"}
 
     def test_a_file_that_was_left_in_wal_mode(self, path: Path) -> None:
         with Ledger.start(path, {}) as ledger:
@@ -391,7 +394,7 @@ class TestReaders:
             other.execute("PRAGMA journal_mode = WAL")
         assert path.read_bytes()[18:20] == b"\x02\x02"
         assert len(Ledger(path, read_only=True).trials()) == 1
-        assert names_beside(path) == {"ledger.sqlite", "ledger.sqlite.lock"}
+        assert names_next_to(path) == {"ledger.sqlite", "ledger.sqlite.lock"}
 
     def test_reads_again_when_the_file_changed_meanwhile(self, path: Path) -> None:
         Ledger.start(path, {}).close()
@@ -420,7 +423,7 @@ class TestReaders:
             ledger.record(0, [ROW])
         monitor.request_stop()
         assert monitor.stop_requested()
-        assert names_beside(path) == {"ledger.sqlite", "ledger.sqlite.lock"}
+        assert names_next_to(path) == {"ledger.sqlite", "ledger.sqlite.lock"}
 
 
 class TestDamage:
@@ -442,7 +445,7 @@ class TestDamage:
         path.parent.mkdir()
         with closing(sqlite3.connect(path)) as other:
             other.execute("CREATE TABLE things (name)")
-        assert "is no ledger, or damaged (no such table: meta)" in refusal(Ledger, path)
+        assert "is not a ledger, or damaged (no such table: meta)" in refusal(Ledger, path)
         with closing(sqlite3.connect(path)) as other:
             other.execute("CREATE TABLE meta (key, value)")
         assert "damaged (no version)" in refusal(Ledger, path)
@@ -581,7 +584,7 @@ def test_a_ledger_of_the_first_version_gets_its_digests(path: Path) -> None:
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """A dict of states beside the ledger, through kills of the object, reopenings and refusals."""
+    """A dict of states compared with the ledger, through kills of the object, reopenings and refusals."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,8 @@ import pytest
 
 from esnac_lib.errors import LedgerError
 from esnac_lib.ledger.file import find_ledgers, has_ledger
-from esnac_lib.ledger.ledger import Ledger, ProposalRow, pack
+from esnac_lib.ledger.ledger import Ledger, pack
+from esnac_lib.ledger.schema import ProposalRow
 
 
 def filled(path: Path) -> Path:
@@ -76,7 +77,7 @@ def test_what_is_being_written_is_not_packed(tmp_path: Path) -> None:
 def test_a_damaged_packed_ledger_is_told_in_one_line(tmp_path: Path) -> None:
     packed = pack(filled(tmp_path / "ledger.sqlite"))
     packed.write_bytes(packed.read_bytes()[:-20])
-    with pytest.raises(LedgerError, match="is no packed ledger, or damaged") as caught:
+    with pytest.raises(LedgerError, match="is not a packed ledger, or damaged") as caught:
         Ledger(tmp_path / "ledger.sqlite", read_only=True)
     assert "\n" not in str(caught.value)
 
@@ -86,7 +87,7 @@ def test_a_flipped_byte_anywhere_is_refused_in_one_line(tmp_path: Path) -> None:
     whole = packed.read_bytes()
     for place in range(0, len(whole), 3):
         packed.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-        with pytest.raises(LedgerError, match="is no packed ledger, or damaged") as caught:
+        with pytest.raises(LedgerError, match="is not a packed ledger, or damaged") as caught:
             Ledger(tmp_path / "ledger.sqlite", read_only=True)
         assert "\n" not in str(caught.value)
 

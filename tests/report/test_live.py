@@ -28,7 +28,7 @@ from report.test_study_report import (
 
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.errors import LedgerError
-from esnac_lib.ledger.digest import seal
+from esnac_lib.ledger.digest import write_digests
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.report import live as monitor
 from esnac_lib.report.live.panels import draw, to_png, to_svg
@@ -126,7 +126,7 @@ def told_at(books: Books, times: dict[int, str]) -> None:
     with closing(sqlite3.connect(books.ledger.path)) as connection, connection:
         for trial, at in times.items():
             connection.execute("UPDATE trials SET told_at = ? WHERE trial = ?", [f"2026-01-01T{at}+00:00", trial])
-        seal(connection, "trials", list(books.ledger.trials().columns), {})
+        write_digests(connection, "trials", list(books.ledger.trials().columns), {})
 
 
 def test_time_left(tmp_path: Path, space: SearchSpace) -> None:

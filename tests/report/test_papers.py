@@ -14,7 +14,8 @@ from esnac_lib import report
 from esnac_lib.config.latent_descent import CompressionConfig
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import LedgerError
-from esnac_lib.ledger.ledger import Ledger, ProposalRow
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.ledger.schema import ProposalRow
 from esnac_lib.objective import objective
 from esnac_lib.report.papers.comparison import NOT_RUN, verdict
 from esnac_lib.report.papers.printed_tables import PaperRow, Stat, paper_tables

@@ -18,7 +18,8 @@ from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.config.comparison import COMPARED, ComparisonConfig
 from esnac_lib.config.study import StudyConfig
-from esnac_lib.ledger.ledger import Ledger, ProposalRow
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.ledger.schema import ProposalRow
 from esnac_lib.objective import objective
 from esnac_lib.report.figures.samplers import LOOKS
 from esnac_lib.report.records.experiment import ExperimentRecord

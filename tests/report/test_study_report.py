@@ -21,7 +21,8 @@ from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.config.study import PRESETS, StudyConfig
 from esnac_lib.errors import LedgerError
-from esnac_lib.ledger.ledger import Ledger, ProposalRow
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.ledger.schema import ProposalRow
 from esnac_lib.objective import objective
 from esnac_lib.report.figures import graph_layout, style
 from esnac_lib.report.figures.embedding_map import embed, principal_plane

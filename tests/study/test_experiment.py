@@ -14,7 +14,8 @@ from esnac_lib.config.paths import study_dir
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
 from esnac_lib.files import load_weights
-from esnac_lib.ledger.ledger import Ledger, ProposalRow
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.ledger.schema import ProposalRow
 from esnac_lib.study.environment import describe_environment
 from esnac_lib.study.evaluation_cache import EvaluationCache
 from esnac_lib.study.experiment import Experiment

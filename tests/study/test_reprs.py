@@ -11,7 +11,8 @@ import pytest
 
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.config.study import StudyConfig
-from esnac_lib.ledger.ledger import Ledger, ProposalRow
+from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.ledger.schema import ProposalRow
 from esnac_lib.study.study import Study
 from esnac_lib.training.teacher import TrainedTeacher, traced_teacher
 
@@ -59,7 +60,7 @@ def test_a_study_tells_its_best(study: Study) -> None:
         ledger.complete(0, 0.5, 0.25, 1, 1.0)
         ledger.complete(1, 0.5, 0.75, 1, 1.0)
     assert repr(study).endswith("2 of 16 evaluated, best f 0.7500)")
-    assert repr(Ledger(study.ledger_path)) == f"Ledger({str(study.ledger_path)!r}: 2 of 3 recorded trials told)"
+    assert repr(Ledger(study.ledger_path)) == f"Ledger({str(study.ledger_path)!r}: 2 of 3 recorded trials observed)"
     study.ledger_path.unlink()
 
 

@@ -1,6 +1,6 @@
-"""Batches that keep their place, recorded steps, lanes; and that a training with recorded steps is the same training.
+"""Batch buffers, captured steps, streams; and that a training with captured steps is the same training.
 
-CUDA graphs need CUDA. What they replay is imitated on the CPU by `record_operations`: it keeps the operations that a
+CUDA graphs need CUDA. What they replay is imitated on the CPU by `capture_operations`: it keeps the operations that a
 step asked for, with the tensors that they worked on, and repeats those alone. A step that reads anything else from
 Python (a learning rate, a batch, a flag) goes wrong there as it would in a graph.
 """
@@ -17,16 +17,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from training.test_trainer import DISTILLATION, Few, cnn, group_of, same
+from training.helpers import DISTILLATION, Few, cnn, group_of, same
 
 from esnac_lib.architecture.network import build
 from esnac_lib.architecture.tracing import trace
-from esnac_lib.training import cuda_graphs as stepping
-from esnac_lib.training import trainee as student
-from esnac_lib.training import trainer
-from esnac_lib.training.cuda_graphs import WARM_UP, Batch, CapturedStep, Feed, Lane, recorder, steps_of
+from esnac_lib.training import trainer, training_run
+from esnac_lib.training.cuda_graphs import (
+    WARM_UP,
+    Batch,
+    BatchBuffer,
+    Capture,
+    CapturedStep,
+    Stream,
+    capture_on,
+    captured,
+)
+from esnac_lib.training.job import Outcome, Trainee, TrainingJob
 from esnac_lib.training.recipes import CLIP_NORM, Recipe
-from esnac_lib.training.trainee import Outcome, Trainee
 from esnac_lib.training.trainer import train
 
 CPU = torch.device("cpu")
@@ -53,8 +60,8 @@ class Operations(TorchDispatchMode):
                     old.copy_(new)
 
 
-def record_operations(step: Callable[[], None]) -> Callable[[], None]:
-    """As a CUDA graph is recorded, but that this does the step while it records: so the first replay is left out."""
+def capture_operations(step: Callable[[], None]) -> Callable[[], None]:
+    """As a CUDA graph is captured, but that this does the step while it captures: so the first replay is left out."""
     with Operations() as operations:
         step()
     done = iter([True])
@@ -73,14 +80,14 @@ def few() -> tuple[Few, Few]:
     return Few(images[:135], labels[:135]), Few(images[135:], labels[135:])
 
 
-def use(monkeypatch: pytest.MonkeyPatch, record: stepping.Record | None) -> None:
-    for module in (student, trainer):
-        monkeypatch.setattr(module, "recorder", lambda device: record)
+def use(monkeypatch: pytest.MonkeyPatch, capture: Capture | None) -> None:
+    for module in (training_run, trainer):
+        monkeypatch.setattr(module, "capture_on", lambda device: capture)
 
 
 def outcomes(few: tuple[Few, Few], recipe: Recipe) -> dict[str, Outcome]:
     teacher = cnn(0, width=8) if recipe.loss == "distillation" else None
-    return train(group_of(), *few, recipe, seed=3, purpose="search", index=2, teacher=teacher)
+    return train(group_of(), TrainingJob(*few, recipe, seed=3, purpose="search", index=2, teacher=teacher))
 
 
 @pytest.mark.parametrize(
@@ -91,41 +98,41 @@ def outcomes(few: tuple[Few, Few], recipe: Recipe) -> dict[str, Outcome]:
     ],
     ids=["distillation", "cross_entropy"],
 )
-def test_recorded_steps_train_the_same_students(
+def test_captured_steps_train_the_same_students(
     few: tuple[Few, Few], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit, dropout included; one of the four is compared with a training of plain calls too."""
     plain = outcomes(few, recipe)
     use(monkeypatch, refuse)
-    with pytest.warns(UserWarning, match="cannot be recorded and goes on more slowly: RuntimeError: operation not"):
+    with pytest.warns(UserWarning, match="cannot be captured and goes on more slowly: RuntimeError: operation not"):
         called = outcomes(few, recipe)
-    use(monkeypatch, record_operations)
-    recorded = outcomes(few, recipe)
+    use(monkeypatch, capture_operations)
+    replayed = outcomes(few, recipe)
     for key in "abc":
-        assert recorded[key].error is None and same(recorded[key], called[key])
-        for name, tensor in plain[key].last_weights.items():  # the learning rate is of float32 where steps are recorded
-            torch.testing.assert_close(recorded[key].last_weights[name], tensor, rtol=1e-3, atol=1e-5)
+        assert replayed[key].error is None and same(replayed[key], called[key])
+        for name, tensor in plain[key].last_weights.items():  # the learning rate is of float32 where steps are captured
+            torch.testing.assert_close(replayed[key].last_weights[name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def test_the_imitation_sees_what_a_graph_would_not(few: tuple[Few, Few], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the learning rate as a number of Python's, the recorded one stays for ever."""
+    """With the learning rate as a number of Python's, the captured one stays for ever."""
     recipe = Recipe(2, 0.05, 32, schedule="one_cycle")
     plain = outcomes(few, recipe)["a"]
-    use(monkeypatch, record_operations)
+    use(monkeypatch, capture_operations)
     make = Recipe.make_optimizer
-    monkeypatch.setattr(Recipe, "make_optimizer", lambda self, parameters, recorded: make(self, parameters))
+    monkeypatch.setattr(Recipe, "make_optimizer", lambda self, parameters, captured: make(self, parameters))
     weights = outcomes(few, recipe)["a"].last_weights
     assert not torch.allclose(weights["0.weight"], plain.last_weights["0.weight"], rtol=1e-3)
 
 
-def test_a_failure_within_a_recorded_group_harms_nobody(few: tuple[Few, Few], monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, record_operations)
+def test_a_failure_within_a_captured_group_harms_nobody(few: tuple[Few, Few], monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, capture_operations)
     alone = outcomes(few, DISTILLATION)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         broken = Trainee("broken", torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 9)))
-        result = train([broken, *group_of()], *few, DISTILLATION, seed=3, purpose="search", index=2,
-                       teacher=cnn(0, width=8))  # fmt: skip
+        result = train([broken, *group_of()], TrainingJob(*few, DISTILLATION, seed=3, purpose="search", index=2,
+                       teacher=cnn(0, width=8)))  # fmt: skip
     assert result["broken"].error is not None and "teacher's form" in result["broken"].error
     assert all(same(result[key], alone[key]) for key in "abc")
 
@@ -133,46 +140,46 @@ def test_a_failure_within_a_recorded_group_harms_nobody(few: tuple[Few, Few], mo
 # The parts
 
 
-def test_a_fixed_feed_fills_one_place() -> None:
-    feed = Feed(CPU, fixed=True)
+def test_a_fixed_buffer_fills_the_same_tensors() -> None:
+    buffer = BatchBuffer(CPU, fixed=True)
     x = torch.arange(24.0).view(3, 2, 2, 2)
-    first = feed.batch(x, torch.tensor([1, 2, 3]))
+    first = buffer.load(x, torch.tensor([1, 2, 3]))
     place = first.x.data_ptr()
     assert first.fixed and place != x.data_ptr() and first.x.is_contiguous(memory_format=torch.channels_last)
-    last = feed.batch(x[:1], torch.tensor([9]))
+    last = buffer.load(x[:1], torch.tensor([9]))
     assert not last.fixed and torch.equal(first.y, torch.tensor([1, 2, 3]))
-    second = feed.batch(-x, torch.tensor([4, 5, 6]))
+    second = buffer.load(-x, torch.tensor([4, 5, 6]))
     assert second is first and second.x.data_ptr() == place
     assert torch.equal(second.x, -x) and torch.equal(second.y, torch.tensor([4, 5, 6]))
-    assert not Feed(CPU).batch(x, torch.tensor([1, 2, 3])).fixed
+    assert not BatchBuffer(CPU).load(x, torch.tensor([1, 2, 3])).fixed
 
 
-def test_a_step_is_recorded_once_after_the_warm_up() -> None:
+def test_a_step_is_captured_once_after_the_warm_up() -> None:
     told: list[str] = []
 
-    def record(step: Callable[[], None]) -> Callable[[], None]:
-        told.append("record")
+    def capture(step: Callable[[], None]) -> Callable[[], None]:
+        told.append("capture")
         return lambda: told.append("replay")
 
-    step = CapturedStep(lambda batch: told.append("fixed" if batch.fixed else "other"), record, "it")
+    step = CapturedStep(lambda batch: told.append("fixed" if batch.fixed else "other"), capture, "it")
     fixed, other = (Batch(torch.zeros(1), torch.zeros(1), fixed=fixed) for fixed in (True, False))
     for batch in [other, other, *[fixed] * WARM_UP, other, fixed, other, fixed]:
         step(batch)
-    assert told == ["other"] * 2 + ["fixed"] * WARM_UP + ["other", "record", "replay", "other", "replay"]
+    assert told == ["other"] * 2 + ["fixed"] * WARM_UP + ["other", "capture", "replay", "other", "replay"]
 
 
-def test_what_cannot_be_recorded_is_called() -> None:
+def test_what_cannot_be_captured_is_called() -> None:
     told: list[Batch] = []
     step = CapturedStep(told.append, refuse, "trial0001")
     batch = Batch(torch.zeros(1), torch.zeros(1), fixed=True)
-    with pytest.warns(UserWarning, match=r"^trial0001 cannot be recorded and .*capturing$") as found:
+    with pytest.warns(UserWarning, match=r"^trial0001 cannot be captured and .*capturing$") as found:
         for _ in range(6):
             step(batch)
     assert len(told) == 6 and len(found) == 1
 
 
-def test_code_of_the_user_s_own_is_never_recorded() -> None:
-    """It counts its passes; recorded, it would have run `WARM_UP` times and once while recording."""
+def test_code_of_the_user_s_own_is_never_captured() -> None:
+    """It counts its passes; captured, it would have run `WARM_UP` times and once while capturing."""
 
     class Counting(nn.Module):
         passes = 0
@@ -188,7 +195,7 @@ def test_code_of_the_user_s_own_is_never_recorded() -> None:
         assert network.runs_own_code is opaque
         seen = []
         network.register_forward_hook(lambda *_: seen.append(1))
-        step = steps_of(lambda batch: network(batch.x), network, lambda step: (step(), lambda: None)[1], "it")
+        step = captured(lambda batch: network(batch.x), network, lambda step: (step(), lambda: None)[1], "it")
         for _ in range(9):
             step(Batch(torch.rand(2, 1, 2, 2), torch.zeros(2), fixed=True))
         return len(seen)
@@ -196,31 +203,31 @@ def test_code_of_the_user_s_own_is_never_recorded() -> None:
     assert (passes(opaque=True), passes(opaque=False)) == (9, WARM_UP + 1)
 
 
-def test_on_a_cpu_nothing_is_recorded_and_lanes_do_nothing() -> None:
-    assert recorder(CPU) is None
-    lane = Lane(CPU)
-    lane.fork()
-    with lane:
+def test_on_a_cpu_nothing_is_captured_and_streams_do_nothing() -> None:
+    assert capture_on(CPU) is None
+    stream = Stream(CPU)
+    stream.begin()
+    with stream:
         assert (torch.ones(2) + 1).tolist() == [2, 2]
-    lane.join()
+    stream.finish()
 
 
 # CUDA
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: graphs, streams, bfloat16")
-def test_on_cuda_recorded_steps_train_the_same_students(few: tuple[Few, Few], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_cuda_captured_steps_train_the_same_students(few: tuple[Few, Few], monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> dict[str, Outcome]:
-        return train(group_of(), *few, replace(DISTILLATION, batch_size=32), seed=3, purpose="p", device="cuda",
-                     teacher=cnn(0, width=8))  # fmt: skip
+        recipe = replace(DISTILLATION, batch_size=32)
+        return train(group_of(), TrainingJob(*few, recipe, seed=3, purpose="p", device="cuda", teacher=cnn(0, width=8)))
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*cannot be recorded")
-        recorded = run()
+        warnings.filterwarnings("error", message=".*cannot be captured")
+        replayed = run()
     use(monkeypatch, refuse)
-    with pytest.warns(UserWarning, match="cannot be recorded"):
+    with pytest.warns(UserWarning, match="cannot be captured"):
         called = run()
     for key in "abc":
-        assert recorded[key].error is None
-        losses = [[row.loss for row in outcome.curve] for outcome in (recorded[key], called[key])]
+        assert replayed[key].error is None
+        losses = [[row.loss for row in outcome.curve] for outcome in (replayed[key], called[key])]
         assert losses[0] == pytest.approx(losses[1], rel=0.02)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from training.test_trainer import DISTILLATION, Few, cnn, same
+from training.helpers import DISTILLATION, Few, cnn, same
 
 from esnac_lib.architecture.network import Network, build
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.teachers import teacher
+from esnac_lib.training.job import Outcome, Trainee, TrainingJob
 from esnac_lib.training.retries import train_with_retries
-from esnac_lib.training.trainee import Outcome, Trainee
 from esnac_lib.training.trainer import train
 
 DONE = Outcome("", "complete", None, False, (), 1, 0.5, 0.5, {}, {}, 1.0)
@@ -72,7 +72,9 @@ def test_a_divided_group_ends_as_a_whole_one(tmp_path: Path, monkeypatch: pytest
     data = Few(images[:100], labels[:100]), Few(images[100:], labels[100:])
 
     def group(trainees: Sequence[Trainee], checkpoint: Path | None = None) -> dict[str, Outcome]:
-        return train(trainees, *data, DISTILLATION, seed=0, purpose="p", teacher=cnn(0), checkpoint=checkpoint)
+        return train(
+            trainees, TrainingJob(*data, DISTILLATION, seed=0, purpose="p", teacher=cnn(0), checkpoint=checkpoint)
+        )
 
     def starved(trainees: Sequence[Trainee]) -> dict[str, Outcome]:
         sizes.append(len(trainees))

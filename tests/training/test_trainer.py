@@ -9,25 +9,22 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from training.helpers import CROSS_ENTROPY, DISTILLATION, Faulty, Few, cnn, distil, group_of, same
 
 from esnac_lib.data.batches import DeviceData
 from esnac_lib.errors import TrainingError
 from esnac_lib.seeding import make_generator
 from esnac_lib.training.callbacks import Callbacks, EpochResult, TrainingStopped
-from esnac_lib.training.checkpoints import CheckpointPace, clear_checkpoint, read_checkpoint, write_checkpoint
+from esnac_lib.training.checkpoints import CheckpointSchedule, clear_checkpoint, read_checkpoint, write_checkpoint
+from esnac_lib.training.job import Outcome, Trainee, TrainingJob
 from esnac_lib.training.recipes import CLIP_NORM, Recipe
-from esnac_lib.training.trainee import Outcome, Trainee
 from esnac_lib.training.trainer import evaluate, train
-
-CROSS_ENTROPY = Recipe(epochs=2, lr=0.05, batch_size=64)
-DISTILLATION = Recipe(epochs=3, lr=1e-3, batch_size=64, optimizer="adam", loss="distillation", augment=True)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +38,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def every_epoch_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine is that these tests run on."""
-    monkeypatch.setattr(CheckpointPace, "FREE", math.inf)
+    monkeypatch.setattr(CheckpointSchedule, "FREE_SECONDS", math.inf)
 
 
 @pytest.fixture(scope="module")
@@ -61,89 +58,6 @@ def few(digits: tuple[DeviceData, DeviceData]) -> tuple[Few, Few]:
     return Few(*next(digits[0].evaluation_batches(257))), Few(*next(digits[1].evaluation_batches(100)))
 
 
-class Few:
-    """Images in memory, shuffled by the generator; counts the batches that were made."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels, self.made = images, labels, 0
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batches(self, batch_size: int, generator: torch.Generator, augment: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in torch.randperm(len(self), generator=generator).split(batch_size):
-            self.made += 1
-            yield self.images[part] * (0.9 if augment else 1.0), self.labels[part]
-
-    def evaluation_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True)
-
-
-def cnn(seed: int, width: int = 6, dropout: float = 0.0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(1, width, 3, padding=1),
-        nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
-        nn.Conv2d(width, 2 * width, 3, padding=1),
-        nn.BatchNorm2d(2 * width),
-        nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(8 * width, 10),
-    )
-
-
-class Faulty(nn.Module):
-    """A network that misbehaves from its call number `at` on, counted over training batches or evaluation batches."""
-
-    def __init__(self, fault: str, at: int = 3, training: bool = True, seed: int = 9) -> None:
-        super().__init__()
-        self.inner, self.fault, self.at, self.when, self.calls = cnn(seed), fault, at, training, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.fault == "overwrite":
-            x.neg_()
-        y = self.inner(x)
-        self.calls += self.training == self.when
-        if self.training != self.when or self.calls < self.at:
-            return y
-        if self.fault == "memory":
-            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
-        if self.fault == "raise":
-            raise RuntimeError("mat1 and mat2\n  do not fit")
-        if self.fault == "interrupt":
-            raise KeyboardInterrupt
-        if self.fault == "shape":
-            return y[:, :3]
-        return y if self.fault == "overwrite" else y * float(self.fault)
-
-
-def same(mine: Outcome, other: Outcome) -> bool:
-    """The same to the bit, times apart."""
-    curves = [[replace(row, seconds=0.0) for row in outcome.curve] for outcome in (mine, other)]
-    plain = [(o.key, o.state, o.error, o.retry, o.best_epoch, o.best_accuracy, o.last_accuracy) for o in (mine, other)]
-    weights = [
-        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-        for a, b in ((mine.best_weights, other.best_weights), (mine.last_weights, other.last_weights))
-    ]
-    return curves[0] == curves[1] and plain[0] == plain[1] and all(weights)
-
-
-def group_of(*faults: nn.Module) -> list[Trainee]:
-    """Three sound students, one with dropout, and faulty ones between the first and the others."""
-    sound = [Trainee("a", cnn(1)), Trainee("b", cnn(2, width=4, dropout=0.3)), Trainee("c", cnn(3, width=5))]
-    return [sound[0], *(Trainee(f"bad{number}", fault) for number, fault in enumerate(faults)), *sound[1:]]
-
-
-def distil(
-    trainees: list[Trainee], few: tuple[Few, Few], recipe: Recipe = DISTILLATION, **others: Any
-) -> dict[str, Outcome]:
-    return train(trainees, *few, recipe, seed=3, purpose="search", index=2, teacher=cnn(0, width=8), **others)
-
-
 # Learning
 
 
@@ -151,7 +65,7 @@ def test_teacher_learns_digits(digits: tuple[DeviceData, DeviceData]) -> None:
     network = cnn(0, width=12)
     before = evaluate(network, digits[1])
     recipe = Recipe(epochs=6, lr=0.2, batch_size=64, schedule="one_cycle", augment=True)
-    outcome = train([Trainee("teacher", network)], *digits, recipe, seed=0, purpose="teacher")["teacher"]
+    outcome = train([Trainee("teacher", network)], TrainingJob(*digits, recipe, seed=0, purpose="teacher"))["teacher"]
     assert outcome.state == "complete" and outcome.error is None and not outcome.retry
     assert before < 0.3 and outcome.last_accuracy is not None and outcome.last_accuracy > 0.93
     assert [row.epoch for row in outcome.curve] == [1, 2, 3, 4, 5, 6]
@@ -169,10 +83,10 @@ def test_teacher_learns_digits(digits: tuple[DeviceData, DeviceData]) -> None:
 
 def test_student_learns_the_teachers_logits(digits: tuple[DeviceData, DeviceData]) -> None:
     teacher = cnn(0, width=12)
-    train([Trainee("teacher", teacher)], digits[0], None, Recipe(4, 0.1, 64), seed=0, purpose="teacher")
+    train([Trainee("teacher", teacher)], TrainingJob(digits[0], None, Recipe(4, 0.1, 64), seed=0, purpose="teacher"))
     recipe = Recipe(epochs=5, lr=5e-3, batch_size=64, optimizer="adam", loss="distillation")
     student = Trainee("s", cnn(1, width=8))
-    outcome = train([student], *digits, recipe, seed=0, purpose="search", teacher=teacher)["s"]
+    outcome = train([student], TrainingJob(*digits, recipe, seed=0, purpose="search", teacher=teacher))["s"]
     assert outcome.curve[-1].loss < outcome.curve[0].loss / 3
     assert outcome.last_accuracy is not None and outcome.last_accuracy > 0.85
     assert not teacher.training
@@ -195,7 +109,9 @@ def test_steps_equal_a_manual_twin(few: tuple[Few, Few], optimizer: str, loss: s
     recipe = Recipe(2, 0.01, 64, optimizer, schedule="step", loss=loss, augment=True)  # type: ignore[arg-type]
     mine, twin, teacher = cnn(1), cnn(1), cnn(0).eval()
     given = teacher if loss == "distillation" else None
-    outcome = train([Trainee("s", mine)], few[0], None, recipe, seed=5, purpose="p", index=1, teacher=given)["s"]
+    outcome = train(
+        [Trainee("s", mine)], TrainingJob(few[0], None, recipe, seed=5, purpose="p", index=1, teacher=given)
+    )["s"]
     parameters = list(twin.parameters())
     first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
     step = 0
@@ -240,7 +156,7 @@ def test_one_distillation_step_by_hand(clip_norm: float, share: float) -> None:
     student.load_state_dict({"1.weight": torch.zeros(2, 2)})
     data = Few(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([0]))
     recipe = Recipe(epochs=1, lr=0.1, batch_size=1, loss="distillation", clip_norm=clip_norm)
-    outcome = train([Trainee("s", student)], data, None, recipe, seed=0, purpose="p", teacher=teacher)["s"]
+    outcome = train([Trainee("s", student)], TrainingJob(data, None, recipe, seed=0, purpose="p", teacher=teacher))["s"]
     assert outcome.curve[0].loss == 17.0
     torch.testing.assert_close(outcome.last_weights["1.weight"], share * torch.tensor([[0.3, 0.6], [0.5, 1.0]]))
 
@@ -273,7 +189,7 @@ def test_group_equals_alone(few: tuple[Few, Few]) -> None:
 def test_teacher_works_once_a_batch(few: tuple[Few, Few]) -> None:
     teacher = Faulty("1.0", training=False)
     teacher.train()
-    train(group_of(), *few, DISTILLATION, seed=0, purpose="p", teacher=teacher)
+    train(group_of(), TrainingJob(*few, DISTILLATION, seed=0, purpose="p", teacher=teacher))
     assert teacher.calls == 3 * 4  # the fifth batch of an epoch holds one image and is left out
 
 
@@ -282,7 +198,7 @@ def test_dropout_has_its_own_stream_and_leaves_the_global_one(few: tuple[Few, Fe
         network = cnn(2, dropout=0.5)
         torch.manual_seed(noise)
         before = torch.get_rng_state()
-        outcome = train([Trainee(key, network)], *few, CROSS_ENTROPY, seed=seed, purpose="p")[key]
+        outcome = train([Trainee(key, network)], TrainingJob(*few, CROSS_ENTROPY, seed=seed, purpose="p"))[key]
         assert torch.equal(before, torch.get_rng_state())
         return replace(outcome, key="")
 
@@ -304,7 +220,10 @@ def test_the_epoch_decides_the_batches(few: tuple[Few, Few]) -> None:
                 seen.append(x.clone())
             return self.inner(x)
 
-    train([Trainee("s", Spy())], *few, replace(CROSS_ENTROPY, batch_size=300), seed=7, purpose="final", index=4)
+    train(
+        [Trainee("s", Spy())],
+        TrainingJob(*few, replace(CROSS_ENTROPY, batch_size=300), seed=7, purpose="final", index=4),
+    )
     for epoch, x in enumerate(seen):
         assert torch.equal(x, few[0].images[torch.randperm(257, generator=make_generator(7, "final", 4, epoch))])
     assert not torch.equal(seen[0], seen[1])
@@ -329,7 +248,7 @@ def test_a_failing_student_harms_nobody(
     few: tuple[Few, Few], fault: nn.Module, error: str | None, retry: bool, epochs: int, tmp_path: Path
 ) -> None:
     told: list[str] = []
-    result = distil(group_of(fault), few, checkpoint=tmp_path, watch=Callbacks(lambda key, row: told.append(key)))
+    result = distil(group_of(fault), few, checkpoint=tmp_path, callbacks=Callbacks(lambda key, row: told.append(key)))
     bad = result.pop("bad0")
     assert (bad.error, bad.retry, len(bad.curve), told.count("bad0")) == (error, retry, epochs, epochs)
     assert bad.state == ("failed" if error else "complete")
@@ -348,20 +267,20 @@ def test_every_student_diverges_with_an_absurd_learning_rate(few: tuple[Few, Few
 
 def test_divergence_in_the_last_step_is_seen_without_evaluation(few: tuple[Few, Few]) -> None:
     recipe = Recipe(epochs=1, lr=1e30, batch_size=300, weight_decay=1e30)
-    outcome = train([Trainee("s", cnn(1))], few[0], None, recipe, seed=0, purpose="p")["s"]
+    outcome = train([Trainee("s", cnn(1))], TrainingJob(few[0], None, recipe, seed=0, purpose="p"))["s"]
     assert outcome.error == "diverged: weights are not finite in epoch 1"
 
 
 def test_a_machine_fault_in_what_is_shared_may_be_tried_again(few: tuple[Few, Few]) -> None:
     teacher = Faulty("memory", at=6, training=False)
-    result = train(group_of(), *few, DISTILLATION, seed=0, purpose="p", teacher=teacher)
+    result = train(group_of(), TrainingJob(*few, DISTILLATION, seed=0, purpose="p", teacher=teacher))
     assert all(o.state == "failed" and o.retry and len(o.curve) == 1 for o in result.values())
     with pytest.raises(RuntimeError, match="mat1"):
-        train(group_of(), *few, DISTILLATION, seed=0, purpose="p", teacher=Faulty("raise", training=False))
+        train(group_of(), TrainingJob(*few, DISTILLATION, seed=0, purpose="p", teacher=Faulty("raise", training=False)))
 
 
 def test_without_evaluation_the_last_epoch_is_the_best(few: tuple[Few, Few]) -> None:
-    outcome = train([Trainee("s", cnn(1))], few[0], None, CROSS_ENTROPY, seed=0, purpose="p")["s"]
+    outcome = train([Trainee("s", cnn(1))], TrainingJob(few[0], None, CROSS_ENTROPY, seed=0, purpose="p"))["s"]
     assert outcome.best_epoch == 2 and outcome.best_accuracy is None and outcome.last_accuracy is None
     assert all(torch.equal(outcome.best_weights[name], tensor) for name, tensor in outcome.last_weights.items())
 
@@ -379,7 +298,7 @@ def killed(few: tuple[Few, Few], where: Path, at: tuple[str, int], recipe: Recip
             raise Killed
 
     with pytest.raises(Killed):
-        distil(group_of(), few, recipe, checkpoint=where, watch=Callbacks(on_epoch))
+        distil(group_of(), few, recipe, checkpoint=where, callbacks=Callbacks(on_epoch))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -391,7 +310,11 @@ def test_resume_equals_uninterrupted(few: tuple[Few, Few], tmp_path: Path, at: t
     killed(few, tmp_path, at, recipe)
     told: list[tuple[str, int]] = []
     resumed = distil(
-        group_of(), few, recipe, checkpoint=tmp_path, watch=Callbacks(lambda key, row: told.append((key, row.epoch)))
+        group_of(),
+        few,
+        recipe,
+        checkpoint=tmp_path,
+        callbacks=Callbacks(lambda key, row: told.append((key, row.epoch))),
     )
     order = [(key, epoch) for epoch in (1, 2, 3) for key in "abc"]
     assert told == sorted(order[: order.index(at)]) + order[order.index(at) :]  # first again what was stored
@@ -425,7 +348,9 @@ def test_best_epoch_before_the_kill_survives(few: tuple[Few, Few], tmp_path: Pat
                 raise Killed
 
         trainee = Trainee("s", copy.deepcopy(network))
-        return train([trainee], *data, recipe, seed=0, purpose="p", checkpoint=where, watch=Callbacks(on_epoch))["s"]
+        return train(
+            [trainee], TrainingJob(*data, recipe, seed=0, purpose="p", checkpoint=where, callbacks=Callbacks(on_epoch))
+        )["s"]
 
     whole = run(None)
     assert whole.best_epoch < 3  # otherwise this tests nothing
@@ -468,7 +393,7 @@ def test_damaged_checkpoint_restarts_that_student(few: tuple[Few, Few], tmp_path
         write_checkpoint(path, replace(saved, progress=other))
     elif damage == "byte":
         path.write_bytes(data[:-50] + bytes([data[-50] ^ 1]) + data[-49:])
-    with pytest.warns(UserWarning, match=r"^checkpoint b\.safetensors is left aside and b trained from the start: .*$"):
+    with pytest.warns(UserWarning, match=r"^checkpoint b\.safetensors is ignored and b trained from the start: .*$"):
         resumed = distil(group_of(), few, checkpoint=tmp_path)
     assert all(same(whole[key], resumed[key]) for key in "abc")
 
@@ -482,7 +407,7 @@ def test_checkpoint_files(few: tuple[Few, Few], tmp_path: Path) -> None:
     assert saved.progress["curve"] == [asdict(row) for row in outcome.curve]
     assert all(torch.equal(saved.network[name], tensor) for name, tensor in outcome.last_weights.items())
     assert {"0.exp_avg", "0.exp_avg_sq", "0.step"} <= saved.optimizer.keys()
-    (where / ".b.safetensors.partial").write_bytes(b"half")
+    (where / "b.safetensors.part").write_bytes(b"half")
     (where / "note.txt").write_text("mine")
     clear_checkpoint(where)
     assert [path.name for path in where.iterdir()] == ["note.txt"]
@@ -497,10 +422,10 @@ def test_a_stop_keeps_the_checkpoints(few: tuple[Few, Few], tmp_path: Path) -> N
         DISTILLATION, batch_size=300
     )  # a batch an epoch: asked before each epoch, and once within the first
     with pytest.raises(TrainingStopped):
-        distil(group_of(), few, recipe, checkpoint=tmp_path, watch=Callbacks(should_stop=lambda: next(answers)))
+        distil(group_of(), few, recipe, checkpoint=tmp_path, callbacks=Callbacks(should_stop=lambda: next(answers)))
     assert len(read_checkpoint(tmp_path / "c.safetensors").progress["curve"]) in (1, 2)
     whole = distil(group_of(), few, recipe)
-    resumed = distil(group_of(), few, recipe, checkpoint=tmp_path, watch=Callbacks(should_stop=lambda: False))
+    resumed = distil(group_of(), few, recipe, checkpoint=tmp_path, callbacks=Callbacks(should_stop=lambda: False))
     assert all(same(whole[key], resumed[key]) for key in "abc")
 
 
@@ -508,11 +433,13 @@ def test_progress_bar_counts_batches(few: tuple[Few, Few]) -> None:
     told: list[tuple[int, int]] = []
     train(
         [Trainee("s", cnn(1))],
-        *few,
-        CROSS_ENTROPY,
-        seed=0,
-        purpose="p",
-        watch=Callbacks(on_batch=lambda *done: told.append(done)),
+        TrainingJob(
+            *few,
+            CROSS_ENTROPY,
+            seed=0,
+            purpose="p",
+            callbacks=Callbacks(on_batch=lambda *done: told.append(done)),
+        ),
     )
     assert told == [(done, 10) for done in range(1, 11)]
 
@@ -560,12 +487,14 @@ def test_learning_rate_reaches_the_optimiser() -> None:
     passed = [0.0]
     train(
         [Trainee("s", bias)],
-        data,
-        None,
-        recipe,
-        seed=0,
-        purpose="p",
-        watch=Callbacks(on_batch=lambda done, total: passed.append(-bias.bias.item())),
+        TrainingJob(
+            data,
+            None,
+            recipe,
+            seed=0,
+            purpose="p",
+            callbacks=Callbacks(on_batch=lambda done, total: passed.append(-bias.bias.item())),
+        ),
     )
     rates = [1 / 4, 3 / 4, 11 / 12, 9 / 12, 7 / 12, 5 / 12, 3 / 12, 1 / 12]
     assert np.diff(passed) == pytest.approx(rates, abs=1e-6)
@@ -623,7 +552,10 @@ def test_recipe_refuses(change: dict[str, object], message: str) -> None:
 
 def test_train_refuses(few: tuple[Few, Few]) -> None:
     def run(*keys: str, data: Few = few[0], recipe: Recipe = CROSS_ENTROPY, teacher: nn.Module | None = None) -> None:
-        train([Trainee(key, cnn(0)) for key in keys], data, None, recipe, seed=0, purpose="p", teacher=teacher)
+        train(
+            [Trainee(key, cnn(0)) for key in keys],
+            TrainingJob(data, None, recipe, seed=0, purpose="p", teacher=teacher),
+        )
 
     for keys in (("a", "a"), ("../a",), ("",), (".a",)):
         with pytest.raises(TrainingError, match="must be unique"):

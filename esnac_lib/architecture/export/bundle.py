@@ -21,10 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from esnac_lib.architecture.export.files import check_floating, exportable, one_line, refuse_opaque, write_files
+from esnac_lib.architecture.export.files import check_floating, exportable, refuse_opaque, write_files
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Network, Weights, build, check_weights, weight_shapes
-from esnac_lib.errors import ArchitectureError, EsnacError
+from esnac_lib.errors import ArchitectureError, EsnacError, one_line
 
 FORMAT = "esnac bundle"
 FORMAT_VERSION = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,27 +10,18 @@ from torch import Tensor
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Weights, check_weights, weight_shapes
 from esnac_lib.errors import ArchitectureError, EsnacError
+from esnac_lib.files import write_together
 
 
 def write_files(folder: str | Path, contents: Mapping[str, bytes]) -> None:
-    """Writes the named files into a folder, which is made if need be.
+    """Write files that belong together into a folder, all or none (`write_together`).
 
-    All are written beside before the first is renamed into place, in the order given, so that the last one can vouch
-    for the others: an error, or a full disk, leaves the folder as it was. Raises EsnacError, one line, if a file
-    cannot be written.
+    Raises EsnacError, one line, if a file cannot be written.
     """
     folder = Path(folder)
-    partial = {name: folder / f"{name}.part" for name in contents}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in contents.items():
-            partial[name].write_bytes(data)
-        for name, path in partial.items():
-            os.replace(path, folder / name)
+        write_together({folder / name: data for name, data in contents.items()})
     except OSError as error:
-        for path in partial.values():
-            if path.is_file():
-                path.unlink()
         raise EsnacError(f"cannot write into {str(folder)!r} ({error.strerror}): give another folder") from None
 
 
@@ -60,8 +50,3 @@ def refuse_opaque(architecture: Architecture, form: str) -> None:
         if layer.kind == "opaque":
             why = " ".join((layer.reason or layer["what"]).split())
             raise ArchitectureError(f"layer {layer.name!r} is opaque ({why}): {form} cannot hold its code")
-
-
-def one_line(error: BaseException) -> str:
-    """What a library's error says, without its line breaks."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
 from importlib import import_module
@@ -13,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esnac_lib.architecture.export.files import exportable, one_line
+from esnac_lib.architecture.export.files import exportable
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Network, build
-from esnac_lib.errors import EsnacError
+from esnac_lib.errors import EsnacError, one_line
+from esnac_lib.files import write_atomically
 from esnac_lib.seeding import make_generator
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
@@ -59,17 +59,15 @@ def to_onnx(
     tensors = exportable(architecture, weights)
     network = build(architecture, tensors).eval().float()
     path = Path(path)
-    partial = path.with_name(f"{path.name}.part")
+
+    def write(part: Path) -> None:
+        _export(network, opset, dynamic_batch).save(part, external_data=False)
+        _check(part, network, (1, 3) if dynamic_batch else (1,))
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _export(network, opset, dynamic_batch).save(partial, external_data=False)
-        _check(partial, network, (1, 3) if dynamic_batch else (1,))
-        os.replace(partial, path)
+        write_atomically(path, write)
     except OSError as error:
         raise EsnacError(f"cannot write {str(path)!r} ({error.strerror}): give another path") from None
-    finally:
-        if partial.is_file():
-            partial.unlink()
 
 
 def _export(network: Network, opset: int | None, dynamic_batch: bool) -> Any:
@@ -91,7 +89,7 @@ def _export(network: Network, opset: int | None, dynamic_batch: bool) -> Any:
                 verbose=False,
             )
     except Exception as error:  # whatever goes wrong in there, this student has no ONNX
-        raise EsnacError(f"PyTorch cannot export this student as ONNX ({one_line(_origin(error))[:300]})") from error
+        raise EsnacError(f"PyTorch cannot export this student as ONNX ({one_line(_origin(error))})") from error
     written = program.model.opset_imports[""]
     if opset not in (None, written):
         raise EsnacError(f"opset = {opset}: this PyTorch can only export opset {written}; give that, or None")
@@ -121,4 +119,4 @@ def _check(path: Path, network: Network, batches: tuple[int, ...]) -> None:
     except EsnacError:
         raise
     except Exception as error:  # onnxruntime has no class of its own for what it refuses
-        raise EsnacError(f"onnxruntime cannot run what PyTorch exported ({one_line(error)[:300]})") from error
+        raise EsnacError(f"onnxruntime cannot run what PyTorch exported ({one_line(error)})") from error

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from esnac_lib.architecture.graph import Architecture, Layer
 from esnac_lib.architecture.network import Network, Weights, build, module_name
-from esnac_lib.architecture.tracing.calls import one_line
 from esnac_lib.architecture.tracing.recording import record
 from esnac_lib.architecture.tracing.traceable import is_stochastic_depth
 from esnac_lib.architecture.tracing.translation import Translation
-from esnac_lib.errors import ArchitectureError, TraceError
+from esnac_lib.errors import ArchitectureError, TraceError, one_line
 
 
 def trace(module: nn.Module, example_input: Tensor) -> tuple[Architecture, Weights]:
@@ -109,7 +108,7 @@ def _checked(module: nn.Module, architecture: Architecture, tensors: Weights, pr
     try:
         expected = module(probe.clone())
     except Exception as error:
-        raise TraceError(f"{name} runs on 2 images and fails on {len(probe)}: {one_line(error)}") from None
+        raise TraceError(f"{name} runs on 2 images and fails on {len(probe)}: {one_line(error, kind=False)}") from None
     if expected.shape != (len(probe), *before.shape[1:]):
         shapes = f"{tuple(before.shape)} of 2 images and {tuple(expected.shape)} of {len(probe)}"
         raise TraceError(f"{name} makes {shapes}: a size of the batch is fixed in it")

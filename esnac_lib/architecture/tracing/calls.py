@@ -129,12 +129,6 @@ def name_of(target: Any) -> str:
     return name.strip("_") or name
 
 
-def one_line(error: Exception) -> str:
-    """The first line of an error's text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
 def leaves(tree: Any, kind: type) -> Iterator[Any]:
     """All objects of a kind in nested tuples, lists, dicts and slices."""
     if isinstance(tree, kind):

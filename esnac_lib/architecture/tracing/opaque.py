@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from esnac_lib.architecture.layer_types import Shape
-from esnac_lib.architecture.tracing.calls import Constant, Value, leaves, one_line, replaced
+from esnac_lib.architecture.tracing.calls import Constant, Value, leaves, replaced
 from esnac_lib.architecture.tracing.movement import present, restore
+from esnac_lib.errors import one_line
 
 
 class Hole(NamedTuple):
@@ -93,7 +94,7 @@ def trial(code: nn.Module, inputs: Sequence[Value], shapes: Sequence[Shape]) -> 
         both = code(*[x.clone() for x in batch])
         single = [code(*[x[i : i + 1].clone() for x in batch]) for i in range(2)]
     except Exception as error:
-        raise ValueError(f"it fails by itself: {one_line(error)}") from None
+        raise ValueError(f"it fails by itself: {one_line(error, kind=False)}") from None
     scale = float(both.detach().abs().nan_to_num(0.0, 0.0, 0.0).max()) if both.numel() else 0.0
     alike = both.shape[1:] == single[0].shape[1:] and len(single[0]) == 1
     if not alike or not torch.allclose(both, torch.cat(single), 0.0, 1e-3 * scale, equal_nan=True):

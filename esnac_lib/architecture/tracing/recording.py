@@ -31,10 +31,9 @@ from esnac_lib.architecture.tracing.calls import (
     Visit,
     leaves,
     name_of,
-    one_line,
     replaced,
 )
-from esnac_lib.errors import TraceError
+from esnac_lib.errors import TraceError, one_line
 
 
 def record(module: nn.Module, images: Tensor, whole: Callable[[nn.Module], bool] = lambda module: False) -> Recording:
@@ -56,7 +55,7 @@ def record(module: nn.Module, images: Tensor, whole: Callable[[nn.Module], bool]
     except Exception as error:
         shape, at = tuple(images.shape), recorder.place()
         what = f"{type(module).__name__} fails on an input of shape {shape}"
-        raise TraceError(f"{what} at {at}: {one_line(error)}") from None
+        raise TraceError(f"{what} at {at}: {one_line(error, kind=False)}") from None
     finally:
         for hook in hooks:
             hook.remove()

@@ -12,12 +12,12 @@ from esnac_lib.architecture.graph import Architecture, Layer
 from esnac_lib.architecture.network import Weights
 from esnac_lib.architecture.tracing import traceable as known
 from esnac_lib.architecture.tracing.arithmetic import HANDLERS
-from esnac_lib.architecture.tracing.calls import Call, Constant, Recording, Value, Visit, leaves, one_line, replaced
+from esnac_lib.architecture.tracing.calls import Call, Constant, Recording, Value, Visit, leaves, replaced
 from esnac_lib.architecture.tracing.draft import Draft, Part
 from esnac_lib.architecture.tracing.movement import SPACE
 from esnac_lib.architecture.tracing.opaque import code_of, tensors_of, trial
 from esnac_lib.architecture.tracing.readers import Options, Refused, Seen, Step, bind
-from esnac_lib.errors import ArchitectureError, TraceError
+from esnac_lib.errors import ArchitectureError, TraceError, one_line
 
 _ODD_ARGUMENTS = (
     TypeError,
@@ -118,7 +118,7 @@ class Translation:
             self._understand(call)
         except (Refused, *_ODD_ARGUMENTS) as error:
             self.draft.undo(mark)
-            detail = f": {one_line(error)}" if str(error) else ""
+            detail = f": {one_line(error, kind=False)}" if str(error) else ""
             reason = f"{call.name} in {call.place}{detail}"
             try:
                 self._opaque_call(call, reason)

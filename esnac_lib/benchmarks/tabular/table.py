@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ import pandas as pd
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import DataError
+from esnac_lib.files import write_atomically
 from esnac_lib.ledger.file import find_ledgers
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.space.decisions import Decisions
@@ -141,10 +141,7 @@ def write(table: OfflineTable, path: Path = COMMITTED) -> Path:
         values = {name: None if isinstance(row[name], float) and row[name] != row[name] else row[name] for name in row}
         lines.append({"evaluation": [values[name] for name in COLUMNS]})
     text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
-    os.replace(part, path)
+    write_atomically(path, gzip.compress(text.encode(), compresslevel=9, mtime=0))
     return path
 
 

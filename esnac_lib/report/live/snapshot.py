@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from esnac_lib.ledger.file import beside
+from esnac_lib.ledger.file import sidecar
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.report.records.study import StudyRecord, record_of, trial_of
 from esnac_lib.training.progress import duration
@@ -182,7 +182,7 @@ class Reader:
 
     def _now(self) -> list[Any]:
         path = self.ledger.path
-        files = (path, beside(path, "-wal"), beside(path, ".lock"), path.with_name("summary.json"))
+        files = (path, sidecar(path, "-wal"), sidecar(path, ".lock"), path.with_name("summary.json"))
         return [self.ledger.writer(), *map(_stamp, files)]
 
 

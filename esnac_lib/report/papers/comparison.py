@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from esnac_lib.files import write_atomically
 from esnac_lib.report.papers.printed_tables import PaperRow, Stat, paper_tables
 from esnac_lib.report.records.runs import (
     COMPRESSION,
@@ -127,10 +127,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
         path = folder / "tables" / f"{name.lower().replace(' ', '_')}.csv"
         files[path] = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        write_atomically(path, text)
     return sorted(files)
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from esnac_lib.config.comparison import PROXY, WITHOUT_A_SEARCH
+from esnac_lib.files import write_atomically
 from esnac_lib.objective import objective
 from esnac_lib.report.figures.variants import best_so_far, mean_and_band
 from esnac_lib.report.records.experiment import ExperimentRecord
@@ -214,7 +213,7 @@ def write_summary(experiment: ExperimentRecord) -> dict[str, Any]:
         "proxy": [] if proxy is None else _records(proxy_table(proxy)),
     }
     path = experiment.folder / "summary.json"
-    _write(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return summary
 
 
@@ -267,10 +266,3 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
         {str(name): None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
         for row in table.to_dict("records")
     ]
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)

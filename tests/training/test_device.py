@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from esnac_lib.training import checkpoints
-from esnac_lib.training.checkpoints import CheckpointPace
-from esnac_lib.training.memory import working_on
+from esnac_lib.training.checkpoints import CheckpointSchedule
+from esnac_lib.training.device import device_settings
 
 
 def page_faults(times: int) -> int:
@@ -23,7 +23,7 @@ def page_faults(times: int) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries keep freed memory as they like")
 def test_freed_memory_stays_while_it_trains_and_is_given_back_afterwards() -> None:
-    with working_on(torch.device("cpu")):
+    with device_settings(torch.device("cpu")):
         page_faults(5)
         within = page_faults(10)
     assert within < 3000 < page_faults(1)
@@ -32,15 +32,15 @@ def test_freed_memory_stays_while_it_trains_and_is_given_back_afterwards() -> No
 def test_slow_checkpoints_are_written_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now)
-    pace = CheckpointPace()
+    schedule = CheckpointSchedule()
 
     def epoch(seconds: float, *files: float) -> bool:
         """An epoch, and the writing of its files where that is due."""
         nonlocal now
         now += seconds
-        due = pace.due()
+        due = schedule.due()
         for writing in files if due else ():
-            with pace:
+            with schedule:
                 now += writing
         return due
 

@@ -1,4 +1,4 @@
-"""Weights on disk."""
+"""Files that are never seen half-written, and weights on disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,26 @@ import torch
 from safetensors.torch import save_file
 
 from esnac_lib.errors import TrainingError
-from esnac_lib.files import digest, load_weights, save_weights
+from esnac_lib.files import digest, load_weights, save_weights, write_atomically, write_together
+
+
+def test_bytes_text_and_what_a_function_writes(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    for content in (b"\xff", "é\n", lambda part: part.write_text("x")):
+        write_atomically(path, content)
+        assert [found.name for found in path.parent.iterdir()] == ["file"]
+    assert path.read_text() == "x"
+
+
+def test_an_error_leaves_the_old_files_and_no_temporary_ones(tmp_path: Path) -> None:
+    def fail(part: Path) -> None:
+        part.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    write_atomically(tmp_path / "a", "old")
+    with pytest.raises(OSError, match="No space"):
+        write_together({tmp_path / "a": "new", tmp_path / "b": fail})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old"}
 
 
 def test_round_trip(tmp_path: Path) -> None:
