@@ -1,38 +1,98 @@
-"""The objective f of the search (ESNAC §6.1, from Ashok et al. 2018)."""
+"""Objectives: f, which a search maximises, from what was measured of a student and of its teacher.
+
+    OBJECTIVES.register(Objective("memory", "weights and activations", lambda network: ...))
+
+From then on `StudyConfig(objective="memory")` is a valid study. An objective with another formula is a subclass.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Protocol
 
 from esnac_lib.config.registry import Registry
 
 
-def objective(params: float, teacher_params: float, accuracy: float, teacher_accuracy: float) -> float:
-    """f(x) = C (2 − C) · A(x) / A(teacher) with C = 1 − params(x) / params(teacher). The teacher itself has f = 0.
+class Sized(Protocol):
+    """What an objective can count before any training: an architecture, a candidate, or a `Measurement`."""
 
-    >>> round(objective(100, 1000, 0.9, 0.9), 4)
-    0.99
+    @property
+    def num_params(self) -> float:
+        """Trainable parameters."""
+        ...
+
+    @property
+    def macs(self) -> float:
+        """Multiply-accumulates of one image."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of a network.
+
+    Attributes:
+        accuracy: A fraction, on whatever images it is compared on.
+        params: Trainable parameters.
+        macs: Multiply-accumulates of one image; NaN where nobody counted them (printed results).
+        latency: Seconds a batch takes, where it was measured.
+        images: Training images that it was shown, where they were counted.
     """
-    return gain(params, teacher_params) * accuracy / teacher_accuracy
 
+    accuracy: float
+    params: float
+    macs: float = math.nan
+    latency: float | None = None
+    images: int | None = None
 
-def gain(params: float, teacher_params: float) -> float:
-    """C (2 − C): f at the teacher's accuracy, known before any training. Negative above the teacher's size."""
-    ratio = compression_ratio(params, teacher_params)
-    return ratio * (2 - ratio)
-
-
-def compression_ratio(params: float, teacher_params: float) -> float:
-    """C: the share of the teacher's parameters that is gone."""
-    return 1 - params / teacher_params
+    @property
+    def num_params(self) -> float:
+        """Trainable parameters, under the name that architectures have for them."""
+        return self.params
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A row of the registry of objectives."""
+    """f = C (2 - C) · A / A_teacher, where C is the share of the teacher's size that is gone (ESNAC §6.1).
+
+    A subclass may define another `gain`. f is always the gain times the relative accuracy: the gain is exact before
+    any training, so that a surrogate may learn the accuracy alone.
+
+    Attributes:
+        name: What a config calls it.
+        label: What `size` counts, as axes and sentences call it ("parameters").
+        size: The size of a network that is to become small.
+    """
 
     name: str
+    label: str
+    size: Callable[[Sized], float]
 
+    def gain(self, student_size: float, teacher_size: float) -> float:
+        """Return f at the teacher's accuracy, C (2 - C): 0 at the teacher's size, and negative above it."""
+        ratio = compression_ratio(student_size, teacher_size)
+        return ratio * (2 - ratio)
+
+    def value(self, student: Measurement, teacher: Measurement) -> float:
+        """Return f.
+
+        >>> round(OBJECTIVES["params"].value(Measurement(0.9, 100), Measurement(0.9, 1000)), 4)
+        0.99
+        """
+        return self.gain(self.size(student), self.size(teacher)) * student.accuracy / teacher.accuracy
+
+
+def compression_ratio(size: float, teacher_size: float) -> float:
+    """Return C, the share of the teacher's size that is gone."""
+    return 1 - size / teacher_size
+
+
+PAPERS = Objective("params", "parameters", attrgetter("num_params"))
+"""The objective of both papers, after Ashok et al. (2018)."""
 
 OBJECTIVES: Registry[Objective] = Registry("objective")
-OBJECTIVES.register(Objective("params"))
+OBJECTIVES.register(PAPERS)
+OBJECTIVES.register(Objective("macs", "MACs", attrgetter("macs")))

@@ -9,8 +9,8 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "base": ["FlatConfig", "nearest"],
-        "study": ["StudyConfig", "check_resume"],
+        "base": ["FlatConfig", "check_resume", "nearest"],
+        "study": ["StudyConfig"],
         "paths": ["data_root_of", "outputs_root", "study_dir"],
     },
 )

@@ -30,6 +30,11 @@ class FlatConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the values of parameters that are not given."""
+        return {name: field.default for name, field in cls.model_fields.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data (text, numbers, truth values) in the order of the fields, fit for YAML and JSON."""
         return self.model_dump()
@@ -52,6 +57,14 @@ class FlatConfig(BaseModel):
         `Path`); names that start with "_", IPython's own, modules, callables and other objects are no parameters.
         """
         return cls.from_dict({name: value for name, value in namespace.items() if _is_parameter(cls, name, value)})
+
+    def held(self, stored: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return what a study keeps when it is resumed: each parameter's name with a note (may be empty).
+
+        Args:
+            stored: All parameters that it was started with.
+        """
+        raise NotImplementedError
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise ConfigError(f"{name} = {show(value)}: a config does not change; make a new one with the other value")
@@ -88,6 +101,25 @@ def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("objective") in KERNEL_LOSSES:
         values["kernel_loss"] = values.pop("objective")
     return values
+
+
+def check_resume(stored: Mapping[str, Any], new: FlatConfig) -> None:
+    """Check that a study may go on with `new`; a parameter that `stored` lacks had its default.
+
+    Args:
+        stored: What the study's ledger holds of the config that it was started with.
+
+    Raises:
+        ConfigError: A parameter that has to stay as it was (`FlatConfig.held`) differs.
+    """
+    old, given, wrong = new.defaults() | upgraded(stored), new.to_dict(), []
+    for name, note in new.held(old).items():
+        if old.get(name) != given.get(name):
+            now = show(given[name]) if name in given else "nothing"
+            wrong.append(f"{name}: stored {show(old.get(name))}, given {now}" + (f" ({note})" if note else ""))
+    if wrong:
+        advice = "use another study name or give the stored value back"
+        raise ConfigError(f"study {given['study']!r} was started with other parameters: {'; '.join(wrong)}; {advice}")
 
 
 def _is_parameter(config: type[FlatConfig], name: str, value: Any) -> bool:

@@ -141,6 +141,10 @@ class CompressionConfig(FlatConfig):
             schedule="one_cycle" if self.schedule == "one_cycle" else "step",
         )
 
+    def held(self, stored: Mapping[str, Any]) -> dict[str, str]:
+        """All that the trained architectures depend on; how many there are may change."""
+        return dict.fromkeys(_DEFINE_THE_TRIALS, "")
+
     @field_validator("baselines")
     @classmethod
     def _check_baselines(cls, value: str) -> str:
@@ -180,18 +184,3 @@ _DEFINE_THE_TRIALS = (
     "teacher", "dataset", "around", "assumptions", "width_step", "max_macs", "initialisations", "epochs",
     "search_lr", "search_schedule", "search_augment", "search_images", "batch_size", "validation", "max_length", "seed",
 )  # fmt: skip
-
-
-def check_compression_resume(old: Mapping[str, Any], new: CompressionConfig) -> None:
-    """Raise `ConfigError` unless a study that was started with `old` may go on with `new`.
-
-    All that the trained architectures depend on must be the same; how many there are may change. A parameter that
-    `old` lacks had its default.
-    """
-    defaults, given = CompressionConfig().to_dict(), new.to_dict()
-    stored = {**defaults, **old}
-    wrong = [name for name in _DEFINE_THE_TRIALS if stored[name] != given[name]]
-    if wrong:
-        listed = "; ".join(f"{name}: stored {stored[name]!r}, given {given[name]!r}" for name in wrong)
-        advice = "use another study name or give the stored value back"
-        raise ConfigError(f"study {new.study!r} was started with other parameters: {listed}; {advice}")

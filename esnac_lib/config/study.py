@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from esnac_lib.config.base import FlatConfig, folder_name, show, unknown_choice, upgraded
+from esnac_lib.config.base import FlatConfig, folder_name, show, unknown_choice
 from esnac_lib.config.registry import registry
 from esnac_lib.errors import ConfigError
 
@@ -48,7 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """How ESNAC searches, as published and as it did better (sampler_comparison.ipynb has the evidence)."""
-AS_PUBLISHED: dict[str, Any] = {"keep": "first"} | {
+AS_PUBLISHED: dict[str, Any] = {"keep": "first", "objective": "params"} | {
     name: value for name, value in PRESETS["paper"].items() if name != "acquisition"
 }
 """What parameters beyond the ESNAC paper are in it, in each of its tables. (Table 6 varies the acquisition.)"""
@@ -165,7 +165,35 @@ class StudyConfig(FlatConfig):
 
     def difference(self, other: StudyConfig) -> list[tuple[str, Any, Any]]:
         """(name, mine, theirs) for each parameter that defines a result and differs. The study's name does not."""
-        return _differences(self.to_dict(), other.to_dict())
+        mine, theirs = self.to_dict(), other.to_dict()
+        names = [name for name in {**theirs, **mine} if name not in self._free(theirs)]
+        pairs = [(name, mine.get(name), theirs.get(name)) for name in names]
+        return [(name, value, other) for name, value, other in pairs if value != other]
+
+    def held(self, stored: Mapping[str, Any]) -> dict[str, str]:
+        """All that defines a result; `steps` may grow, but not those of n2n, which its stages are made from."""
+        given, free = self.to_dict(), self._free(stored)
+        notes = {
+            name: "" if name in given else "this version does not know it"
+            for name in {**given, **stored}
+            if name not in free
+        }
+        if self.sampler == "n2n":
+            return notes | {"steps": "n2n divides its budget into two stages"}
+        if isinstance(stored["steps"], int) and stored["steps"] < self.steps:
+            del notes["steps"]
+            return notes
+        return notes | {"steps": "it may only grow"}
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the values of parameters that a ledger lacks: a study's own, whatever a subclass starts from."""
+        return {name: field.default for name, field in StudyConfig.model_fields.items()}
+
+    def _free(self, other: Mapping[str, Any]) -> frozenset[str]:
+        """The parameters that may differ between this study and the other."""
+        search_only = self.final == other.get("final") == "none"
+        return RESULT_FREE | {"study"} | (_ONLY_FOR_FINAL_TRAINING if search_only else frozenset())
 
     @field_validator("study")
     @classmethod
@@ -293,34 +321,3 @@ def _short(teachers: Mapping[str, Any]) -> list[str]:
     """The names of teachers, the original ShuffleNets in one."""
     plain = [name for name in teachers if not name.startswith("shufflenet_")]
     return [*plain, "shufflenet_<0.5|1.0|1.5>x_g<1|2|3|4|8>"]
-
-
-def check_resume(old: Mapping[str, Any], new: StudyConfig) -> None:
-    """Raise `ConfigError` unless a study that was started with `old` (what its ledger stores) may go on with `new`.
-
-    All that defines a result must be the same, but `steps` may grow (not n2n's, which it defines). A parameter that
-    `old` lacks had its default.
-    """
-    defaults = {name: field.default for name, field in StudyConfig.model_fields.items()}
-    wrong = []
-    for name, stored, given in _differences({**defaults, **upgraded(old)}, new.to_dict()):
-        if name not in defaults:
-            wrong.append(f"{name}: stored {show(stored)}, given nothing (this version does not know it)")
-        elif name != "steps":
-            wrong.append(f"{name}: stored {show(stored)}, given {show(given)}")
-        elif new.sampler == "n2n":
-            wrong.append(f"steps: stored {show(stored)}, given {show(given)} (n2n divides its budget into two stages)")
-        elif not (isinstance(stored, int) and stored < given):
-            wrong.append(f"steps: stored {show(stored)}, given {show(given)} (it may only grow)")
-    if wrong:
-        advice = "use another study name or give the stored value back"
-        raise ConfigError(f"study {new.study!r} was started with other parameters: {'; '.join(wrong)}; {advice}")
-
-
-def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    ignored = RESULT_FREE | {"study"}
-    if mine.get("final") == theirs.get("final") == "none":
-        ignored |= _ONLY_FOR_FINAL_TRAINING
-    names = [name for name in {**theirs, **mine} if name not in ignored]
-    pairs = [(name, mine.get(name), theirs.get(name)) for name in names]
-    return [(name, value, other) for name, value, other in pairs if value != other]

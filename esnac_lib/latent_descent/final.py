@@ -19,7 +19,7 @@ from esnac_lib.config.paths import outputs_root
 from esnac_lib.data.splits import StudyData
 from esnac_lib.files import save_weights
 from esnac_lib.ledger.ledger import Ledger
-from esnac_lib.objective import compression_ratio
+from esnac_lib.objective import PAPERS, compression_ratio
 from esnac_lib.seeding import derive_seed
 from esnac_lib.training.callbacks import Callbacks
 from esnac_lib.training.final import Finalist, FinalResult, FinalTraining
@@ -101,7 +101,7 @@ class FinalStage:
             "times": params / result.params,
             "accuracy": result.accuracy,
             "delta_accuracy": result.accuracy - teacher.accuracy,
-            "f": result.f(params, teacher.accuracy),
+            "f": PAPERS.value(result.measurement(), teacher.measurement),
             "seconds": result.seconds,
             **more,
         }

@@ -20,7 +20,7 @@ from esnac_lib.errors import TrainingError
 from esnac_lib.latent_descent.sequence import Item, Items, SequenceSpace
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.ledger.schema import ProposalRow
-from esnac_lib.objective import objective
+from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.training.evaluator import Evaluation, LocalEvaluator, Task
 
 PURPOSE = "architecture"
@@ -141,7 +141,8 @@ class Trials:
         else:
             accuracy = fmean(accuracies)
             reference = accuracy if row.arch_id == self.teacher.arch_id else self.teacher_accuracy()
-            f = objective(row.params, self.teacher.num_params, accuracy, reference)
+            student, teacher = Measurement(accuracy, row.params), Measurement(reference, self.teacher.num_params)
+            f = PAPERS.value(student, teacher)
             self.ledger.complete(trial, accuracy, f, max(result.best_epoch for result in known), seconds)
 
 

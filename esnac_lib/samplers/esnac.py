@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from esnac_lib.objective import PAPERS, Objective
 from esnac_lib.samplers.base import Observation, Proposal
 from esnac_lib.samplers.width_scaling import first_proposals
 from esnac_lib.seeding import derive_seed, make_rng
@@ -45,6 +46,7 @@ class EsnacSampler:
         device: str = "cpu",
         first: str = "random",
         surrogate: str = "f",
+        objective: Objective = PAPERS,
     ) -> None:
         self.space = space
         self.seed = seed
@@ -54,6 +56,7 @@ class EsnacSampler:
         self.device = device
         self.first = first
         self.surrogate = surrogate
+        self.objective = objective
         self._observations: list[Observation] = []
         self._candidates: list[Candidate] = []  # of what was told
         self._maker = CandidateMaker(space)
@@ -82,7 +85,7 @@ class EsnacSampler:
             for k in range(n)
         ]
         seeds = [derive_seed(self.seed, "kernel", step, k) for k in range(n)]
-        return learn_kernels(encodings, surrogate.values, subsets, settings, seeds, self.device)
+        return learn_kernels(encodings, surrogate.targets, subsets, settings, seeds, self.device)
 
     def _surrogate(self) -> Surrogate:
         """Of the teacher and all that was told an f."""
@@ -91,7 +94,7 @@ class EsnacSampler:
             (o, trial.f) for o, trial in zip(self._candidates, self._observations, strict=True) if trial.f is not None
         ]
         outlines, f = zip(*known, strict=True)
-        return SURROGATES[self.surrogate](outlines, f)
+        return SURROGATES[self.surrogate](outlines, f, self.objective)
 
     def propose(self, kernels: Sequence[Kernel]) -> list[Proposal]:
         """One proposal of each kernel, in their order, none of them alike; fewer when the space is exhausted."""

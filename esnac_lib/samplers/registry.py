@@ -5,6 +5,7 @@ from __future__ import annotations
 from esnac_lib.config.registry import Registry
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
+from esnac_lib.objective import OBJECTIVES
 from esnac_lib.samplers.base import Sampler, SamplerEntry
 from esnac_lib.space.search_space import SearchSpace
 
@@ -35,6 +36,7 @@ def _make(space: SearchSpace, config: StudyConfig) -> Sampler:
             config.candidates,
             first=config.first,
             surrogate=config.surrogate,
+            objective=OBJECTIVES[config.objective],
         )
     if config.sampler.startswith("tpe"):
         together = config.sampler == "tpe_multivariate"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import yaml
 
+from esnac_lib.config.base import check_resume
 from esnac_lib.config.experiment import ExperimentConfig
 from esnac_lib.config.paths import outputs_root, study_dir
 from esnac_lib.config.study import StudyConfig, check_resume

@@ -21,7 +21,7 @@ from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError, EsnacError, TrainingError, one_line
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger
-from esnac_lib.objective import objective
+from esnac_lib.objective import OBJECTIVES, Measurement
 from esnac_lib.study.study import Study
 from esnac_lib.training.callbacks import Callbacks
 from esnac_lib.training.job import Trainee, TrainingJob
@@ -100,11 +100,12 @@ def _train_beside(study: Study, ledger: Ledger, left: Mapping[str, int], progres
     for key, outcome in outcomes.items():
         architecture = pruned[key][0]
         accuracy = outcome.best_accuracy or 0.0  # one that diverged counts as f = 0, like a student
+        measured = Measurement(accuracy, architecture.num_params, architecture.macs)
         value = {
             "params": architecture.num_params,
             "macs": architecture.macs,
             "accuracy": accuracy,
-            "f": objective(architecture.num_params, teacher.architecture.num_params, accuracy, teacher.accuracy),
+            "f": OBJECTIVES[config.objective].value(measured, teacher.measurement),
             "seconds": outcome.seconds,
             "error": outcome.error,
             "architecture": architecture.to_json(),

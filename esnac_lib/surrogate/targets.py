@@ -1,8 +1,8 @@
-"""What the kernels of a step are learned on, and the f that they foretell: f itself, or only the accuracy in it.
+"""Regression targets: what the kernels of a step are learned on, and the f that they predict.
 
-f = C (2 - C) · A / A_teacher (`objective`) is made of a size C, which is exact before anything is trained, and of an
-accuracy A, which is not. The paper's Gaussian process has to learn both from layer configurations. Beyond the paper,
-`AccuracyTarget` learns the accuracy alone; what it foretells of f remains a Gaussian.
+f is made of a gain, which is exact before anything is trained, and of an accuracy, which is not (`objective`). The
+paper's Gaussian process has to learn both from layer configurations. Beyond the paper, `AccuracyTarget` learns the
+accuracy alone; its prediction of f remains a Gaussian.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from esnac_lib.objective import gain
+from esnac_lib.objective import PAPERS, Objective
 from esnac_lib.space.candidates import Candidate
 from esnac_lib.surrogate.kernel import Kernel
 
@@ -20,73 +20,78 @@ Moments = tuple[np.ndarray, np.ndarray]
 
 
 class Surrogate(Protocol):
-    """Made of the observations of a search, the teacher first: their outlines, and f (the teacher's is 0).
+    """Made from the candidates and f of a search's observations, the teacher (f = 0) first.
 
-    observed: the outlines of those that kernels are learned on. values: what is learned of each, (n,).
+    Attributes:
+        observed: The candidates that kernels are learned on.
+        targets: The regression target of each, (n,).
     """
 
     observed: tuple[Candidate, ...]
-    values: np.ndarray
+    targets: np.ndarray
 
-    def moments(self, kernel: Kernel, outlines: Sequence[Candidate]) -> Moments:
-        """Mean and variance (noise counted) of f that a kernel foretells, each (m,) float64."""
+    def moments(self, kernel: Kernel, candidates: Sequence[Candidate]) -> Moments:
+        """Return a kernel's predictive mean and variance (including observation noise) of f, each (m,) float64."""
         ...
 
     def best(self, kernel: Kernel) -> float:
-        """The f over which a kernel's expected improvement is counted."""
+        """Return the f over which a kernel's expected improvement is computed."""
         ...
 
 
 class ObjectiveTarget:
     """The paper's: a kernel learns f, and improves on the best f of its own D^k (ESNAC §3.1, Eq. 3)."""
 
-    def __init__(self, outlines: Sequence[Candidate] = (), f: Sequence[float] = ()) -> None:
-        self.observed = tuple(outlines)
-        self.values = np.array(f, np.float64)
+    def __init__(
+        self, candidates: Sequence[Candidate] = (), f: Sequence[float] = (), objective: Objective = PAPERS
+    ) -> None:
+        self.observed = tuple(candidates)
+        self.targets = np.array(f, np.float64)
 
-    def moments(self, kernel: Kernel, outlines: Sequence[Candidate]) -> Moments:
-        """What the kernel predicts."""
-        return kernel.predict([outline.encode(kernel.settings.max_edge) for outline in outlines])
+    def moments(self, kernel: Kernel, candidates: Sequence[Candidate]) -> Moments:
+        """Return the kernel's prediction."""
+        return kernel.predict([candidate.encode(kernel.settings.max_edge) for candidate in candidates])
 
     def best(self, kernel: Kernel) -> float:
-        """The largest f in D^k."""
+        """Return the largest f in D^k."""
         return kernel.best
 
 
 class AccuracyTarget:
-    """A kernel learns a = A / A_teacher, less its mean and over its standard deviation; f follows with the exact size.
+    """A kernel learns a = A / A_teacher, standardised; f follows with the exact gain.
 
-    With the gain g = C (2 - C) of a student, f = g · a: a mean m and variance v of a make g · m and g² · v of f. The
-    teacher has a = 1. Other students without a gain (no smaller than the teacher) have f = 0 whatever their accuracy:
-    nothing is learned of them. Improved on is the best f of all that was observed.
+    With the gain g of a student, f = g · a: a mean m and variance v of a make g · m and g² · v of f. The teacher has
+    a = 1. Other students without a gain (no smaller than the teacher) have f = 0 whatever their accuracy: nothing is
+    learned from them. The improvement is over the best f of all observations.
     """
 
-    def __init__(self, outlines: Sequence[Candidate], f: Sequence[float]) -> None:
-        self._whole = outlines[0].num_params
-        gains, values = self._gains(outlines), np.array(f, np.float64)
+    def __init__(self, candidates: Sequence[Candidate], f: Sequence[float], objective: Objective = PAPERS) -> None:
+        self._objective, self._teacher_size = objective, objective.size(candidates[0])
+        gains, values = self._gains(candidates), np.array(f, np.float64)
         kept = np.flatnonzero(gains > 0)
         relative = np.concatenate([[1.0], values[kept] / gains[kept]])
         self._mean, self._scale = float(relative.mean()), float(relative.std()) or 1.0
         self._best = float(values.max())
-        self.observed = (outlines[0], *(outlines[int(i)] for i in kept))
-        self.values = (relative - self._mean) / self._scale
+        self.observed = (candidates[0], *(candidates[int(i)] for i in kept))
+        self.targets = (relative - self._mean) / self._scale
 
-    def moments(self, kernel: Kernel, outlines: Sequence[Candidate]) -> Moments:
-        """What the kernel predicts of the accuracy, and the sizes."""
-        mean, variance = kernel.predict([outline.encode(kernel.settings.max_edge) for outline in outlines])
-        gains = self._gains(outlines)
+    def moments(self, kernel: Kernel, candidates: Sequence[Candidate]) -> Moments:
+        """Return the kernel's prediction of the accuracy, scaled by the gains."""
+        mean, variance = kernel.predict([candidate.encode(kernel.settings.max_edge) for candidate in candidates])
+        gains = self._gains(candidates)
         return gains * (mean * self._scale + self._mean), (gains * self._scale) ** 2 * variance
 
     def best(self, kernel: Kernel) -> float:
-        """The largest f observed."""
+        """Return the largest f observed."""
         return self._best
 
-    def _gains(self, outlines: Sequence[Candidate]) -> np.ndarray:
-        """C (2 - C) of each, (m,); 0 for what is no smaller than the teacher."""
-        return np.array([max(gain(outline.num_params, self._whole), 0.0) for outline in outlines])
+    def _gains(self, candidates: Sequence[Candidate]) -> np.ndarray:
+        """Return the gain of each, (m,); 0 for what is no smaller than the teacher."""
+        objective, teacher_size = self._objective, self._teacher_size
+        return np.array([max(objective.gain(objective.size(one), teacher_size), 0.0) for one in candidates])
 
 
-SURROGATES: Mapping[str, Callable[[Sequence[Candidate], Sequence[float]], Surrogate]] = {
+SURROGATES: Mapping[str, Callable[[Sequence[Candidate], Sequence[float], Objective], Surrogate]] = {
     "f": ObjectiveTarget,
     "accuracy": AccuracyTarget,
 }

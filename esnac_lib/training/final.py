@@ -21,7 +21,7 @@ from esnac_lib.data.splits import StudyData
 from esnac_lib.errors import TrainingError
 from esnac_lib.files import load_weights, save_weights
 from esnac_lib.ledger.ledger import Ledger
-from esnac_lib.objective import objective
+from esnac_lib.objective import Measurement
 from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks
 from esnac_lib.training.checkpoints import clear_checkpoint
 from esnac_lib.training.job import Outcome, TrainingJob
@@ -56,10 +56,9 @@ class FinalResult:
     on_test: bool
     seconds: float
 
-    def f(self, teacher_params: int, teacher_accuracy: float, *, best_epoch: bool = False) -> float:
-        """Return the objective of this student against a teacher."""
-        accuracy = self.best_epoch_accuracy if best_epoch else self.accuracy
-        return objective(self.params, teacher_params, accuracy, teacher_accuracy)
+    def measurement(self, *, best_epoch: bool = False) -> Measurement:
+        """Return what an objective makes f from."""
+        return Measurement(self.best_epoch_accuracy if best_epoch else self.accuracy, self.params, self.macs)
 
 
 class FinalTraining:

@@ -28,6 +28,7 @@ from esnac_lib.data.datasets import Dataset
 from esnac_lib.data.splits import StudyData
 from esnac_lib.errors import EsnacError, TrainingError, one_line
 from esnac_lib.files import load_weights, save_weights, write_atomically
+from esnac_lib.objective import Measurement
 from esnac_lib.seeding import derive_seed
 from esnac_lib.space.filter_order import largest_first
 from esnac_lib.teachers.registry import teacher
@@ -58,6 +59,11 @@ class TrainedTeacher:
 
     def __repr__(self) -> str:
         return f"TrainedTeacher({self.role}, accuracy {self.accuracy:.2%}: {self.architecture!r})"
+
+    @property
+    def measurement(self) -> Measurement:
+        """What an objective compares students with."""
+        return Measurement(self.accuracy, self.architecture.num_params, self.architecture.macs)
 
     def network(self) -> Network:
         """Return a new network with these weights."""

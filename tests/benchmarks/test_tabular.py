@@ -19,7 +19,7 @@ from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import DataError
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.ledger.schema import ProposalRow
-from esnac_lib.objective import objective
+from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.samplers.evolution import EvolutionSampler
 from esnac_lib.samplers.random import RandomSampler
 from esnac_lib.seeding import make_rng
@@ -56,7 +56,9 @@ def make_ledger(root: Path, name: str, space: SearchSpace, draws: list[int], **p
             if draw == 3:
                 ledger.fail(trial, "diverged", 1.0)
                 continue
-            f = objective(a.num_params, space.teacher.num_params, worth(decisions), ACCURACY)
+            f = PAPERS.value(
+                Measurement(worth(decisions), a.num_params), Measurement(ACCURACY, space.teacher.num_params)
+            )
             ledger.complete(trial, worth(decisions), f, 2, 1.0)
             ledger.epoch("search", f"trial{trial:04d}", 1, 0.7, worth(decisions) / 2, 1.0)
             ledger.epoch("search", f"trial{trial:04d}", 2, 0.5, worth(decisions), 1.0)
@@ -134,7 +136,12 @@ def test_the_emulator_foresees_what_it_has_not_seen(table: OfflineTable, space: 
     assert emulator.rank_correlation > 0.7
     fresh = [space.sample(make_rng(8, "fresh", k)) for k in range(30)]
     foreseen = [emulator.f(one, space.apply(one)) for one in fresh]
-    true = [objective(space.apply(one).num_params, space.teacher.num_params, worth(one), ACCURACY) for one in fresh]
+    true = [
+        PAPERS.value(
+            Measurement(worth(one), space.apply(one).num_params), Measurement(ACCURACY, space.teacher.num_params)
+        )
+        for one in fresh
+    ]
     assert spearmanr(foreseen, true).statistic > 0.7
 
 

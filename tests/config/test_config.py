@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esnac_lib.config import paths
+from esnac_lib.config.base import check_resume
 from esnac_lib.config.paths import data_root_of, outputs_root, study_dir
 from esnac_lib.config.registry import nearest, registry
-from esnac_lib.config.study import RESULT_FREE, StudyConfig, check_resume
+from esnac_lib.config.study import RESULT_FREE, StudyConfig
 from esnac_lib.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -274,6 +275,7 @@ class TestResume:
             **{"teacher": "conv7", "dataset": "svhn", "sampler": "random", "kernel_loss": "marginal"},
             **{"acquisition": "evolution", "final": "paper", "schedule": "step", "operators": "remove"},
             "label_smoothing": 0.1,
+            "objective": "macs",
             **{"teacher_options": '{"width": 2}', "teacher_weights": "net.safetensors", "normalise": "0.5/0.2"},
             **{
                 "image_channels": 3,

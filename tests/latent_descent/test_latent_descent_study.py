@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from esnac_lib.config.latent_descent import BASELINES, CompressionConfig, check_compression_resume
+from esnac_lib.config.base import check_resume
+from esnac_lib.config.latent_descent import BASELINES, CompressionConfig
 from esnac_lib.config.paths import outputs_root
 from esnac_lib.errors import ConfigError, LedgerError
 from esnac_lib.latent_descent.study import CompressionStudy
@@ -175,7 +176,7 @@ def test_a_wrong_parameter_is_told_in_one_line(values: dict[str, Any], told: str
 
 def test_what_defines_the_trained_architectures_stays() -> None:
     old = CompressionConfig()
-    check_compression_resume(old.to_dict(), CompressionConfig(architectures=99, iterations=7, target_times=9.0))
+    check_resume(old.to_dict(), CompressionConfig(architectures=99, iterations=7, target_times=9.0))
     with pytest.raises(ConfigError, match="epochs: stored 1, given 2"):
-        check_compression_resume(old.to_dict(), CompressionConfig(epochs=2))
-    check_compression_resume(old.to_dict(), CompressionConfig(architectures=10))  # more are trained already: they count
+        check_resume(old.to_dict(), CompressionConfig(epochs=2))
+    check_resume(old.to_dict(), CompressionConfig(architectures=10))  # more are trained already: they count

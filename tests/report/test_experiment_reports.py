@@ -21,7 +21,7 @@ from esnac_lib.config.experiment import Changes, ExperimentConfig
 from esnac_lib.config.paths import study_dir
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.ledger.ledger import Ledger
-from esnac_lib.objective import objective
+from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.report.figures.n2n_stages import first_of_second_stage
 from esnac_lib.report.figures.shufflenet import readable_name
 from esnac_lib.report.figures.variants import best_so_far, mean_and_band
@@ -78,7 +78,7 @@ def write(
             ledger.result("teacher", "reference", record | {"accuracy": 0.8})
             params = space.teacher.num_params // 2
             entry = {"student": "trial0000", "arch_id": "x", "params": params, "macs": 1, "accuracy": solution}
-            value = objective(params, space.teacher.num_params, solution, 0.8)
+            value = PAPERS.value(Measurement(solution, params), Measurement(0.8, space.teacher.num_params))
             ledger.result("solution", "student", entry | {"best_epoch_accuracy": solution, "f": value})
     (folder / "summary.json").write_text(json.dumps({"evaluations": len(f)}))
 
@@ -260,7 +260,7 @@ def test_the_marginal_objective_is_finite_where_a_float32_determinant_is_not(spa
 
     students = [space.teacher]
     students += [space.apply(space.sample(make_rng(0, "marginal-table", i))) for i in range(4)]
-    f = [objective(s.num_params, space.teacher.num_params, 1.0, 1.0) for s in students]
+    f = [PAPERS.value(Measurement(1.0, s.num_params), Measurement(1.0, space.teacher.num_params)) for s in students]
     settings = KernelSettings(objective="marginal", max_steps=0)
     kernel = learn_kernel([encode(s) for s in students], f, settings, make_generator(0, "marginal-table"))
     h = kernel.embed(kernel.encodings).double()

@@ -16,7 +16,7 @@ from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import LedgerError
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.ledger.schema import ProposalRow
-from esnac_lib.objective import objective
+from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.report.papers.comparison import NOT_RUN, verdict
 from esnac_lib.report.papers.printed_tables import PaperRow, Stat, paper_tables
 from esnac_lib.report.records.runs import grouped, is_same, stat
@@ -86,7 +86,7 @@ def test_every_printed_f_fits_its_accuracy_and_ratio(name: str) -> None:
     judged = [row for row in paper_tables()[name] if row.f.mean is not None and row.ratio.mean is not None]
     for row in judged:
         assert row.accuracy.mean and row.ratio.mean and row.teacher_accuracy
-        f = objective(1 - row.ratio.mean, 1, row.accuracy.mean, row.teacher_accuracy)
+        f = PAPERS.value(Measurement(row.accuracy.mean, 1 - row.ratio.mean), Measurement(row.teacher_accuracy, 1))
         assert f == pytest.approx(row.f.mean, abs=0.03), row
     assert judged or name == "ESNAC Table 2"
 

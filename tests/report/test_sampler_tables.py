@@ -20,7 +20,7 @@ from esnac_lib.config.comparison import COMPARED, ComparisonConfig
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.ledger.schema import ProposalRow
-from esnac_lib.objective import objective
+from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.report.figures.samplers import LOOKS
 from esnac_lib.report.records.experiment import ExperimentRecord
 from esnac_lib.report.tables.samplers import LABELS, comparison_summary
@@ -146,13 +146,18 @@ def test_what_the_proxy_is_worth(experiment: ExperimentRecord, outputs: Path, ne
         for trial, curve in curves.items():
             for epoch, accuracy in enumerate(curve, 1):
                 ledger.epoch("search", f"trial{trial:04d}", epoch, 1.0, accuracy, 1.0)
-            final = {"params": params[trial], "accuracy": [0.3, 0.6, 0.9][trial], "best_epoch_accuracy": 0.9}
+            accuracy = [0.3, 0.6, 0.9][trial]
+            final = {"params": params[trial], "macs": 10, "accuracy": accuracy, "best_epoch_accuracy": 0.9}
             ledger.result("final", f"trial{trial:04d}", final)
     table = report.proxy_table(report.read_proxy(report.read_experiment(CONFIG)))  # type: ignore[arg-type]
     best = np.maximum.accumulate(np.array([curves[trial] for trial in range(3)]), axis=1)
-    last = [objective(p, 1000, a, 0.9) for p, a in zip(params, (0.3, 0.6, 0.9), strict=True)]
+    last = [
+        PAPERS.value(Measurement(a, p), Measurement(0.9, 1000)) for p, a in zip(params, (0.3, 0.6, 0.9), strict=True)
+    ]
     for epoch in range(3):
-        searched = [objective(p, 1000, a, 0.9) for p, a in zip(params, best[:, epoch], strict=True)]
+        searched = [
+            PAPERS.value(Measurement(a, p), Measurement(0.9, 1000)) for p, a in zip(params, best[:, epoch], strict=True)
+        ]
         assert table["rank correlation"][epoch] == pytest.approx(spearmanr(searched, last).statistic)
     assert table["rank correlation"][0] == pytest.approx(-1) and list(table["students"]) == [3, 3, 3]
 

@@ -23,7 +23,7 @@ from esnac_lib.config.study import PRESETS, StudyConfig
 from esnac_lib.errors import LedgerError
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.ledger.schema import ProposalRow
-from esnac_lib.objective import objective
+from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.report.figures import graph_layout, style
 from esnac_lib.report.figures.embedding_map import embed, principal_plane
 from esnac_lib.report.figures.search import pareto_front
@@ -95,7 +95,7 @@ class Books:
                 reason = "the loss is nan" if outcome == "failed" else "out of memory"
                 self.ledger.fail(trial, reason, 1.0, f=0.0 if outcome == "failed" else None)
             elif isinstance(outcome, float):
-                f = objective(row.params, self.teacher.num_params, outcome, 0.95)
+                f = PAPERS.value(Measurement(outcome, row.params), Measurement(0.95, self.teacher.num_params))
                 self.ledger.complete(trial, outcome, f, 2, 2.0)
                 for epoch in (1, 2):
                     self.ledger.epoch("search", f"trial{trial:04d}", epoch, 3 / epoch, outcome * epoch / 2, 1.0)

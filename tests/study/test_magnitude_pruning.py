@@ -11,7 +11,7 @@ from esnac_lib.architecture.tracing import trace
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
 from esnac_lib.ledger.ledger import Ledger
-from esnac_lib.objective import objective
+from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.study.study import Study
 from esnac_lib.teachers import teacher
 from esnac_lib.training.teacher import TrainedTeacher
@@ -63,7 +63,9 @@ def test_it_is_trained_and_kept_beside_the_students_once() -> None:
     for key, value in results.items():
         architecture = Architecture.from_json(value["architecture"])
         assert value["params"] == architecture.num_params
-        assert value["f"] == objective(value["params"], study.space.teacher.num_params, value["accuracy"], accuracy)
+        assert value["f"] == PAPERS.value(
+            Measurement(value["accuracy"], value["params"]), Measurement(accuracy, study.space.teacher.num_params)
+        )
         asked = int(trials.loc[int(key[-4:]), "params"])
         assert abs(value["params"] - asked) < 0.1 * asked
     assert list(ledger.epochs("pruned")["name"]) == sorted(results)

@@ -25,7 +25,7 @@ from esnac_lib.data.splits import StudyData
 from esnac_lib.errors import ConfigError, LedgerError, TrainingError
 from esnac_lib.files import load_weights, save_weights
 from esnac_lib.ledger.ledger import Ledger
-from esnac_lib.objective import objective
+from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.samplers.random import RandomSampler
 from esnac_lib.samplers.registry import SAMPLERS
 from esnac_lib.study.study import Study
@@ -95,7 +95,9 @@ def test_from_a_teacher_to_a_solution() -> None:
     for row in table.itertuples():
         student = Architecture.from_json(row.architecture)
         assert (student.arch_id, student.num_params, student.macs) == (row.arch_id, row.params, row.macs)
-        expected = objective(row.params, summary["teacher"]["params"], row.accuracy, search_teacher["accuracy"])
+        expected = PAPERS.value(
+            Measurement(row.accuracy, row.params), Measurement(search_teacher["accuracy"], summary["teacher"]["params"])
+        )
         assert row.f == pytest.approx(expected)
     assert table["kernel"].isna().tolist() == [True, True, False, False]  # the first step is random
 
@@ -112,7 +114,9 @@ def test_from_a_teacher_to_a_solution() -> None:
     assert right / len(test) == pytest.approx(solution["accuracy"])
     reference = ledger.results("teacher")["reference"]["accuracy"]
     assert solution["f"] == pytest.approx(
-        objective(solution["params"], summary["teacher"]["params"], solution["accuracy"], reference)
+        PAPERS.value(
+            Measurement(solution["accuracy"], solution["params"]), Measurement(reference, summary["teacher"]["params"])
+        )
     )
     # the narrowed teacher is of the solution's size
     assert summary["narrowed"]["params"] == pytest.approx(solution["params"], rel=0.2)
@@ -313,8 +317,8 @@ def test_the_published_protocol_takes_the_best_test_epoch() -> None:
     full = ledger.results("full")
     assert len(full) == 2 and not ledger.results("final")
     reference = ledger.results("teacher")["reference"]
-    values = [objective(r["params"], reference["params"], r["best_epoch_accuracy"], reference["accuracy"])
-              for r in full.values()]  # fmt: skip
+    teacher = Measurement(reference["accuracy"], reference["params"])
+    values = [PAPERS.value(Measurement(r["best_epoch_accuracy"], r["params"]), teacher) for r in full.values()]
     assert summary["solution"]["f"] == pytest.approx(max(values))
 
 

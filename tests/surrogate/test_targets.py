@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esnac_lib.objective import objective
+from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.surrogate.maximisers import scorer
 from esnac_lib.surrogate.targets import SURROGATES, AccuracyTarget, ObjectiveTarget
 
 
 def sized(params: int) -> Any:
-    """Stands in for an outline: its size is all that is asked for, and its encoding names it."""
+    """Stands in for a candidate: its sizes are all that is asked for, and its encoding names it."""
     return SimpleNamespace(num_params=params, encode=lambda max_edge: params)
 
 
-class Foretells:
+class Predicts:
     """Stands in for a kernel: what it predicts is given."""
 
     settings = SimpleNamespace(max_edge=128)
@@ -34,13 +34,16 @@ class Foretells:
 
 TEACHER, HALF, TENTH = sized(1000), sized(500), sized(100)
 ACCURACIES = 0.8, 0.6  # of HALF and TENTH, the teacher's being 0.9
-F = [objective(o.num_params, 1000, a, 0.9) for o, a in zip((HALF, TENTH), ACCURACIES, strict=True)]
+F = [
+    PAPERS.value(Measurement(a, o.num_params), Measurement(0.9, 1000))
+    for o, a in zip((HALF, TENTH), ACCURACIES, strict=True)
+]
 
 
 def test_the_paper_s_learns_f() -> None:
     surrogate = ObjectiveTarget([TEACHER, HALF], [0.0, 0.4])
-    kernel: Any = Foretells({100: (0.3, 0.01)})
-    np.testing.assert_array_equal(surrogate.values, [0.0, 0.4])
+    kernel: Any = Predicts({100: (0.3, 0.01)})
+    np.testing.assert_array_equal(surrogate.targets, [0.0, 0.4])
     assert surrogate.observed == (TEACHER, HALF) and surrogate.best(kernel) == 0.4
     assert [list(moment) for moment in surrogate.moments(kernel, [TENTH])] == [[0.3], [0.01]]
 
@@ -48,14 +51,14 @@ def test_the_paper_s_learns_f() -> None:
 def test_accuracies_are_read_out_of_f_and_standardised() -> None:
     surrogate = AccuracyTarget([TEACHER, HALF, TENTH], [0.0, *F])
     relative = np.array([1.0, 0.8 / 0.9, 0.6 / 0.9])
-    np.testing.assert_allclose(surrogate.values, (relative - relative.mean()) / relative.std(), rtol=1e-12)
+    np.testing.assert_allclose(surrogate.targets, (relative - relative.mean()) / relative.std(), rtol=1e-12)
     assert surrogate.observed == (TEACHER, HALF, TENTH)
 
 
 def test_f_is_put_together_again_with_the_exact_size() -> None:
     surrogate = AccuracyTarget([TEACHER, HALF, TENTH], [0.0, *F])
-    a, b, c = surrogate.values
-    knows: Any = Foretells({1000: (a, 0.04), 500: (b, 0.04), 100: (c, 0.04)})
+    a, b, c = surrogate.targets
+    knows: Any = Predicts({1000: (a, 0.04), 500: (b, 0.04), 100: (c, 0.04)})
     mean, variance = surrogate.moments(knows, [TEACHER, HALF, TENTH])
     np.testing.assert_allclose(mean, [0.0, *F], atol=1e-12)
     spread = np.std([1.0, 0.8 / 0.9, 0.6 / 0.9])
@@ -66,8 +69,8 @@ def test_f_is_put_together_again_with_the_exact_size() -> None:
 def test_who_is_no_smaller_than_the_teacher_tells_nothing_and_is_not_proposed() -> None:
     as_large, larger = sized(1000), sized(1200)
     surrogate = AccuracyTarget([TEACHER, as_large, HALF, larger], [0.0, 0.0, F[0], 0.0])
-    assert surrogate.observed == (TEACHER, HALF) and len(surrogate.values) == 2
-    kernel: Any = Foretells({1000: (5.0, 1.0), 1200: (5.0, 1.0), 100: (0.0, 1.0)})
+    assert surrogate.observed == (TEACHER, HALF) and len(surrogate.targets) == 2
+    kernel: Any = Predicts({1000: (5.0, 1.0), 1200: (5.0, 1.0), 100: (0.0, 1.0)})
     mean, variance, log_ei = scorer(kernel, surrogate)([as_large, larger, TENTH])
     assert list(mean[:2]) == list(variance[:2]) == [0.0, 0.0]
     assert list(log_ei[:2]) == [-np.inf, -np.inf] and np.isfinite(log_ei[2])
@@ -75,11 +78,11 @@ def test_who_is_no_smaller_than_the_teacher_tells_nothing_and_is_not_proposed() 
 
 def test_a_diverged_student_counts_with_accuracy_0() -> None:
     surrogate = AccuracyTarget([TEACHER, HALF], [0.0, 0.0])
-    np.testing.assert_allclose(surrogate.values, [1.0, -1.0])
+    np.testing.assert_allclose(surrogate.targets, [1.0, -1.0])
 
 
 @pytest.mark.parametrize("name", SURROGATES)
 def test_the_teacher_alone(name: str) -> None:
     """Before anything was observed but faults."""
     surrogate = SURROGATES[name]([TEACHER], [0.0])
-    assert surrogate.observed == (TEACHER,) and np.isfinite(surrogate.values).all()
+    assert surrogate.observed == (TEACHER,) and np.isfinite(surrogate.targets).all()

@@ -18,7 +18,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.benchmarks.tabular.table import OfflineTable, Problem, decisions_of
 from esnac_lib.errors import DataError
-from esnac_lib.objective import objective
+from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.samplers.base import Observation, Sampler
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.decisions import Decisions
@@ -63,11 +63,7 @@ class Emulator:
     @cached_property
     def rank_correlation(self) -> float:
         """Spearman's, of f in the table with f foreseen by trees that did not see it."""
-        whole = self.problem.teacher.num_params
-        foreseen = [
-            objective(int(params), whole, accuracy, self.problem.accuracy)
-            for params, accuracy in zip(self._params, self._unseen, strict=True)
-        ]
+        foreseen = [self._value(accuracy, params) for params, accuracy in zip(self._params, self._unseen, strict=True)]
         return float(spearmanr(foreseen, self._f).statistic)
 
     def f(self, decisions: Decisions, architecture: Architecture) -> float:
@@ -75,8 +71,11 @@ class Emulator:
         sizes = pd.Series([architecture.num_params]), pd.Series([architecture.macs])
         accuracy = float(self._trees.predict(features(self.space, [decisions], *sizes))[0])
         accuracy += self.noise * float(make_rng(self.seed, f"emulator {architecture.arch_id}").standard_normal())
-        whole = self.problem.teacher.num_params
-        return objective(architecture.num_params, whole, min(max(accuracy, 0.0), 1.0), self.problem.accuracy)
+        return self._value(min(max(accuracy, 0.0), 1.0), architecture.num_params)
+
+    def _value(self, accuracy: float, params: int) -> float:
+        teacher = Measurement(self.problem.accuracy, self.problem.teacher.num_params)
+        return PAPERS.value(Measurement(accuracy, int(params)), teacher)
 
 
 def replay(sampler: Sampler, emulator: Emulator, K: int, steps: int) -> list[float]:

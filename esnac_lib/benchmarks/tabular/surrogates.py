@@ -16,7 +16,7 @@ from esnac_lib.architecture.encoding import encode
 from esnac_lib.benchmarks.tabular.emulator import features
 from esnac_lib.benchmarks.tabular.table import OfflineTable, Problem, decisions_of
 from esnac_lib.errors import DataError
-from esnac_lib.objective import gain
+from esnac_lib.objective import PAPERS
 from esnac_lib.seeding import derive_seed, make_rng
 from esnac_lib.surrogate.fitting import KernelSettings
 from esnac_lib.surrogate.kernel import learn_kernel
@@ -126,6 +126,6 @@ def observe(problem: Problem, rows: pd.DataFrame) -> Observed:
     """The students of some evaluations of a problem, encoded."""
     space, decisions = problem.space(), decisions_of(rows)
     encodings = tuple(encode(space.apply(one), PAPER.max_edge) for one in decisions)
-    gains = np.array([max(gain(size, problem.teacher.num_params), 0.0) for size in rows["params"]])
+    gains = np.array([max(PAPERS.gain(size, problem.teacher.num_params), 0.0) for size in rows["params"]])
     seen = features(space, decisions, rows["params"], rows["macs"])
     return Observed(encodings, seen, gains, rows["f"].to_numpy())

@@ -24,6 +24,7 @@ from esnac_lib.errors import DataError
 from esnac_lib.files import write_atomically
 from esnac_lib.ledger.file import find_ledgers
 from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.objective import PAPERS
 from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.study.evaluation_cache import training_of
@@ -112,7 +113,8 @@ def collect(root: Path) -> OfflineTable:
     """What the ledgers under `root` hold: every told trial with an f, once for each architecture of a problem.
 
     Equal are architectures that inherit the same channels, too: studies of one experiment look such a one up. The first
-    study by name stands. Ledgers of other experiments than searches, or without a search teacher, are passed by.
+    study by name stands. Ledgers of other experiments than searches, without a search teacher, or of another objective
+    than the papers' are passed by.
     """
     problems: dict[str, Problem] = {}
     lines: dict[tuple[str, str], dict[str, Any]] = {}
@@ -122,6 +124,8 @@ def collect(root: Path) -> OfflineTable:
         if teacher is None or not set(ledger.config) <= set(StudyConfig.model_fields):
             continue
         config = StudyConfig.from_stored(ledger.config)
+        if config.objective != PAPERS.name:
+            continue
         problem = _problem(config, teacher)
         problems.setdefault(problem.name, problem)
         for architecture, line in _evaluations(ledger, config, problem, path.parent.relative_to(root).as_posix()):

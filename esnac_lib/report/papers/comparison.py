@@ -8,19 +8,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from esnac_lib.files import write_atomically
+from esnac_lib.objective import OBJECTIVES, Measurement
 from esnac_lib.report.papers.printed_tables import PaperRow, Stat, paper_tables
 from esnac_lib.report.records.runs import (
     COMPRESSION,
     TEACHER_PARAMETERS,
     Run,
     RunGroup,
-    Trained,
     grouped,
     is_same,
     results_of,
@@ -78,7 +79,9 @@ def other_studies(runs: Sequence[Run]) -> pd.DataFrame:
         if any(is_same(group.config, row.same) and second == (row.what != "solution") for row in rows):
             continue
         finished = group.finished
-        stats = results_of([(run.solution, run.teacher) for run in finished if run.solution and run.teacher], None)
+        solutions = [(run.solution, run.teacher) for run in finished if run.solution and run.teacher]
+        objective = OBJECTIVES[group.config["objective"]]
+        stats = results_of(solutions, None, objective)
         beaten = [(run.narrowed, run.teacher) for run in finished if run.narrowed and run.teacher]
         best = [run.best_f for run in group.runs if run.best_f is not None]
         config = group.config
@@ -92,7 +95,7 @@ def other_studies(runs: Sequence[Run]) -> pd.DataFrame:
                 "best search f": _mean(best),
                 **{label: stats[name].mean for name, label in NUMBERS.items()},
                 "f ±": stats["f"].std,
-                "f of narrowed teacher": results_of(beaten, None)["f"].mean,
+                "f of narrowed teacher": results_of(beaten, None, objective)["f"].mean,
                 "runs": len(finished),
                 "protocol": search_protocol(config),
             }
@@ -178,9 +181,9 @@ def _our_lines(row: PaperRow, by: str, groups: Sequence[RunGroup]) -> list[dict[
     return lines
 
 
-def _teachers(groups: Sequence[RunGroup]) -> list[tuple[str, list[tuple[Trained, Trained]]]]:
+def _teachers(groups: Sequence[RunGroup]) -> list[tuple[str, list[tuple[Measurement, Measurement]]]]:
     """Reference teachers by the protocol of their training; studies with one seed share theirs."""
-    found: dict[str, dict[int, Trained]] = {}
+    found: dict[str, dict[int, Measurement]] = {}
     words: dict[str, str] = {}
     for group in groups:
         recipe = str([group.config[name] for name in TEACHER_PARAMETERS])
@@ -191,7 +194,7 @@ def _teachers(groups: Sequence[RunGroup]) -> list[tuple[str, list[tuple[Trained,
     return [(words[recipe], [(t, t) for _, t in sorted(teachers.items())]) for recipe, teachers in found.items()]
 
 
-def _from_summaries(row: PaperRow, group: RunGroup) -> list[tuple[Trained, Trained]]:
+def _from_summaries(row: PaperRow, group: RunGroup) -> list[tuple[Measurement, Measurement]]:
     """The student, or a baseline, of Architecture Compression: in the summary beside the ledger."""
     name = row.key if row.what == "baseline" else "student"
     found = [(run.summary.get(name), run.summary.get("teacher")) for run in group.runs]
@@ -199,10 +202,10 @@ def _from_summaries(row: PaperRow, group: RunGroup) -> list[tuple[Trained, Train
     return [(network, teacher) for network, teacher in pairs if network and teacher]
 
 
-def _measured(entry: Any) -> Trained | None:
+def _measured(entry: Any) -> Measurement | None:
     if not isinstance(entry, Mapping) or entry.get("accuracy") is None or entry.get("params") is None:
         return None
-    return Trained(entry["accuracy"], entry["params"])
+    return Measurement(entry["accuracy"], entry["params"], entry.get("macs", nan))
 
 
 def _how_far(row: PaperRow, groups: Sequence[RunGroup]) -> str:

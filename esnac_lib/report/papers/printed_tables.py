@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from esnac_lib.config.study import AS_PUBLISHED
-from esnac_lib.objective import compression_ratio, objective
+from esnac_lib.objective import PAPERS, Measurement, compression_ratio
 from esnac_lib.report.papers.published import COLUMNS, FULL, MILLION, load_papers
 
 DATASETS = {
@@ -279,7 +279,7 @@ def _compressed(
         what,
         Stat(compression_ratio(params, teacher_params)),
         Stat(teacher_params / params),
-        Stat(objective(params, teacher_params, accuracy, teacher_accuracy)),
+        Stat(PAPERS.value(Measurement(accuracy, params), Measurement(teacher_accuracy, teacher_params))),
         teacher_accuracy,
         key,
     )

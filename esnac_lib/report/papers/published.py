@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from esnac_lib.config.study import AS_PUBLISHED, StudyConfig
-from esnac_lib.objective import compression_ratio, objective
+from esnac_lib.objective import PAPERS, Measurement, compression_ratio
 
 FULL = "remove,shrink,skip"
 COLUMNS = ("accuracy", "params", "ratio", "times", "f")  # of a row that is printed as a list
@@ -109,7 +109,7 @@ def _architecture_compression(config: StudyConfig) -> Published | None:
         params,
         compression_ratio(params, teacher_params),
         row["times"],
-        objective(params, teacher_params, accuracy, row["accuracy"]),
+        PAPERS.value(Measurement(accuracy, params), Measurement(row["accuracy"], teacher_params)),
         f"printed: {row['delta_accuracy']:+.2f} points at {row['times']} times; the rest follows from that",
     )
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -21,7 +22,7 @@ from esnac_lib.config.study import PRESETS, RESULT_FREE, StudyConfig
 from esnac_lib.errors import LedgerError
 from esnac_lib.ledger.file import find_ledgers
 from esnac_lib.ledger.ledger import Ledger
-from esnac_lib.objective import compression_ratio, objective
+from esnac_lib.objective import PAPERS, Measurement, Objective, compression_ratio
 from esnac_lib.report.papers.printed_tables import Stat
 
 COMPRESSION = "architecture compression"
@@ -29,19 +30,11 @@ COMPRESSION = "architecture compression"
 
 _NO_PROTOCOL = RESULT_FREE | {"study", "seed"}
 _DEFAULTS = {name: field.default for name, field in StudyConfig.model_fields.items()}
-_SEARCH = ("operators", "grouping", "keep", "kernel_loss", *PRESETS["paper"])
+_SEARCH = ("operators", "grouping", "keep", "objective", "kernel_loss", *PRESETS["paper"])
 """Parameters of a search that are told where they are not at their defaults."""
 TEACHER_PARAMETERS = (
     "teacher", "dataset", "teacher_epochs", "teacher_lr", "batch_size", "augment", "schedule", "validation",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network after its final training: test accuracy as a fraction, number of parameters."""
-
-    accuracy: float
-    params: int
 
 
 @dataclass(frozen=True)
@@ -59,9 +52,9 @@ class Run:
     planned: int
     failed: int
     best_f: float | None
-    teacher: Trained | None
-    solution: Trained | None
-    narrowed: Trained | None
+    teacher: Measurement | None
+    solution: Measurement | None
+    narrowed: Measurement | None
     summary: Mapping[str, Any]
 
     @property
@@ -120,19 +113,21 @@ def stat(values: Sequence[float]) -> Stat:
     return Stat(fmean(values), stdev(values) if len(values) > 1 else None)
 
 
-def results_of(pairs: Sequence[tuple[Trained, Trained]], published_teacher: float | None) -> dict[str, Stat]:
+def results_of(
+    pairs: Sequence[tuple[Measurement, Measurement]], published_teacher: float | None, objective: Objective = PAPERS
+) -> dict[str, Stat]:
     """accuracy (%), params, ratio, times and f of networks, each given with its teacher.
 
     published_teacher: accuracy in % of the printed teacher; f is against the better of it and ours (SPEC §1).
     """
     values: dict[str, list[float]] = {name: [] for name in ("accuracy", "params", "ratio", "times", "f")}
     for network, teacher in pairs:
-        better = max(teacher.accuracy, (published_teacher or 0.0) / 100)
+        better = replace(teacher, accuracy=max(teacher.accuracy, (published_teacher or 0.0) / 100))
         values["accuracy"].append(100 * network.accuracy)
         values["params"].append(network.params)
         values["ratio"].append(compression_ratio(network.params, teacher.params))
         values["times"].append(teacher.params / network.params)
-        values["f"].append(objective(network.params, teacher.params, network.accuracy, better))
+        values["f"].append(objective.value(network, better))
     return {name: stat(numbers) for name, numbers in values.items()}
 
 
@@ -193,8 +188,8 @@ def _parameters(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {**shared.to_dict(), **stored, "sampler": COMPRESSION}
 
 
-def _trained(found: Mapping[str, Any] | None, accuracy: str) -> Trained | None:
-    return None if found is None else Trained(float(found[accuracy]), int(found["params"]))
+def _trained(found: Mapping[str, Any] | None, accuracy: str) -> Measurement | None:
+    return None if found is None else Measurement(float(found[accuracy]), int(found["params"]), found.get("macs", nan))
 
 
 def _summary(path: Path) -> Mapping[str, Any]:

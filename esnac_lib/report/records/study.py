@@ -21,7 +21,7 @@ from esnac_lib.architecture.graph import Architecture
 from esnac_lib.config.paths import outputs_root
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.ledger.ledger import Ledger
-from esnac_lib.objective import objective
+from esnac_lib.objective import OBJECTIVES, Measurement, Objective
 from esnac_lib.space.decisions import Decisions
 
 KINDS = ("teacher", "final", "full", "narrowed", "solution", "baseline", "shared", "pruned")
@@ -46,6 +46,11 @@ class Measured:
     trial: int | None = None
     architecture: Architecture | None = None
     arch_id: str | None = None
+
+    @property
+    def measurement(self) -> Measurement:
+        """What an objective makes f from."""
+        return Measurement(self.accuracy, self.params, self.macs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +85,11 @@ class StudyRecord:
     def name(self) -> str:
         """The sampler's name in tables and legends."""
         return SAMPLER_NAMES.get(self.config.sampler, self.config.sampler)
+
+    @property
+    def objective(self) -> Objective:
+        """What f is."""
+        return OBJECTIVES[self.config.objective]
 
     # -- the trials --------------------------------------------------------------------------------------------------
 
@@ -208,7 +218,8 @@ class StudyRecord:
         rows = []
         for key, result in sorted(self.results[kind].items()):
             if key.startswith("trial") and teacher is not None:
-                f = objective(result["params"], teacher.params, result[accuracy], teacher.accuracy)
+                student = Measurement(result[accuracy], result["params"], result["macs"])
+                f = self.objective.value(student, teacher.measurement)
                 rows.append((trial_of(key), search_f[trial_of(key)], f, result[accuracy], teacher.evaluated_on))
         return pd.DataFrame(rows, columns=["trial", "search_f", "final_f", "accuracy", "evaluated_on"])
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from esnac_lib.architecture.encoding import encode
 from esnac_lib.architecture.graph import Architecture
-from esnac_lib.objective import objective
+from esnac_lib.objective import PAPERS
 from esnac_lib.seeding import make_generator, make_rng
 from esnac_lib.space.search_space import SearchSpace
 
@@ -41,7 +41,7 @@ def marginal_table(teacher: Architecture, sizes: Sequence[int], seed: int) -> pd
     for index in range(max(sizes) - 1):
         students.append(space.apply(space.sample(make_rng(seed, "marginal-table", index))))
     encodings = [encode(student) for student in students]
-    values = [objective(student.num_params, teacher.num_params, 1.0, 1.0) for student in students]
+    values = [PAPERS.gain(student.num_params, teacher.num_params) for student in students]
     lines = []
     for n in sizes:
         for when, settings in (("before", replace(marginal, max_steps=0)), ("after", marginal)):

@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 from esnac_lib.config.comparison import PROXY, WITHOUT_A_SEARCH
 from esnac_lib.files import write_atomically
-from esnac_lib.objective import objective
+from esnac_lib.objective import Measurement
 from esnac_lib.report.figures.variants import best_so_far, mean_and_band
 from esnac_lib.report.records.experiment import ExperimentRecord
 from esnac_lib.report.records.runs import stat
@@ -185,7 +185,7 @@ def proxy_table(record: StudyRecord) -> pd.DataFrame:
     columns = ["search epochs", "rank correlation", "students"]
     if teacher is None or len(finalists) < LEAST:
         return pd.DataFrame(columns=columns)
-    params = dict(zip(record.trials["trial"], record.trials["params"], strict=True))
+    sizes = {row["trial"]: (row["params"], row["macs"]) for row in record.trials.to_dict("records")}
     curves = record.epochs[record.epochs["phase"] == "search"].copy()
     curves["trial"] = curves["name"].map(trial_of)
     final = dict(zip(finalists["trial"], finalists["final_f"], strict=True))
@@ -193,7 +193,7 @@ def proxy_table(record: StudyRecord) -> pd.DataFrame:
     for epochs in range(1, record.config.epochs + 1):
         best = curves[curves["epoch"] <= epochs].groupby("trial")["accuracy"].max()
         trials = [trial for trial in final if trial in best.index]
-        searched = [objective(params[t], teacher.params, float(best[t]), teacher.accuracy) for t in trials]
+        searched = [record.objective.value(Measurement(float(best[t]), *sizes[t]), teacher.measurement) for t in trials]
         lines.append((epochs, _rank(searched, [final[t] for t in trials]), len(trials)))
     return pd.DataFrame(lines, columns=columns)
 

@@ -5,11 +5,12 @@ Numbers stay numbers, with the unit in the column's name; `readable` turns a tab
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from esnac_lib.objective import compression_ratio, objective
+from esnac_lib.objective import PAPERS, compression_ratio
 from esnac_lib.report.papers.published import Published, published
 from esnac_lib.report.records.study import Measured, StudyRecord
 
@@ -92,7 +93,7 @@ def _row(
     better = None
     if printed is not None:
         reference = max(teacher.accuracy, printed.teacher_accuracy / 100)
-        better = objective(network.params, teacher.params, network.accuracy, reference)
+        better = PAPERS.value(network.measurement, replace(teacher.measurement, accuracy=reference))
         whose = "ours" if reference == teacher.accuracy else "the published one"
         note += f"; the better teacher is {whose} ({reference:.2%})"
     return {
