@@ -15,14 +15,20 @@ import torch
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.batches import DeviceData, normalisation
 from esnac_lib.data.datasets import Dataset, stratified
-from esnac_lib.errors import DataError
+from esnac_lib.errors import ConfigError, DataError
 from esnac_lib.seeding import make_rng
 
 
 def pick_device(name: str) -> str:
-    """The device that "auto" stands for: CUDA where there is one, else the CPU; any other name stays."""
+    """Return the device that "auto" stands for, CUDA where there is one, else the CPU; any other name stays.
+
+    Raises:
+        ConfigError: CUDA is asked for on a machine without it.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device = {name!r}: this machine has no CUDA device; give 'cpu' or 'auto'")
     return name
 
 

@@ -31,7 +31,8 @@ from esnac_lib.latent_descent.trials import Labelled
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.seeding import derive_seed, make_rng
 from esnac_lib.space.search_space import SearchSpace
-from esnac_lib.study.study import Study, student_key
+from esnac_lib.study.students import student_key
+from esnac_lib.study.study import Study
 from esnac_lib.training.callbacks import TrainingStopped
 from esnac_lib.training.checkpoints import clear_checkpoint
 from esnac_lib.training.final import Finalist, FinalResult

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.initialisation import fresh_network
 from esnac_lib.config.latent_descent import CompressionConfig
-from esnac_lib.config.paths import outputs_root
 from esnac_lib.data.splits import StudyData
 from esnac_lib.files import save_weights
-from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import PAPERS, compression_ratio
 from esnac_lib.seeding import derive_seed
-from esnac_lib.training.callbacks import Callbacks
+from esnac_lib.study.session import Session
 from esnac_lib.training.final import Finalist, FinalResult, FinalTraining
 from esnac_lib.training.recipes import CLIP_NORM, Recipe
-from esnac_lib.training.teacher import Role, TrainedTeacher, train_teacher
+from esnac_lib.training.teacher import Role, TrainedTeacher
 
 
 def final_recipe(config: CompressionConfig) -> Recipe:
@@ -40,20 +37,11 @@ def final_recipe(config: CompressionConfig) -> Recipe:
 
 
 class FinalStage:
-    """Trains networks to the end, and remembers them in the ledger.
+    """Trains networks to the end, and records them in the session's ledger."""
 
-    watch: makes the watch of a phase of training.
-    """
-
-    def __init__(
-        self,
-        config: CompressionConfig,
-        data: StudyData,
-        ledger: Ledger,
-        folder: Path,
-        watch: Callable[[str], Callbacks],
-    ) -> None:
-        self.config, self.data, self.ledger, self.folder, self.watch = config, data, ledger, folder, watch
+    def __init__(self, config: CompressionConfig, data: StudyData, session: Session) -> None:
+        self.config, self.data, self.session = config, data, session
+        self.ledger, self.folder, self.watch = session.ledger, session.students, session.callbacks
         self.recipe = final_recipe(config)
         parts = json.dumps([asdict(self.recipe), config.seed], sort_keys=True)
         self._tag = hashlib.blake2b(parts.encode(), digest_size=3).hexdigest()
@@ -64,13 +52,7 @@ class FinalStage:
 
     def teacher(self, role: Role) -> TrainedTeacher:
         """The search teacher (training split, validation accuracy) or the reference teacher (all images, test)."""
-        shared = self.config.study_config
-        watch = self.watch(f"{role}-teacher")
-        teacher = train_teacher(role, shared, self.data, outputs_root() / "teachers", watch, self.recipe)
-        architecture = teacher.architecture
-        record = {"name": self.config.teacher, "accuracy": teacher.accuracy, "architecture": architecture.to_json()}
-        self.ledger.result("teacher", role, record | {"params": architecture.num_params, "macs": architecture.macs})
-        return teacher
+        return self.session.train_teacher(role, self.config.study_config, self.data, self.recipe)
 
     def finalist(self, kind: str, architecture: Architecture) -> Finalist:
         """A network that starts afresh, initialised like the teacher."""
@@ -107,11 +89,4 @@ class FinalStage:
         }
 
     def _training(self) -> FinalTraining:
-        return FinalTraining(
-            self.data,
-            self.recipe,
-            self.config.seed,
-            self.folder,
-            self.ledger,
-            self.watch,
-        )
+        return self.session.final_training(self.data, self.recipe)

@@ -15,15 +15,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-import yaml
-
-from esnac_lib.config.latent_descent import STAGES, CompressionConfig, check_compression_resume
+from esnac_lib.config.base import check_resume
+from esnac_lib.config.latent_descent import STAGES, CompressionConfig
 from esnac_lib.config.paths import data_root_of, study_dir
 from esnac_lib.data.datasets import load_dataset
 from esnac_lib.data.splits import StudyData, pick_device
 from esnac_lib.errors import ConfigError
-from esnac_lib.files import write_atomically
 from esnac_lib.latent_descent.baselines import Baselines
 from esnac_lib.latent_descent.codec import Surrogate
 from esnac_lib.latent_descent.codec_training import CodecSet, codec_identity, codec_record, trained_codec
@@ -36,7 +33,7 @@ from esnac_lib.latent_descent.trials import Labelled, Trials
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.study.environment import describe_environment
-from esnac_lib.training.callbacks import Callbacks, TrainingStopped
+from esnac_lib.study.session import LEDGER, Session
 from esnac_lib.training.evaluator import LocalEvaluator
 from esnac_lib.training.final import FinalResult
 from esnac_lib.training.progress import Progress, duration
@@ -53,13 +50,11 @@ class CompressionStudy:
     def __init__(self, config: CompressionConfig, progress: Progress | None = None) -> None:
         self.config, self.shared = config, config.study_config
         self.folder = study_dir(self.shared)
-        self.ledger_path = self.folder / "ledger.sqlite"
+        self.ledger_path = self.folder / LEDGER
         self.progress = progress or Progress()
         if has_ledger(self.ledger_path):
-            check_compression_resume(Ledger(self.ledger_path, read_only=True).config, config)
+            check_resume(Ledger(self.ledger_path, read_only=True).config, config)
         self.device = pick_device(config.device)
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(f"device = {config.device!r}: this machine has no CUDA device; give 'cpu' or 'auto'")
         dataset = load_dataset(config.dataset, data_root_of(self.shared))
         self.data = StudyData(dataset, self.shared, self.device)
         self.teacher = traced_teacher(self.shared, dataset)[0]
@@ -70,72 +65,47 @@ class CompressionStudy:
             width_step=config.width_step,
         )
         self.space = replace(space, max_macs=config.max_macs)
-        self._deadline = float("inf")
 
     def run(self) -> bool:
-        """Go through the stages as far as `stop_after` says; False if the study was asked to stop before.
+        """Go through the stages as far as `stop_after` says; a run that was interrupted goes on from its ledger.
 
-        A study stops early when `max_minutes` are over or somebody asked for it (`Ledger.request_stop`); nothing that
-        was told is lost. Raises EsnacError, one line, if it cannot go on.
+        Returns:
+            False if the study was asked to stop before, by `max_minutes` or `Ledger.request_stop`.
+
+        Raises:
+            EsnacError: It cannot go on.
+            Interrupted: In place of a KeyboardInterrupt.
         """
-        if self.config.max_minutes:
-            self._deadline = time.monotonic() + 60 * self.config.max_minutes
-        with Ledger.start(self.ledger_path, self.config.to_dict()) as ledger:
-            check_compression_resume(ledger.config, self.config)  # now that nobody else can write
-            ledger.set_config(self.config.to_dict())
-            ledger.reset_running()
-            ledger.clear_stop()
-            self._describe()
-            try:
-                self._stages(ledger)
-                return True
-            except TrainingStopped:
-                self.progress.note("stopped as asked; the same command goes on from here")
-                return False
-            finally:
-                self.progress.end()
+        with Session(self.config, self.folder, self.device, self.progress) as session:
+            self._stages(session)
+            return True
+        return False
 
-    def _stages(self, ledger: Ledger) -> None:
+    def _stages(self, session: Session) -> None:
         last = STAGES.index(self.config.stop_after)
-        trials = self._trials(ledger)
-        self._collect(ledger, trials)
+        trials = self._trials(session)
+        self._collect(session, trials)
         if last < STAGES.index("codec"):
             return
-        found, surrogate = self._codec(ledger, trials)
+        found, surrogate = self._codec(session, trials)
         if last < STAGES.index("compression"):
             return
         self.progress.begin("decoded architectures")
         compression = Compression(
             self.config, trials, surrogate, found,
-            on_path=partial(self._keep_path, ledger), note=self.progress.note,
+            on_path=partial(self._keep_path, session.ledger), note=self.progress.note,
         )  # fmt: skip
         results = compression.run()
         if last < STAGES.index("final"):
             return
-        student, accuracy = self._student(ledger, compression, surrogate, results)
+        stage = FinalStage(self.config, self.data, session)
+        student, accuracy = self._student(stage, compression, surrogate, results)
         if last >= STAGES.index("baselines"):
-            self._baselines(ledger, found, student, accuracy)
-
-    def _describe(self) -> None:
-        (self.folder / "students").mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
-        write_atomically(
-            self.folder / "environment.json", json.dumps(describe_environment(self.device), indent=1) + "\n"
-        )
-
-    def _should_stop(self, ledger: Ledger) -> bool:
-        return time.monotonic() > self._deadline or ledger.stop_requested()
-
-    def _watch(self, ledger: Ledger, phase: str) -> Callbacks:
-        return Callbacks(
-            on_epoch=lambda key, r: ledger.epoch(phase, key, r.epoch, r.loss, r.accuracy, r.seconds),
-            on_batch=self.progress.batch,
-            should_stop=partial(self._should_stop, ledger),
-        )
+            self._baselines(stage, found, student, accuracy)
 
     # -- the random architectures ------------------------------------------------------------------------------------
 
-    def _trials(self, ledger: Ledger) -> Trials:
+    def _trials(self, session: Session) -> Trials:
         config = self.config
         recipe = Recipe(
             config.epochs,
@@ -146,22 +116,15 @@ class CompressionStudy:
             schedule=config.search_schedule,
             augment=config.search_augment,
         )
-        evaluator = LocalEvaluator(
-            None,
-            self.data,
-            recipe,
-            config.seed,
-            self.folder / "students",
-            self._watch(ledger, "search"),
-        )
-        return Trials(ledger, evaluator, self.space, self.teacher, config.initialisations)
+        callbacks = session.callbacks("search")
+        evaluator = LocalEvaluator(None, self.data, recipe, config.seed, session.students, callbacks)
+        return Trials(session.ledger, evaluator, self.space, self.teacher, config.initialisations)
 
-    def _collect(self, ledger: Ledger, trials: Trials) -> None:
+    def _collect(self, session: Session, trials: Trials) -> None:
         config, began = self.config, time.monotonic()
 
         def note(done: int) -> None:
-            if self._should_stop(ledger):
-                raise TrainingStopped
+            session.check_stop()
             self.progress.note(
                 f"{done} of {config.architectures} random architectures trained, {duration(time.monotonic() - began)}"
             )
@@ -173,7 +136,7 @@ class CompressionStudy:
 
     # -- the codec and the compression -------------------------------------------------------------------------------
 
-    def _codec(self, ledger: Ledger, trials: Trials) -> tuple[CodecSet, Surrogate]:
+    def _codec(self, session: Session, trials: Trials) -> tuple[CodecSet, Surrogate]:
         config, began = self.config, time.monotonic()
         labelled = trials.labelled()
         (teacher,) = [one for one in labelled if one.source == "teacher"]
@@ -184,17 +147,13 @@ class CompressionStudy:
         def on_record(step: int, losses: dict[str, float]) -> None:
             seconds = time.monotonic() - began
             for name, value in losses.items():
-                ledger.epoch("codec", f"{identity}/{name}", step, value, None, seconds)
-
-        def check_stop() -> None:
-            if self._should_stop(ledger):
-                raise TrainingStopped
+                session.ledger.epoch("codec", f"{identity}/{name}", step, value, None, seconds)
 
         decoded_space = replace(self.space, max_macs=max(config.max_macs, self.teacher.macs) if config.max_macs else 0)
         surrogate = trained_codec(
-            config, decoded_space, found, self.folder / "students", on_record=on_record, check_stop=check_stop
+            config, decoded_space, found, session.students, on_record=on_record, check_stop=session.check_stop
         )
-        ledger.result("codec", "trained", {"identity": identity} | codec_record(surrogate, found))
+        session.ledger.result("codec", "trained", {"identity": identity} | codec_record(surrogate, found))
         return found, surrogate
 
     def _keep_path(self, ledger: Ledger, name: str, path: Sequence[PathStep], more: dict[str, Any]) -> None:
@@ -202,14 +161,10 @@ class CompressionStudy:
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    def _final_stage(self, ledger: Ledger) -> FinalStage:
-        return FinalStage(self.config, self.data, ledger, self.folder / "students", partial(self._watch, ledger))
-
     def _student(
-        self, ledger: Ledger, compression: Compression, surrogate: Surrogate, results: Sequence[Labelled]
+        self, stage: FinalStage, compression: Compression, surrogate: Surrogate, results: Sequence[Labelled]
     ) -> tuple[FinalResult, float]:
         """The student: of the best that were found the one of highest validation accuracy after final training."""
-        stage = self._final_stage(ledger)
         reference = stage.teacher("reference")
         most = self.teacher.num_params / (self.config.target_times or 1.0)
         best = select(results, compression.loss, surrogate, most)[: self.config.top]
@@ -219,19 +174,18 @@ class CompressionStudy:
         finalists = [
             stage.finalist("student", replace(self.space, max_macs=0).to_architecture(one.items)) for one in best
         ]
-        judged = stage.on_training_split(finalists)
-        chosen = max(judged, key=lambda result: (result.params <= most, result.accuracy))
+        validated = stage.on_training_split(finalists)
+        chosen = max(validated, key=lambda result: (result.params <= most, result.accuracy))
         self.progress.begin("final training of the student on all images")
         (finalist,) = [finalist for finalist in finalists if finalist.key == chosen.key]
         (student,) = stage.on_all_images([finalist])
         (trial,) = [one.trial for one in best if one.arch_id == student.arch_id]
         more = {"trial": trial, "validation_accuracy": chosen.accuracy, "architecture": finalist.architecture.to_json()}
-        ledger.result("compressed", "student", stage.entry(student, reference, **more))
-        self._summarise(ledger)
+        stage.ledger.result("compressed", "student", stage.entry(student, reference, **more))
+        self._summarise(stage.session)
         return student, chosen.accuracy
 
-    def _baselines(self, ledger: Ledger, found: CodecSet, student: FinalResult, accuracy: float) -> None:
-        stage = self._final_stage(ledger)
+    def _baselines(self, stage: FinalStage, found: CodecSet, student: FinalResult, accuracy: float) -> None:
         space = replace(self.space, max_macs=0)
         baselines = Baselines(stage, space, stage.teacher("reference"), student, accuracy, self.progress)
         random = [*found.train[1:], *found.held_out]
@@ -243,23 +197,23 @@ class CompressionStudy:
             "n2n": baselines.n2n,
         }
         for name in self.config.baseline_names:
-            ledger.result("compared", name, work[name]() or {})
-            self._summarise(ledger)
+            stage.ledger.result("compared", name, work[name]() or {})
+            self._summarise(stage.session)
         for times in self.config.width_times:
             entry = baselines.narrowed(round(self.teacher.num_params / times))
-            ledger.result("width", f"{times:g}", entry)
-        self._summarise(ledger)
+            stage.ledger.result("width", f"{times:g}", entry)
+        self._summarise(stage.session)
 
-    def _summarise(self, ledger: Ledger) -> None:
-        summary = summary_of(ledger, self.config) | {"environment": describe_environment(self.device)}
-        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    def _summarise(self, session: Session) -> None:
+        summary = summary_of(session.ledger, self.config)
+        session.write_json("summary.json", summary | {"environment": describe_environment(self.device)})
 
 
 def summary_of(ledger: Ledger, config: CompressionConfig) -> dict[str, Any]:
     """The study in short, from its ledger; what is not known yet is None."""
     trials, teachers = ledger.trials(), ledger.results("teacher")
-    told = trials[trials["told_at"].notna()]
-    sources = [json.loads(text)["source"] for text in told["decisions"]]
+    finished = trials[trials["told_at"].notna()]
+    sources = [json.loads(text)["source"] for text in finished["decisions"]]
     quality = ledger.results("codec").get("trained", {}).get("held_out", {})
     reference = teachers.get("reference")
     summary: dict[str, Any] = {
@@ -268,13 +222,13 @@ def summary_of(ledger: Ledger, config: CompressionConfig) -> dict[str, Any]:
         "seed": config.seed,
         "teacher": reference and {name: reference[name] for name in ("name", "params", "macs", "accuracy")},
         "student": _entry(ledger.results("compressed").get("student")),
-        "architectures_trained": len(told),
+        "architectures_trained": len(finished),
         "random_architectures": sum(source in ("random", "around") for source in sources),
-        "failed": int((told["state"] == "failed").sum()),
+        "failed": int((finished["state"] == "failed").sum()),
         "reconstruction": quality.get("reconstruction"),
         "accuracy_regressor": quality.get("accuracy_regressor"),
         "params_regressor": quality.get("params_regressor"),
-        "seconds": {"architectures": float(told["seconds"].sum())},
+        "seconds": {"architectures": float(finished["seconds"].sum())},
     }
     compared = ledger.results("compared")
     summary |= {name: _entry(compared[name]) for name in config.baseline_names if name in compared}
