@@ -18,7 +18,7 @@ import yaml
 from esnac_lib.config.base import check_resume
 from esnac_lib.config.experiment import ExperimentConfig
 from esnac_lib.config.paths import outputs_root, study_dir
-from esnac_lib.config.study import StudyConfig, check_resume
+from esnac_lib.config.study import StudyConfig
 from esnac_lib.files import write_atomically
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger, pack
