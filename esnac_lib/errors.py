@@ -51,3 +51,9 @@ class ProofError(EsnacError):
 
 class TrainingError(EsnacError):
     """A training cannot be run as asked."""
+
+
+def one_line(error: object) -> str:
+    """Return an exception's type and message, or a text, in one line of at most 300 characters."""
+    text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
+    return " ".join(text.split())[:300].removesuffix(":")

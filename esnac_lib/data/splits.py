@@ -14,7 +14,8 @@ import torch
 
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.batches import DeviceData, normalisation
-from esnac_lib.data.datasets import Dataset, stratified
+from esnac_lib.data.datasets import Dataset
+from esnac_lib.data.stratification import stratified
 from esnac_lib.errors import DataError
 from esnac_lib.seeding import make_rng
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.datasets import Dataset
-from esnac_lib.errors import ConfigError
+from esnac_lib.errors import ConfigError, one_line
 
 
 def is_own(config: StudyConfig) -> bool:
@@ -45,7 +45,7 @@ def own_teacher(config: StudyConfig, dataset: Dataset, seed: int) -> nn.Module:
         try:
             module = make(**options)
         except Exception as error:
-            raise ConfigError(f"teacher = {config.teacher!r} with {options} fails: {_one_line(error)}") from None
+            raise ConfigError(f"teacher = {config.teacher!r} with {options} fails: {one_line(error)}") from None
     if not isinstance(module, nn.Module):
         raise ConfigError(f"teacher = {config.teacher!r} gives {type(module).__name__}: needed is a torch.nn.Module")
     module = module.cpu().train()
@@ -60,7 +60,7 @@ def _callable(name: str) -> Callable[..., Any]:
     try:
         found = getattr(_file(Path(place)) if place.endswith(".py") else importlib.import_module(place), attribute)
     except Exception as error:
-        raise ConfigError(f"teacher = {name!r} cannot be imported: {_one_line(error)}") from None
+        raise ConfigError(f"teacher = {name!r} cannot be imported: {one_line(error)}") from None
     if not callable(found):
         raise ConfigError(f"teacher = {name!r} is {type(found).__name__}: needed is a class or a function")
     return found
@@ -99,7 +99,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ConfigError(f"teacher_weights = {path.name!r} cannot be read: {_one_line(error)}") from None
+        raise ConfigError(f"teacher_weights = {path.name!r} cannot be read: {one_line(error)}") from None
 
 
 def _check_outputs(module: nn.Module, config: StudyConfig, dataset: Dataset) -> None:
@@ -111,7 +111,7 @@ def _check_outputs(module: nn.Module, config: StudyConfig, dataset: Dataset) -> 
     except Exception as error:
         hint = "; give image_channels = 3 for grey images" if channels == 1 else ""
         raise ConfigError(
-            f"teacher = {config.teacher!r} fails on images of shape {shape[1:]}: {_one_line(error)}{hint}"
+            f"teacher = {config.teacher!r} fails on images of shape {shape[1:]}: {one_line(error)}{hint}"
         ) from None
     finally:
         module.train()
@@ -121,8 +121,3 @@ def _check_outputs(module: nn.Module, config: StudyConfig, dataset: Dataset) -> 
             f"teacher = {config.teacher!r} gives {shown} for two images: needed is (2, {dataset.num_classes}), one for "
             f"each class of {dataset.name}; is there a num_classes for teacher_options?"
         )
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:200]
