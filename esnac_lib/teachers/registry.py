@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -59,28 +60,24 @@ CONV7_HALF = (16, 16, "M", 32, 32, "M", 64, 64, 128)
 CONV10 = (64, 256, "M", 256, 256, "M", 256, 256, "M", 256, 1024, "M", 1024, 1024, "M")
 CNN4 = (32, 32, "M", 64, 64, "M")
 
+_plain = partial(_network, "conv:PlainNet")
+_resnet = partial(_network, "resnet:ResNet")  # its blocks in each stage
+_shuffle = partial(_network, "shufflenet:ShuffleNet")  # its width and groups
+
 TEACHERS: Registry[TeacherEntry] = Registry("teacher")
 for _entry in (
-    TeacherEntry("vgg19", "VGG-19", 32, _network("conv:PlainNet", VGG19)),
-    TeacherEntry("resnet18", "ResNet-18", 8, _network("resnet:ResNet", (2, 2, 2, 2))),
-    TeacherEntry("resnet34", "ResNet-34", 8, _network("resnet:ResNet", (3, 4, 6, 3))),
-    TeacherEntry("shufflenet", "ShuffleNet", 8, _network("shufflenet:ShuffleNet", 1.0, 2, inserted_groups=2)),
-    TeacherEntry("conv7", "CONV-7", 4, _network("conv:PlainNet", CONV7)),
-    TeacherEntry("conv7_half", "CONV-7, half width", 4, _network("conv:PlainNet", CONV7_HALF)),
-    TeacherEntry("conv10", "CONV-10", 32, _network("conv:PlainNet", CONV10)),
-    TeacherEntry("cnn4", "CNN-4", 4, _network("conv:PlainNet", CNN4, bias=False, average=True)),
-    TeacherEntry(
-        "resnet20_s2",
-        "ResNet-20, stride 2",
-        8,
-        _network("resnet:ResNet", (3, 3, 3), widths=(16, 32, 64), stem_stride=2),
-    ),
+    TeacherEntry("vgg19", "VGG-19", 32, _plain(VGG19)),
+    TeacherEntry("resnet18", "ResNet-18", 8, _resnet((2, 2, 2, 2))),
+    TeacherEntry("resnet34", "ResNet-34", 8, _resnet((3, 4, 6, 3))),
+    TeacherEntry("shufflenet", "ShuffleNet", 8, _shuffle(1.0, 2, inserted_groups=2)),
+    TeacherEntry("conv7", "CONV-7", 4, _plain(CONV7)),
+    TeacherEntry("conv7_half", "CONV-7, half width", 4, _plain(CONV7_HALF)),
+    TeacherEntry("conv10", "CONV-10", 32, _plain(CONV10)),
+    TeacherEntry("cnn4", "CNN-4", 4, _plain(CNN4, bias=False, average=True)),
+    TeacherEntry("resnet20_s2", "ResNet-20, stride 2", 8, _resnet((3, 3, 3), widths=(16, 32, 64), stem_stride=2)),
     *(
         TeacherEntry(
-            f"shufflenet_{width}x_g{groups}",
-            f"ShuffleNet {width}× (g = {groups})",
-            8,
-            _network("shufflenet:ShuffleNet", width, groups),
+            f"shufflenet_{width}x_g{groups}", f"ShuffleNet {width}× (g = {groups})", 8, _shuffle(width, groups)
         )
         for width in (0.5, 1.0, 1.5)
         for groups in (1, 2, 3, 4, 8)
