@@ -37,9 +37,14 @@ FORMAT_VERSION = 1
 class Architecture:
     """A directed acyclic graph of layers in execution order: every layer reads only earlier ones or the input.
 
-    input_shape: (channels, height, width). output: the slot that is the network's output.
-    Raises ArchitectureError unless names are unique, sources exist, every layer contributes to the output, and the
-    shapes fit.
+    Attributes:
+        layers: The layers.
+        input_shape: (channels, height, width).
+        output: The slot that is the network's output.
+
+    Raises:
+        ArchitectureError: Two layers have one name, a source does not exist, a layer does not contribute to the output,
+            or shapes do not fit.
     """
 
     layers: tuple[Layer, ...]
@@ -49,7 +54,7 @@ class Architecture:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         if len(self.input_shape) != 3 or not all(isinstance(n, Integral) and n > 0 for n in self.input_shape):
-            raise ArchitectureError(f"an input of shape {self.input_shape}: needed is (channels, height, width)")
+            raise ArchitectureError(f"the input has shape {self.input_shape}: it must be (channels, height, width)")
         object.__setattr__(self, "input_shape", tuple(map(int, self.input_shape)))
         names = Counter(layer.name for layer in self.layers)
         if twice := [name for name, count in names.items() if count > 1]:
@@ -66,7 +71,7 @@ class Architecture:
             used |= layer.sources
         self._check_slot(self.output, len(self.layers), "the output")
         if unused := set(range(len(self.layers))) - used:
-            raise ArchitectureError(f"layer {self.layers[min(unused)].name!r} feeds nothing")
+            raise ArchitectureError(f"layer {self.layers[min(unused)].name!r} does not contribute to the output")
         _ = self.shapes
 
     @staticmethod
@@ -147,7 +152,7 @@ class Architecture:
     # -- the graph ---------------------------------------------------------------------------------------------------
 
     def edges(self) -> list[tuple[int, int]]:
-        """All pairs (i, j) where layer j reads layer i, sorted, without the network's input."""
+        """Return all pairs (i, j) where layer j reads layer i, sorted, without the network's input."""
         return sorted((i, j) for j, layer in enumerate(self.layers) for i in layer.sources if i != INPUT)
 
     @cached_property
@@ -165,7 +170,7 @@ class Architecture:
         return tuple(map(tuple, found))
 
     def index(self, name: str) -> int:
-        """The position of the layer of this name."""
+        """Return the position of the layer of this name."""
         for index, layer in enumerate(self.layers):
             if layer.name == name:
                 return index
@@ -173,9 +178,9 @@ class Architecture:
 
     @property
     def graph(self) -> Graph:
-        """The network as its canonical order sees it."""
-        natures = [(layer.kind, layer.channels, layer.attrs) for layer in self.layers]
-        return Graph(natures, [layer.inputs for layer in self.layers], self.consumers)
+        """The network as a labelled graph, from which its canonical order and hash follow."""
+        labels = [(layer.kind, layer.channels, layer.attrs) for layer in self.layers]
+        return Graph(labels, [layer.inputs for layer in self.layers], self.consumers)
 
     @cached_property
     def canonical_order(self) -> tuple[int, ...]:
@@ -184,13 +189,13 @@ class Architecture:
 
     @cached_property
     def arch_id(self) -> str:
-        """32 hexadecimal digits, the same for the same network: no names, no order of layers, no process enters."""
+        """A hash, the same for the same network in any process: 32 hexadecimal digits, blind to names and order of layers."""
         return canonical_id(self.graph, self.canonical_order, self.input_shape, self.output)
 
     # -- text --------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> str:
-        """The architecture as JSON, with origins and kept channels (these as runs [start, stop)).
+        """Return the architecture as JSON, with origins and kept channels (these as runs [start, stop)).
 
         The code of opaque layers is not in it: `with_code_of` gives it back.
         """
@@ -215,12 +220,12 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """The inverse of `to_json`. Raises ArchitectureError if the text is not an architecture of this version."""
+        """Read what `to_json` wrote. Raises ArchitectureError for anything else, and for another version."""
         try:
             data = json.loads(text)
             if data["version"] != FORMAT_VERSION:
                 raise ArchitectureError(
-                    f"an architecture of version {data['version']}: this library reads version {FORMAT_VERSION}"
+                    f"the architecture has version {data['version']}: this library reads version {FORMAT_VERSION}"
                 )
             layers = tuple(
                 Layer(
@@ -241,9 +246,10 @@ class Architecture:
             raise ArchitectureError(f"not an architecture in JSON: {type(error).__name__}: {error}") from None
 
     def with_code_of(self, teacher: Architecture) -> Architecture:
-        """This student, as it came from JSON, with the code that its opaque layers have in its teacher.
+        """Return this student, as read from JSON, with the code that its opaque layers have in its teacher.
 
-        Raises ArchitectureError if the teacher has no such layer.
+        Raises:
+            ArchitectureError: The teacher has no such layer.
         """
         code = {layer.name: layer for layer in teacher.layers if layer.kind == "opaque"}
         layers = []
@@ -257,12 +263,12 @@ class Architecture:
         return replace(self, layers=tuple(layers))
 
     def standing_alone(self) -> Architecture:
-        """This student without a memory of its teacher: with weights of its own it can be a teacher itself."""
+        """Return this student without origins and kept channels: with weights of its own it can be a teacher itself."""
         layers = tuple(replace(layer, origin=None, kept_out=None, kept_in=None) for layer in self.layers)
         return replace(self, layers=layers)
 
     def table(self) -> list[Mapping[str, Any]]:
-        """One row a layer: what a person wants to read."""
+        """Return one row per layer, for people to read."""
         return [
             {
                 "layer": layer.name,
@@ -282,7 +288,7 @@ class Architecture:
         return name if count == 1 else f"{count}·{name}"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: a line, and the layers as a table."""
+        """Return what a notebook shows: one line, and the layers as a table."""
         rows = [list(row.values()) for row in self.table()]
         cells = ["".join(f"<td>{escape(f'{v:,}' if isinstance(v, int) else v)}</td>" for v in row) for row in rows]
         heads = "".join(f"<th>{name}</th>" for name in self.table()[0])

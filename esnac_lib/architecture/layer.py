@@ -25,12 +25,12 @@ _normalised = lru_cache(maxsize=4096)(normalise_attrs)
 
 
 def slot(*sources: int) -> Slot:
-    """The sum of the given sources; a source given twice counts twice."""
+    """Return the sum of the given sources; a source given twice counts twice."""
     return tuple(sorted(Counter(map(int, sources)).items()))
 
 
 def sum_slots(terms: Iterable[tuple[Slot, int]]) -> Slot:
-    """The sum of slots, each times its multiplicity."""
+    """Return the sum of slots, each times its multiplicity."""
     total: Counter[int] = Counter()
     for part, times in terms:
         for source, count in part:
@@ -42,20 +42,24 @@ def sum_slots(terms: Iterable[tuple[Slot, int]]) -> Slot:
 class Layer:
     """One layer of an architecture.
 
-    name: unique in its architecture; its weights are "<name>.weight" and so on.
-    kind: a key of LAYER_TYPES.
-    inputs: the slots that it reads.
-    channels: filters of a convolution, features of a linear layer; 0 for all other kinds.
-    attrs: kernel_size and so on, given as a mapping, kept as sorted pairs with every default filled in; read one with
-        `layer["stride"]`. Kernel size, stride, padding and dilation are (height, width).
-    origin: the name of the teacher's layer that this one came from.
-    kept_out, kept_in: which of the origin's output channels (filters, batch-norm channels) and input channels (or
-        features) are still here, as arrays of indices in order; None means all of them. Only layers with weights
-        need them.
-    code, reason: of an opaque layer what runs it (a module, never saved) and why it is opaque. None of these and
-        neither the origin count for `arch_id` or equality.
+    `origin` and all that follows count neither for `arch_id` nor for equality.
 
-    Raises ArchitectureError for an unknown kind, and for an attribute that is unknown, lacking or out of range.
+    Attributes:
+        name: Unique in its architecture; its weights are "<name>.weight" and so on.
+        kind: A key of LAYER_TYPES.
+        inputs: The slots that it reads.
+        channels: Filters of a convolution, features of a linear layer; 0 for all other kinds.
+        attrs: kernel_size and so on, given as a mapping, kept as sorted pairs with every default filled in; read one
+            with `layer["stride"]`. Kernel size, stride, padding and dilation are (height, width).
+        origin: The name of the teacher's layer that this one came from.
+        kept_out: Which of the origin's output channels (filters, batch-norm channels) are still here, as an array of
+            indices in order; None means all of them. Only layers with weights need it.
+        kept_in: The same for its input channels (or features).
+        code: What runs an opaque layer: a module, never saved.
+        reason: Why it is opaque.
+
+    Raises:
+        ArchitectureError: The kind is unknown, or an attribute is unknown, missing or out of range.
     """
 
     name: str
@@ -71,9 +75,9 @@ class Layer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise ArchitectureError(f"a layer is called {self.name!r}: a name is a text that is not empty")
+            raise ArchitectureError(f"a layer is called {self.name!r}: its name must be a text that is not empty")
         if not isinstance(self.channels, Integral):
-            raise ArchitectureError(f"layer {self.name!r} with {self.channels!r} channels: needed is an integer")
+            raise ArchitectureError(f"layer {self.name!r} has {self.channels!r} channels: it must be an integer")
         object.__setattr__(self, "channels", int(self.channels))
         try:
             attrs = _normalised(self.kind, self.attrs)

@@ -68,9 +68,10 @@ class Dataset:
         return int(self.train_images.shape[1])
 
     def with_channels(self, channels: int) -> Dataset:
-        """The same images with so many channels: grey ones are repeated, 0 leaves them as they are.
+        """Return the same images with this number of channels: grey ones are repeated, 0 leaves them as they are.
 
-        Raises `DataError` for images that have another number of channels already.
+        Raises:
+            DataError: The images are not grey.
         """
         if channels in (0, self.in_channels):
             return self
@@ -118,14 +119,21 @@ def _named(entry: DatasetEntry, path: Path) -> Dataset:
 def dataset_from_arrays(name: str, arrays: Mapping[str, Any], where: str) -> Dataset:
     """Check arrays in the on-disk form (see the module's header) and make a `Dataset` of them.
 
-    ``where`` is what a message calls the source. Without ``classes`` a user's labels must be 0 … K-1 without a gap, so
-    that labels counted from 1 are noticed. Raises `DataError`.
+    Without ``classes`` a user's labels must be 0 … K-1 without a gap, so that labels counted from 1 are noticed.
+
+    Args:
+        name: A name in `DATASETS`, which the arrays must then fit, or another one.
+        arrays: The arrays by name.
+        where: What a message calls the source.
+
+    Raises:
+        DataError: The arrays are not of that form.
     """
     known = DATASETS.get(name)
     missing = [key for key in KEYS if key not in arrays]
     if missing:
         raise DataError(
-            f"{where} has no array {missing[0]!r} (it has: {', '.join(arrays) or 'none'}); needed: {', '.join(KEYS)}"
+            f"{where} has no array {missing[0]!r} (it has: {', '.join(arrays) or 'none'}); it needs {', '.join(KEYS)}"
         )
     train_images, test_images = (_checked_images(arrays[f"{part}_images"], part, where) for part in ("train", "test"))
     shape = train_images.shape[1:]
@@ -150,7 +158,7 @@ def dataset_from_arrays(name: str, arrays: Mapping[str, Any], where: str) -> Dat
 
 
 def _checked_images(array: Any, part: str, where: str) -> np.ndarray:
-    """Images as a uint8 view (N, H, W, C)."""
+    """Return images as a uint8 view (N, H, W, C)."""
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
         kind = getattr(array, "dtype", type(array).__name__)
         raise DataError(f"{where}: {part}_images are {kind}; images must be uint8, 0 to 255")
@@ -161,7 +169,7 @@ def _checked_images(array: Any, part: str, where: str) -> np.ndarray:
 
 
 def _checked_labels(array: Any, part: str, count: int, where: str) -> np.ndarray:
-    """Labels as an int64 copy (N,), none negative."""
+    """Return labels as an int64 copy (N,), none negative."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
         kind = getattr(array, "dtype", type(array).__name__)
         raise DataError(f"{where}: {part}_labels are {kind}; labels must be integers")
@@ -173,7 +181,7 @@ def _checked_labels(array: Any, part: str, count: int, where: str) -> np.ndarray
 
 
 def _checked_classes(array: Any, labels: np.ndarray, known: DatasetEntry | None, where: str) -> tuple[str, ...]:
-    """The class names; numbers where the source names none. ``labels`` are the training labels, none negative."""
+    """Return the class names; numbers where the source names none. `labels` are the training labels, none negative."""
     if array is not None:
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "US" or array.ndim != 1:
             raise DataError(f"{where}: classes must be one row of text, the class names in label order")
@@ -207,7 +215,7 @@ def _own_file(name: str, folder: Path) -> Dataset:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    """The arrays of an .npz file that we know; reading them to the end checks their CRC-32. No pickle is executed."""
+    """Return the known arrays of an .npz file; reading them to the end checks their CRC-32. No pickle is executed."""
     try:
         with open(path, "rb") as file:  # numpy leaves a file open that it fails to read
             archive = np.load(file, allow_pickle=False)
@@ -216,7 +224,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
             with archive:
                 return {key: archive[key] for key in archive.files if key in (*KEYS, "classes", "flip")}
     except Exception as error:  # a damaged file fails in zipfile, zlib, struct or numpy, each with errors of its own
-        # numpy answers what it cannot read with the advice to unpickle it, which nobody should follow
+        # numpy advises to unpickle what it cannot read, which nobody should do
         reason = "it holds Python objects or is no archive" if "pickle" in str(error) else one_line(error)
         raise DataError(
             f"{path} cannot be read ({reason}): damaged, cut short, or Python objects; replace or delete it"

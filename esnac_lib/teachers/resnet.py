@@ -30,7 +30,7 @@ class BasicBlock(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, channels, H / stride, W / stride)."""
+        """Map (B, in_channels, H, W) to (B, channels, H / stride, W / stride)."""
         main = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
         return self.relu2(main + self.shortcut(x))
 
@@ -78,6 +78,6 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to logits (B, num_classes)."""
+        """Map (B, in_channels, H, W) to logits (B, num_classes)."""
         x = self.stages(self.relu(self.bn(self.conv(x))))
         return self.linear(self.flatten(self.average(x)))

@@ -58,7 +58,7 @@ class ShuffleUnit(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
+        """Map (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
         main = self.shuffle(self.relu1(self.bn1(self.conv1(x))))
         main = self.bn3(self.conv3(self.bn2(self.conv2(main))))
         other = self.shortcut(x)
@@ -108,6 +108,6 @@ class ShuffleNet(nn.Module):
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to logits (B, num_classes)."""
+        """Map (B, in_channels, H, W) to logits (B, num_classes)."""
         x = self.stages(self.relu(self.bn(self.conv(x))))
         return self.linear(self.flatten(self.average(x)))

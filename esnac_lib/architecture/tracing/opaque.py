@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from esnac_lib.architecture.layer_types import Shape
-from esnac_lib.architecture.tracing.calls import Constant, Value, leaves, one_line, replaced
+from esnac_lib.architecture.tracing.calls import Constant, Value, first_line, leaves, replaced
 from esnac_lib.architecture.tracing.movement import present, restore
 
 
@@ -57,7 +57,7 @@ class OpaqueCode(nn.Module):
         )
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Maps (B, C, H, W) or features (B, F) to one of these."""
+        """Map (B, C, H, W) or features (B, F) to one of these."""
         shown = [present(x, layout) for x, layout in zip(inputs, self.layouts, strict=True)]
         args, kwargs = replaced(
             (self.args, self.kwargs), Hole, lambda hole: getattr(self, hole.name) if hole.name else shown[hole.number]
@@ -70,7 +70,7 @@ class OpaqueCode(nn.Module):
 
 
 def code_of(call: Any, layouts: Sequence[str], output: tuple[str, tuple[int, ...]], pick: int | None) -> nn.Module:
-    """The module that runs a call (or a visit), with a copy of the user's module where that is what is called."""
+    """Return the module that runs a call (or a visit), with a copy of the user's module if that is called."""
     target, natural = call.target, {*layouts, output[0]} <= {"chw", "f"}
     if isinstance(target, nn.Module):
         target = deepcopy(target)
@@ -80,9 +80,10 @@ def code_of(call: Any, layouts: Sequence[str], output: tuple[str, tuple[int, ...
 
 
 def trial(code: nn.Module, inputs: Sequence[Value], shapes: Sequence[Shape]) -> tuple[Shape, int]:
-    """Runs opaque code on noise: the shape that it puts out for one image, and its multiply-accumulates.
+    """Run opaque code on noise; return its output shape for one image, and its multiply-accumulates.
 
-    Raises ValueError if it fails, or if what it gives for an image depends on the others of the batch, or on chance.
+    Raises:
+        ValueError: It fails, or its output for an image depends on the others of the batch, or on chance.
     """
     random = torch.Generator().manual_seed(0)
     batch = [
@@ -93,7 +94,7 @@ def trial(code: nn.Module, inputs: Sequence[Value], shapes: Sequence[Shape]) -> 
         both = code(*[x.clone() for x in batch])
         single = [code(*[x[i : i + 1].clone() for x in batch]) for i in range(2)]
     except Exception as error:
-        raise ValueError(f"it fails by itself: {one_line(error)}") from None
+        raise ValueError(f"it fails by itself: {first_line(error)}") from None
     scale = float(both.detach().abs().nan_to_num(0.0, 0.0, 0.0).max()) if both.numel() else 0.0
     alike = both.shape[1:] == single[0].shape[1:] and len(single[0]) == 1
     if not alike or not torch.allclose(both, torch.cat(single), 0.0, 1e-3 * scale, equal_nan=True):
@@ -102,7 +103,7 @@ def trial(code: nn.Module, inputs: Sequence[Value], shapes: Sequence[Shape]) -> 
 
 
 def _macs(code: nn.Module, image: Sequence[Tensor]) -> int:
-    """Multiply-accumulates of one image; 0 if PyTorch cannot count them."""
+    """Return the multiply-accumulates of one image; 0 if PyTorch cannot count them."""
     counter = FlopCounterMode(display=False)
     try:
         with counter:
@@ -113,7 +114,7 @@ def _macs(code: nn.Module, image: Sequence[Tensor]) -> int:
 
 
 def tensors_of(code: nn.Module) -> Mapping[str, tuple[Tensor, bool]]:
-    """The tensors of opaque code by their name in its state dict, and whether they are trained."""
+    """Return the tensors of opaque code by their name in its state dict, and whether they are trained."""
     return {
         name: (tensor, isinstance(tensor, nn.Parameter)) for name, tensor in code.state_dict(keep_vars=True).items()
     }
