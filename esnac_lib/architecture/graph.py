@@ -189,7 +189,7 @@ class Architecture:
 
     @cached_property
     def arch_id(self) -> str:
-        """A hash, the same for the same network in any process: 32 hexadecimal digits, blind to names and order of layers."""
+        """32 hexadecimal digits: one hash for a network, whatever the names and order of its layers, in any process."""
         return canonical_id(self.graph, self.canonical_order, self.input_shape, self.output)
 
     # -- text --------------------------------------------------------------------------------------------------------
