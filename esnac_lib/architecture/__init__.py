@@ -1,6 +1,6 @@
 """Networks as data: immutable graphs of layers, the PyTorch modules that they describe, and the way there and back.
 
-Start with `graph.py` (`Architecture`, `Layer`); `layer_types.py` says what each kind of layer computes and costs,
+Start with `graph.py` (`Architecture`) and `layer.py`; `layer_types.py` says what each kind of layer computes and costs,
 `network.py` builds modules from architectures, `tracing/` reads architectures from modules, `export/` writes them out.
 """
 

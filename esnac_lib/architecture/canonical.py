@@ -1,17 +1,18 @@
-"""One order of layers and one name for a network, however it was written down.
+"""A canonical order of a network's layers and a hash of it, whatever the order and names they are written down with.
 
-Layers get colours that depend only on the network: first what they are, then again and again what feeds them and what
-they feed, until nothing new can be told apart. Of those that look alike even then (two equal branches) one is chosen,
-and the colouring goes on from there. If two choices colour the whole network alike, they can be exchanged (no network
+Layers get colours by Weisfeiler–Lehman refinement: first what each layer is, then again and again what feeds it and
+what it feeds, until no more layers can be distinguished. Of those with equal colours even then (two equal branches)
+one is chosen and given a colour of its own, and the refinement goes on from there (individualisation–refinement, as in
+McKay's nauty). If two choices lead to the same colours of the whole network, an automorphism exchanges them (no network
 of this library's making is so regular that this fails), and it does not matter which is taken.
 
-Forward colours alone could not tell one convolution that feeds two places from two equal ones.
+Forward colours alone could not distinguish one convolution that feeds two places from two equal ones.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,57 +23,41 @@ Consumers = Sequence[Sequence[tuple[int, int, int]]]
 
 @dataclass(frozen=True)
 class Graph:
-    """A network as this module sees it.
+    """A network as a labelled graph.
 
-    natures: what each layer is, without name and place. inputs: the slots that each layer reads; source -1 is the
-    network's input. consumers: who reads each layer, as (reader, slot, multiplicity); reader -1 is the output.
+    Attributes:
+        labels: What each layer is, without name and place.
+        inputs: The slots that each layer reads; source -1 is the network's input.
+        consumers: Who reads each layer, as (reader, slot, multiplicity); reader -1 is the output.
     """
 
-    natures: Sequence[Any]
+    labels: Sequence[Any]
     inputs: Sequence[tuple[Slot, ...]]
     consumers: Consumers
 
 
 def canonical_order(graph: Graph) -> tuple[int, ...]:
-    """The layers in a topological order that depends only on the network.
+    """Return the layers in a topological order that depends only on the network.
 
     Depth first: of the layers that can come next, the one that became ready last; among those, the one with the longest
-    way to the output (a block's main path before its shortcut), then the smallest colour.
+    path to the output (a block's main path before its shortcut), then the smallest colour.
     """
-    readers = [{reader for reader, _, _ in found if reader >= 0} for found in graph.consumers]
-    height, missing = ([0] * len(graph.natures) for _ in range(2))
-    for i in reversed(range(len(height))):
-        highest = 0
-        for j in readers[i]:
-            missing[j] += 1
-            if height[j] > highest:
-                highest = height[j]
-        height[i] = 1 + highest
+    readers, height, missing = _topology(graph)
     ready = {i: 0 for i, count in enumerate(missing) if count == 0}  # layer -> when it became ready
     colours: list[bytes] = []  # most networks never need them
     order: list[int] = []
-    done: set[int] = set()
     while ready:
         equal = list(ready)
         if len(equal) > 1:
             best = max((ready[i], height[i]) for i in equal)
             equal = [i for i in equal if (ready[i], height[i]) == best]
         if len(equal) > 1 and not colours:
-            colours = _refined(graph, [_digest(nature) for nature in graph.natures])
-            for i in order:  # layers that look alike are ready together: none of these had to be chosen
-                if colours.count(colours[i]) > 1:
-                    colours = _chosen(graph, colours, i)
+            colours = _initial_colours(graph, order)
         i = min(equal, key=lambda i: colours[i]) if colours else equal[0]
         if colours and colours.count(colours[i]) > 1:
-            same = [j for j in ready if colours[j] == colours[i]]
-            if all(_exchangeable(graph, same[0], j, done) for j in same[1:]):
-                same = same[:1]  # the others give the same network
-            chosen = {j: _chosen(graph, colours, j) for j in same}
-            i = min(chosen, key=lambda j: sorted(chosen[j]))
-            colours = chosen[i]
+            i, colours = _broken_tie(graph, colours, [j for j in ready if colours[j] == colours[i]], order)
         del ready[i]
         order.append(i)
-        done.add(i)
         for j in readers[i]:
             missing[j] -= 1
             if missing[j] == 0:
@@ -80,26 +65,59 @@ def canonical_order(graph: Graph) -> tuple[int, ...]:
     return tuple(order)
 
 
+def _topology(graph: Graph) -> tuple[list[set[int]], list[int], list[int]]:
+    """Return each layer's readers, the length of its longest path to the output, and how many layers it reads."""
+    readers = [{reader for reader, _, _ in found if reader >= 0} for found in graph.consumers]
+    height, missing = ([0] * len(graph.labels) for _ in range(2))
+    for i in reversed(range(len(height))):
+        highest = 0
+        for j in readers[i]:
+            missing[j] += 1
+            if height[j] > highest:
+                highest = height[j]
+        height[i] = 1 + highest
+    return readers, height, missing
+
+
+def _initial_colours(graph: Graph, order: Sequence[int]) -> list[bytes]:
+    """Return the refined colours of the labels, with every layer that stands in the order already distinguished."""
+    colours = _refined(graph, [_digest(label) for label in graph.labels])
+    for i in order:  # layers of equal colours are ready together: none of these had to be chosen
+        if colours.count(colours[i]) > 1:
+            colours = _individualised(graph, colours, i)
+    return colours
+
+
+def _broken_tie(graph: Graph, colours: list[bytes], same: list[int], order: Sequence[int]) -> tuple[int, list[bytes]]:
+    """Return the one of some layers of equal colours that comes next, and the colours that distinguish it."""
+    done = set(order)
+    if all(_exchangeable(graph, same[0], j, done) for j in same[1:]):
+        same = same[:1]  # the others give the same network
+    choices = {j: _individualised(graph, colours, j) for j in same}
+    i = min(choices, key=lambda j: sorted(choices[j]))
+    return i, choices[i]
+
+
 def canonical_id(graph: Graph, order: Sequence[int], input_shape: Shape, output: Slot) -> str:
-    """32 hexadecimal digits: a hash of the network with its layers in canonical order, named by their place in it."""
+    """Return 32 hexadecimal digits: a hash of the network with its layers in canonical order, named by their place."""
     place = {-1: -1} | {i: position for position, i in enumerate(order)}
-    layers = [(graph.natures[i], [_placed(part, place) for part in graph.inputs[i]]) for i in order]
+    layers = [(graph.labels[i], [_placed(part, place) for part in graph.inputs[i]]) for i in order]
     return _digest(input_shape, layers, _placed(output, place)).hex()
 
 
-def _placed(part: Slot, place: dict[int, int]) -> list[tuple[int, int]]:
+def _placed(part: Slot, place: Mapping[int, int]) -> list[tuple[int, int]]:
     return sorted((place[i], int(n)) for i, n in part)
 
 
-def _chosen(graph: Graph, colours: list[bytes], i: int) -> list[bytes]:
-    """The colours once layer i is told apart from those that look like it."""
+def _individualised(graph: Graph, colours: list[bytes], i: int) -> list[bytes]:
+    """Return the refined colours once layer i is distinguished from those of its colour."""
     return _refined(graph, [*colours[:i], _digest("chosen", colours[i]), *colours[i + 1 :]])
 
 
-def _exchangeable(graph: Graph, i: int, j: int, done: set[int]) -> bool:
-    """Whether swapping i and j, and with them one by one what hangs on them (parallel branches), changes nothing.
+def _exchangeable(graph: Graph, i: int, j: int, done: Collection[int]) -> bool:
+    """Return whether an automorphism swaps i and j, and with them one by one what hangs on them (parallel branches).
 
-    Nothing in `done` may move. False says nothing: there may be another way to exchange the two.
+    No layer in `done` may move. False proves nothing: another automorphism may exchange the two.
     """
     swap = {i: j, j: i}
     stack = [(i, j)]
@@ -122,7 +140,7 @@ def _exchangeable(graph: Graph, i: int, j: int, done: set[int]) -> bool:
                     stack.append((x, y))
     touched = {reader for x in swap for reader, _, _ in graph.consumers[x] if reader >= 0} | set(swap)
     return all(_placed_slots(graph, x, swap) == graph.inputs[swap.get(x, x)] for x in touched) and all(
-        graph.natures[x] == graph.natures[y] for x, y in swap.items()
+        graph.labels[x] == graph.labels[y] for x, y in swap.items()
     )
 
 
@@ -131,7 +149,7 @@ def _placed_slots(graph: Graph, index: int, swap: dict[int, int]) -> tuple[Slot,
 
 
 def _refined(graph: Graph, colours: list[bytes]) -> list[bytes]:
-    """Colours that hold all that a layer depends on and all that depends on it, as far as the given ones tell."""
+    """Refine colours (Weisfeiler–Lehman) until they hold all that a layer depends on and all that depends on it."""
     before = -1
     while before < (now := len(set(colours))) and (before < 0 or now < len(colours)):
         before = now

@@ -12,24 +12,30 @@ from esnac_lib.errors import ArchitectureError
 
 
 def follows_channels(layer: Layer) -> bool:
-    """Whether the layer's tensors have an element for each channel that it reads."""
+    """Return whether the layer's tensors have an element for each channel that it reads."""
     return LAYER_TYPES[layer.kind].follows and not (layer.kind == "prelu" and layer["shared"])
 
 
 def is_depthwise(layer: Layer, in_channels: int) -> bool:
-    """Whether every filter of the layer reads one channel of its own."""
+    """Return whether every filter of the layer reads one channel of its own."""
     return layer.kind == "conv" and in_channels > 1 and layer["groups"] == in_channels
 
 
 def expand(channels: np.ndarray, times: int) -> np.ndarray:
-    """The positions of the blocks of `times` elements that stand for the given channels."""
+    """Return the positions of the blocks of `times` elements that stand for the given channels."""
     return (channels[:, None] * times + np.arange(times)).ravel()
 
 
 def route_channels(layer: Layer, shapes: tuple[tuple[int, ...], ...], kept: list[np.ndarray]) -> np.ndarray:
-    """The former output positions, in order, of what is left when a layer without filters keeps some input channels.
+    """Return the former output positions that remain, in order, when a layer without filters keeps some input channels.
 
-    shapes: of the input slots before shrinking. kept: the channels of each slot that stay.
+    Args:
+        layer: The layer, as it was before shrinking.
+        shapes: Shapes of its input slots before shrinking.
+        kept: The channels of each slot that stay.
+
+    Raises:
+        ArchitectureError: A selection would be empty, or the slots of a sum or product keep different channels.
     """
     if layer.kind == "concat":
         offsets = np.cumsum([0] + [shape[0] for shape in shapes[:-1]])
@@ -52,12 +58,12 @@ def route_channels(layer: Layer, shapes: tuple[tuple[int, ...], ...], kept: list
 
 
 def selected(layer: Layer) -> np.ndarray:
-    """The input channel at each output position of a `select` layer."""
+    """Return the input channel at each output position of a `select` layer."""
     return np.concatenate([np.arange(start, stop) for start, stop in layer["runs"]])
 
 
 def shuffled(channels: int, groups: int) -> np.ndarray:
-    """The input channel that a channel shuffle puts at each output position (ShuffleNet §3.1)."""
+    """Return the input channel that a channel shuffle puts at each output position (ShuffleNet §3.1)."""
     if channels % groups:
         raise ArchitectureError(f"{channels} channels cannot be shuffled in {groups} groups")
     return np.arange(channels).reshape(groups, channels // groups).T.ravel()

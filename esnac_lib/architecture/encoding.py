@@ -1,8 +1,8 @@
 """Layer configurations: an architecture as a sequence of fixed feature vectors (ESNAC §6.2).
 
 Each layer becomes a vector of m + 2n + 6: one-hot kind (m); kernel size, stride, padding, groups, input channels and
-output channels (6); incoming edges (n) and outgoing edges (n), where n = `max_edge` is the longest edge that is told
-from longer ones.
+output channels (6); incoming edges (n) and outgoing edges (n), where n = `max_edge` is the longest edge that is
+distinguished from longer ones.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ MAX_EDGE = 128
 
 
 def encoding_size(max_edge: int = MAX_EDGE) -> int:
-    """The width m + 2n + 6 of an encoding."""
+    """Return the width m + 2n + 6 of an encoding."""
     return len(KINDS) + len(ATTRIBUTES) + 2 * max_edge
 
 
 def encode(architecture: Architecture, max_edge: int = MAX_EDGE) -> np.ndarray:
-    """The architecture as (L, m + 2n + 6) float32, its layers in canonical order: one encoding an `arch_id`.
+    """Return the architecture as (L, m + 2n + 6) float32, its layers in canonical order: one encoding an `arch_id`.
 
-    Attributes are unscaled [code] and 0 where a layer has none; a batch norm has no channels [code]. A window or stride
-    that is not square counts as the square of equal area √(h·w), its padding as the mean of both sides. An edge from
-    the i-th to the j-th layer sets element j - i (counted from 1) of j's incoming and i's outgoing indicators; how
-    often a layer is summed is not told apart, nor is the network's input an edge.
+    Attributes are unscaled and 0 where a layer has none; a batch norm has no channels (both as in the authors' code).
+    A window or stride that is not square counts as the square of equal area √(h·w), its padding as the mean of both
+    sides. An edge from the i-th to the j-th layer sets element j - i (counted from 1) of j's incoming and i's outgoing
+    indicators; how often a layer is summed is not encoded, nor is the network's input an edge.
     """
     order = architecture.canonical_order
     place = {layer: position for position, layer in enumerate(order)}
@@ -54,7 +54,7 @@ def encode(architecture: Architecture, max_edge: int = MAX_EDGE) -> np.ndarray:
 
 @lru_cache(maxsize=4096)
 def kind_and_attributes(kind: str, attrs: tuple[tuple[str, Any], ...]) -> tuple[float, ...]:
-    """One-hot kind, kernel size, stride, padding, groups."""
+    """Return the one-hot kind, kernel size, stride, padding, groups."""
     known = dict(attrs)
     none = (0, 0)
     kernel, stride, padding = known.get("kernel_size", none), known.get("stride", none), known.get("padding", none)

@@ -6,18 +6,16 @@
     >>> net.num_params, net.macs, net.shapes[0]
     (1362, 2432, (8, 4, 4))
 
-A layer reads *slots*. A slot is a sum of sources, each with its multiplicity: ((3, 1), (5, 2)) is x₃ + 2·x₅, where x₃
-is the output of layer 3 and source -1 (`INPUT`) is the network's input. Only a concat has more than one slot; there
-their order is the order of concatenation. So a sum is not a layer, and an emptied residual block is the slot ((b, 2),).
+What a layer is, and the slots that it reads: `esnac_lib.architecture.layer`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from html import escape
 from itertools import pairwise
 from numbers import Integral
@@ -26,97 +24,27 @@ from typing import Any
 import numpy as np
 
 from esnac_lib.architecture.canonical import Graph, canonical_id, canonical_order
-from esnac_lib.architecture.layer_types import LAYER_TYPES, Shape, Slot, normalise_attrs
+from esnac_lib.architecture.layer import INPUT, Layer, slot, sum_slots
+from esnac_lib.architecture.layer_types import LAYER_TYPES, Shape, Slot
 from esnac_lib.errors import ArchitectureError
 
-INPUT = -1
+__all__ = ["INPUT", "Architecture", "Layer", "slot", "sum_slots"]
+
 FORMAT_VERSION = 1
-
-
-_normalised = lru_cache(maxsize=4096)(normalise_attrs)
-
-
-def slot(*sources: int) -> Slot:
-    """The sum of the given sources; a source given twice counts twice."""
-    return tuple(sorted(Counter(map(int, sources)).items()))
-
-
-def sum_slots(terms: Iterable[tuple[Slot, int]]) -> Slot:
-    """The sum of slots, each times its multiplicity."""
-    total: Counter[int] = Counter()
-    for part, times in terms:
-        for source, count in part:
-            total[source] += count * times
-    return tuple(sorted(total.items()))
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer of an architecture.
-
-    name: unique in its architecture; its weights are "<name>.weight" and so on.
-    kind: a key of LAYER_TYPES.
-    inputs: the slots that it reads.
-    channels: filters of a convolution, features of a linear layer; 0 for all other kinds.
-    attrs: kernel_size and so on, given as a mapping, kept as sorted pairs with every default filled in; read one with
-        `layer["stride"]`. Kernel size, stride, padding and dilation are (height, width).
-    origin: the name of the teacher's layer that this one came from.
-    kept_out, kept_in: which of the origin's output channels (filters, batch-norm channels) and input channels (or
-        features) are still here, as arrays of indices in order; None means all of them. Only layers with weights
-        need them.
-    code, reason: of an opaque layer what runs it (a module, never saved) and why it is opaque. None of these and
-        neither the origin count for `arch_id` or equality.
-
-    Raises ArchitectureError for an unknown kind, and for an attribute that is unknown, lacking or out of range.
-    """
-
-    name: str
-    kind: str
-    inputs: tuple[Slot, ...]
-    channels: int = 0
-    attrs: Any = ()
-    origin: str | None = field(default=None, compare=False)
-    kept_out: np.ndarray | None = field(default=None, compare=False, repr=False)
-    kept_in: np.ndarray | None = field(default=None, compare=False, repr=False)
-    code: Any = field(default=None, compare=False, repr=False)
-    reason: str = field(default="", compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise ArchitectureError(f"a layer is called {self.name!r}: a name is a text that is not empty")
-        if not isinstance(self.channels, Integral):
-            raise ArchitectureError(f"layer {self.name!r} with {self.channels!r} channels: needed is an integer")
-        object.__setattr__(self, "channels", int(self.channels))
-        try:
-            attrs = _normalised(self.kind, self.attrs)
-        except TypeError:  # a mapping or a list cannot be looked up
-            attrs = normalise_attrs(self.kind, self.attrs)
-        object.__setattr__(self, "attrs", attrs)
-
-    def __getitem__(self, name: str) -> Any:
-        for key, value in self.attrs:
-            if key == name:
-                return value
-        raise KeyError(f"{self.kind} {self.name!r} has no attribute {name!r}")
-
-    @property
-    def sources(self) -> set[int]:
-        """All layers that this one reads."""
-        return {source for part in self.inputs for source, _ in part}
-
-    @property
-    def has_filters(self) -> bool:
-        """Whether the layer has output channels of its own (convolution, linear)."""
-        return LAYER_TYPES[self.kind].filters
 
 
 @dataclass(frozen=True)
 class Architecture:
     """A directed acyclic graph of layers in execution order: every layer reads only earlier ones or the input.
 
-    input_shape: (channels, height, width). output: the slot that is the network's output.
-    Raises ArchitectureError unless names are unique, sources exist, every layer contributes to the output, and the
-    shapes fit.
+    Attributes:
+        layers: The layers.
+        input_shape: (channels, height, width).
+        output: The slot that is the network's output.
+
+    Raises:
+        ArchitectureError: Two layers have one name, a source does not exist, a layer does not contribute to the output,
+            or shapes do not fit.
     """
 
     layers: tuple[Layer, ...]
@@ -126,7 +54,7 @@ class Architecture:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         if len(self.input_shape) != 3 or not all(isinstance(n, Integral) and n > 0 for n in self.input_shape):
-            raise ArchitectureError(f"an input of shape {self.input_shape}: needed is (channels, height, width)")
+            raise ArchitectureError(f"the input has shape {self.input_shape}: it must be (channels, height, width)")
         object.__setattr__(self, "input_shape", tuple(map(int, self.input_shape)))
         names = Counter(layer.name for layer in self.layers)
         if twice := [name for name, count in names.items() if count > 1]:
@@ -143,7 +71,7 @@ class Architecture:
             used |= layer.sources
         self._check_slot(self.output, len(self.layers), "the output")
         if unused := set(range(len(self.layers))) - used:
-            raise ArchitectureError(f"layer {self.layers[min(unused)].name!r} feeds nothing")
+            raise ArchitectureError(f"layer {self.layers[min(unused)].name!r} does not contribute to the output")
         _ = self.shapes
 
     @staticmethod
@@ -224,7 +152,7 @@ class Architecture:
     # -- the graph ---------------------------------------------------------------------------------------------------
 
     def edges(self) -> list[tuple[int, int]]:
-        """All pairs (i, j) where layer j reads layer i, sorted, without the network's input."""
+        """Return all pairs (i, j) where layer j reads layer i, sorted, without the network's input."""
         return sorted((i, j) for j, layer in enumerate(self.layers) for i in layer.sources if i != INPUT)
 
     @cached_property
@@ -242,7 +170,7 @@ class Architecture:
         return tuple(map(tuple, found))
 
     def index(self, name: str) -> int:
-        """The position of the layer of this name."""
+        """Return the position of the layer of this name."""
         for index, layer in enumerate(self.layers):
             if layer.name == name:
                 return index
@@ -250,9 +178,9 @@ class Architecture:
 
     @property
     def graph(self) -> Graph:
-        """The network as its canonical order sees it."""
-        natures = [(layer.kind, layer.channels, layer.attrs) for layer in self.layers]
-        return Graph(natures, [layer.inputs for layer in self.layers], self.consumers)
+        """The network as a labelled graph, from which its canonical order and hash follow."""
+        labels = [(layer.kind, layer.channels, layer.attrs) for layer in self.layers]
+        return Graph(labels, [layer.inputs for layer in self.layers], self.consumers)
 
     @cached_property
     def canonical_order(self) -> tuple[int, ...]:
@@ -261,13 +189,13 @@ class Architecture:
 
     @cached_property
     def arch_id(self) -> str:
-        """32 hexadecimal digits, the same for the same network: no names, no order of layers, no process enters."""
+        """32 hexadecimal digits: one hash for a network, whatever the names and order of its layers, in any process."""
         return canonical_id(self.graph, self.canonical_order, self.input_shape, self.output)
 
     # -- text --------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> str:
-        """The architecture as JSON, with origins and kept channels (these as runs [start, stop)).
+        """Return the architecture as JSON, with origins and kept channels (these as runs [start, stop)).
 
         The code of opaque layers is not in it: `with_code_of` gives it back.
         """
@@ -292,12 +220,12 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """The inverse of `to_json`. Raises ArchitectureError if the text is not an architecture of this version."""
+        """Read what `to_json` wrote. Raises ArchitectureError for anything else, and for another version."""
         try:
             data = json.loads(text)
             if data["version"] != FORMAT_VERSION:
                 raise ArchitectureError(
-                    f"an architecture of version {data['version']}: this library reads version {FORMAT_VERSION}"
+                    f"the architecture has version {data['version']}: this library reads version {FORMAT_VERSION}"
                 )
             layers = tuple(
                 Layer(
@@ -318,9 +246,10 @@ class Architecture:
             raise ArchitectureError(f"not an architecture in JSON: {type(error).__name__}: {error}") from None
 
     def with_code_of(self, teacher: Architecture) -> Architecture:
-        """This student, as it came from JSON, with the code that its opaque layers have in its teacher.
+        """Return this student, as read from JSON, with the code that its opaque layers have in its teacher.
 
-        Raises ArchitectureError if the teacher has no such layer.
+        Raises:
+            ArchitectureError: The teacher has no such layer.
         """
         code = {layer.name: layer for layer in teacher.layers if layer.kind == "opaque"}
         layers = []
@@ -334,12 +263,12 @@ class Architecture:
         return replace(self, layers=tuple(layers))
 
     def standing_alone(self) -> Architecture:
-        """This student without a memory of its teacher: with weights of its own it can be a teacher itself."""
+        """Return this student without origins and kept channels: with weights of its own it can be a teacher itself."""
         layers = tuple(replace(layer, origin=None, kept_out=None, kept_in=None) for layer in self.layers)
         return replace(self, layers=layers)
 
     def table(self) -> list[Mapping[str, Any]]:
-        """One row a layer: what a person wants to read."""
+        """Return one row per layer, for people to read."""
         return [
             {
                 "layer": layer.name,
@@ -359,7 +288,7 @@ class Architecture:
         return name if count == 1 else f"{count}·{name}"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: a line, and the layers as a table."""
+        """Return what a notebook shows: one line, and the layers as a table."""
         rows = [list(row.values()) for row in self.table()]
         cells = ["".join(f"<td>{escape(f'{v:,}' if isinstance(v, int) else v)}</td>" for v in row) for row in rows]
         heads = "".join(f"<th>{name}</th>" for name in self.table()[0])

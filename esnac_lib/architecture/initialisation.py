@@ -1,4 +1,4 @@
-"""How weights are drawn before training."""
+"""How weights are drawn before training: He et al.'s for convolutions, PyTorch's for all else, from a seed."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from torch import nn
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Network, build
 
-Made = TypeVar("Made", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def fresh_network(architecture: Architecture, seed: int) -> Network:
-    """The network of an architecture on the CPU, initialised like a teacher; its weights depend on `seed` alone."""
+    """Return an architecture's network on the CPU, initialised like a teacher; its weights depend on `seed` alone."""
     return seeded(lambda: build(architecture), seed)
 
 
-def seeded(make: Callable[[], Made], seed: int) -> Made:
+def seeded(make: Callable[[], Module], seed: int) -> Module:
+    """Return the module that `make` builds, initialised on the CPU from `seed` alone; global state is restored."""
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed other devices too
-        module = make()
-        initialise(module)
-        return module
+        return initialise(make())
 
 
-def initialise(module: nn.Module) -> nn.Module:
-    """Draws a module's weights afresh, in place, from PyTorch's global state, and returns the module.
+def initialise(module: Module) -> Module:
+    """Draw a module's weights afresh, in place, from PyTorch's global random state, and return the module.
 
     Convolutions as He et al. (2015) for ReLU, from the number of inputs of a filter (in a grouped convolution those of
     its group); their biases are 0. Everything else as PyTorch does.

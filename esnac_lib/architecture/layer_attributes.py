@@ -15,7 +15,7 @@ Form = Callable[[Any], Any]
 
 
 def integer(least: int) -> Form:
-    """An integer of at least `least`."""
+    """Return the form of an integer of at least `least`."""
 
     def read(value: Any) -> int:
         if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
@@ -26,7 +26,7 @@ def integer(least: int) -> Form:
 
 
 def pair(least: int) -> Form:
-    """(height, width) of integers of at least `least`; one number stands for both."""
+    """Return the form (height, width) of integers of at least `least`; one number stands for both."""
 
     def read(value: Any) -> tuple[int, int]:
         both = value if isinstance(value, tuple | list) else (value, value)
@@ -40,7 +40,7 @@ def pair(least: int) -> Form:
 
 
 def number(least: float | None = None, most: float | None = None) -> Form:
-    """A finite number within bounds, as a float."""
+    """Return the form of a finite number within bounds, as a float."""
 
     def read(value: Any) -> float:
         if isinstance(value, Real) and isfinite(value):
@@ -54,14 +54,14 @@ def number(least: float | None = None, most: float | None = None) -> Form:
 
 
 def truth(value: Any) -> bool:
-    """True or False."""
+    """Read True or False."""
     if value in (False, True):
         return bool(value)
     raise ValueError("True or False")
 
 
 def choice(names: Collection[str]) -> Form:
-    """One of some names."""
+    """Return the form of one of some names."""
 
     def read(value: Any) -> str:
         if isinstance(value, str) and value in names:
@@ -72,28 +72,28 @@ def choice(names: Collection[str]) -> Form:
 
 
 def text(value: Any) -> str:
-    """A text that is not empty."""
+    """Read a text that is not empty."""
     if isinstance(value, str) and value:
         return value
     raise ValueError("a text that is not empty")
 
 
 def numbers(value: Any) -> tuple[float, ...]:
-    """A sequence of finite numbers."""
+    """Read a sequence of finite numbers."""
     if isinstance(value, tuple | list):
         return tuple(map(number(), value))
     raise ValueError("a sequence of numbers")
 
 
 def sides(value: Any) -> tuple[int, ...]:
-    """(left, right, top, bottom) as integers; a negative one cuts."""
+    """Read (left, right, top, bottom) as integers; a negative one cuts."""
     if isinstance(value, tuple | list) and len(value) == 4 and all(isinstance(n, Integral) for n in value):
         return tuple(map(int, value))
     raise ValueError("four integers: left, right, top, bottom")
 
 
 def runs(value: Any) -> tuple[tuple[int, int], ...]:
-    """Runs (start, stop) of positions, at least one and none empty, where none goes on where the one before ends."""
+    """Read runs (start, stop) of positions, at least one and none empty, and merge those that continue each other."""
     merged: list[tuple[int, int]] = []
     for item in value if isinstance(value, tuple | list) else ():
         start, stop = pair(0)(item)
@@ -109,21 +109,21 @@ def runs(value: Any) -> tuple[tuple[int, int], ...]:
 
 
 def shape(value: Any) -> tuple[int, ...]:
-    """(channels, height, width) or (features,)."""
+    """Read (channels, height, width) or (features,)."""
     if isinstance(value, tuple | list) and len(value) in (1, 3):
         return tuple(map(integer(1), value))
     raise ValueError("a shape (channels, height, width) or (features,)")
 
 
 def shapes(value: Any) -> tuple[tuple[int, ...], ...]:
-    """A sequence of shapes."""
+    """Read a sequence of shapes."""
     if isinstance(value, tuple | list) and value:
         return tuple(map(shape, value))
     raise ValueError("one or more shapes")
 
 
 def tensors(value: Any) -> tuple[tuple[str, tuple[int, ...], bool], ...]:
-    """(name, shape, trainable) of each tensor."""
+    """Read (name, shape, trainable) of each tensor."""
     try:
         return tuple((text(name), tuple(map(integer(0), size)), truth(trained)) for name, size, trained in value)
     except (TypeError, ValueError):

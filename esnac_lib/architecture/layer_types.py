@@ -32,11 +32,17 @@ ACTIVATIONS: Mapping[str, int] = {
 class LayerType:
     """The rules of one kind of layer.
 
-    `shape(channels, attrs, inputs)` gives the output shape, where `inputs` has the shape of each input slot, and
-    raises ArchitectureError if they do not fit. `tensors(channels, attrs, input)` names the tensors that it holds, with
-    their shapes; all are trainable but running statistics. `macs(channels, attrs, input, output)` is exact. `filters`
-    says that the layer has output channels of its own, which can be shrunk; `follows` that its tensors have an element
-    for each input channel. `forms` holds how an attribute is read, where its default does not say so.
+    Attributes:
+        shape: (channels, attrs, shape of each input slot) to the output shape; raises ArchitectureError if they do not
+            fit.
+        tensors: (channels, attrs, input shape) to the tensors that it holds, by name, with their shapes; all are
+            trainable but running statistics.
+        macs: (channels, attrs, input shape, output shape) to its exact multiply-accumulates.
+        attrs: Names and defaults of the attributes.
+        forms: How an attribute is read, where its default does not say so.
+        filters: Whether the layer has output channels of its own, which can be shrunk.
+        follows: Whether its tensors have an element for each input channel.
+        slots: Number of input slots; 0 means any number.
     """
 
     shape: Callable[[int, Attrs, list[Shape]], Shape]
@@ -49,7 +55,7 @@ class LayerType:
     slots: int = 1  # 0: any number
 
     def params(self, channels: int, attrs: Attrs, shape: Shape) -> int:
-        """Trainable parameters."""
+        """Return the number of trainable parameters."""
         fixed = {name for name, _, trained in attrs.get("tensors", ()) if not trained}
         tensors = self.tensors(channels, attrs, shape).items()
         return sum(prod(size) for name, size in tensors if not name.startswith("running_") and name not in fixed)
@@ -75,7 +81,7 @@ def _instance_norm_shape(channels: int, attrs: Attrs, inputs: list[Shape]) -> Sh
 
 
 def _window(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool = False) -> int:
-    """Output length of a sliding window, as in PyTorch's documentation of Conv2d and MaxPool2d."""
+    """Return the output length of a sliding window, as in PyTorch's documentation of Conv2d and MaxPool2d."""
     span = size + 2 * padding - dilation * (kernel - 1) - 1
     if span < (1 - stride if ceil_mode else 0):  # with ceil_mode a window may hang over the map's end
         raise ArchitectureError(f"a window of {dilation * (kernel - 1) + 1} on a map of {size} + 2·{padding} pixels")
@@ -147,7 +153,7 @@ def _pad_shape(channels: int, attrs: Attrs, inputs: list[Shape]) -> Shape:
 
 
 def _padded(size: int, before: int, after: int, mode: str) -> int:
-    """The length of a side with a border or, where that is negative, a cut."""
+    """Return the length of a side with a border or, where that is negative, a cut."""
     left = size + min(before, 0) + min(after, 0)
     most = {"reflect": size - 1, "circular": left}.get(mode)  # where a border is made of pixels that are there
     if most is not None and max(before, after) > most:
@@ -282,9 +288,10 @@ _FORMS: Mapping[str, form.Form] = {
 
 
 def normalise_attrs(kind: str, attrs: Attrs | tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
-    """All attributes of a kind, sorted by name, with defaults filled in and pairs for the spatial ones.
+    """Return all attributes of a kind, sorted by name, with defaults filled in and pairs for the spatial ones.
 
-    Raises ArchitectureError for an unknown kind, and for an attribute that is unknown, lacking or out of range.
+    Raises:
+        ArchitectureError: The kind is unknown, or an attribute is unknown, missing or out of range.
     """
     if not isinstance(kind, str) or kind not in LAYER_TYPES:
         raise ArchitectureError(f"a layer of kind {kind!r}: known kinds are {', '.join(LAYER_TYPES)}")
@@ -303,10 +310,10 @@ def normalise_attrs(kind: str, attrs: Attrs | tuple[tuple[str, Any], ...]) -> tu
         try:
             items.append((name, _form(kind, name)(value)))
         except ValueError as error:
-            raise ArchitectureError(f"{kind} with {name} = {value!r}: needed is {error}") from None
+            raise ArchitectureError(f"{kind} with {name} = {value!r}: it must be {error}") from None
     found = dict(items)
     if kind == "activation" and len(found["arguments"]) != (count := ACTIVATIONS[found["function"]]):
-        raise ArchitectureError(f"{found['function']} with arguments {found['arguments']}: needed are {count}")
+        raise ArchitectureError(f"{found['function']} with arguments {found['arguments']}: it takes {count}")
     return tuple(sorted(items))
 
 

@@ -37,7 +37,7 @@ class BatchNorm(nn.BatchNorm2d):
             super()._check_input_dim(input)
 
     def reset_running_stats(self) -> None:
-        """Mean 0 and variance 1, as if no batch had been seen."""
+        """Reset to mean 0 and variance 1, as if no batch had been seen."""
         if self.running_mean is not None and self.running_var is not None:
             self.running_mean.zero_()
             self.running_var.fill_(1)
@@ -56,7 +56,7 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) or (B, F) to the same."""
+        """Map (B, C, H, W) or (B, F) to the same."""
         if x.ndim == 2:
             return F.layer_norm(x, x.shape[1:], self.weight, self.bias, self.eps)
         last = x.permute(0, 2, 3, 1)
@@ -72,7 +72,7 @@ class Scale(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) or (B, F) to the same."""
+        """Map (B, C, H, W) or (B, F) to the same."""
         size = (-1, *[1] * (x.ndim - 2))
         if self.weight is not None:
             x = x * self.weight.view(size)
@@ -87,7 +87,7 @@ class Affine(nn.Module):
         self.factor, self.offset = factor, offset
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same."""
         if self.factor != 1:
             x = x * self.factor
         return x if self.offset == 0 else x + self.offset
@@ -102,16 +102,16 @@ class Activation(nn.Module):
         self._call = activation_function(function)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same."""
         return self._call(x, *self.arguments)
 
     def extra_repr(self) -> str:
-        """What the module's repr shows."""
+        """Return what the module's repr shows."""
         return ", ".join(map(str, (self.function, *self.arguments)))
 
 
 def activation_function(name: str) -> Callable[..., Tensor]:
-    """The function of a name in ACTIVATIONS: (x, *arguments) to a tensor of x's shape."""
+    """Return the function of a name in ACTIVATIONS: (x, *arguments) to a tensor of x's shape."""
     own: dict[str, Callable[..., Tensor]] = {
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
         "tanh": torch.tanh,
@@ -125,7 +125,7 @@ class Concat(nn.Module):
     """Joins its inputs along the channels."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Several (B, C_i, H, W) to (B, sum of C_i, H, W)."""
+        """Map several (B, C_i, H, W) to (B, sum of C_i, H, W)."""
         return torch.cat(inputs, 1)
 
 
@@ -133,7 +133,7 @@ class Multiply(nn.Module):
     """The element-wise product of two maps, with broadcasting."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """(B, C, H, W) and for example (B, C, 1, 1) to (B, C, H, W)."""
+        """Map (B, C, H, W) and for example (B, C, 1, 1) to (B, C, H, W)."""
         return a * b
 
 
@@ -141,7 +141,7 @@ class Add(nn.Module):
     """The element-wise sum of two maps, with broadcasting."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """(B, C, H, W) and for example (B, C, 1, 1) to (B, C, H, W)."""
+        """Map (B, C, H, W) and for example (B, C, 1, 1) to (B, C, H, W)."""
         return a + b
 
 
@@ -155,7 +155,7 @@ class Select(nn.Module):
         self._index: dict[torch.device, Tensor] = {index.device: index}  # no buffer: an architecture knows its runs
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) or (B, F) to as many channels as are picked."""
+        """Map (B, C, H, W) or (B, F) to as many channels as are picked."""
         if len(self.runs) == 1:
             return x[:, slice(*self.runs[0])]
         if x.device not in self._index:
@@ -167,7 +167,7 @@ class Unflatten(nn.Module):
     """Features as maps of one pixel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F) to (B, F, 1, 1)."""
+        """Map (B, F) to (B, F, 1, 1)."""
         return x[:, :, None, None]
 
 
@@ -179,7 +179,7 @@ class Pad(nn.Module):
         self.sizes, self.mode, self.value = sizes, mode, value
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H + top + bottom, W + left + right)."""
+        """Map (B, C, H, W) to (B, C, H + top + bottom, W + left + right)."""
         return F.pad(x, self.sizes, self.mode, self.value if self.mode == "constant" else None)
 
 
@@ -191,7 +191,7 @@ class StochasticDepth(nn.Module):
         self.p, self.mode = p, mode
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) to the same: in training an image, or in mode "batch" all, is dropped with probability p."""
+        """Map (B, ...) to the same: in training each image (in mode "batch", all) is dropped with probability p."""
         if not self.training or self.p == 0:
             return x
         kept = x.new_empty((len(x) if self.mode == "row" else 1, *[1] * (x.ndim - 1))).bernoulli_(1 - self.p)
@@ -206,7 +206,7 @@ class Zeros(nn.Module):
         self.channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, channels, H, W)."""
+        """Map (B, C, H, W) to (B, channels, H, W)."""
         return x.new_zeros((x.shape[0], self.channels, *x.shape[2:]))  # len(x) would be a constant in ONNX
 
 
@@ -228,12 +228,12 @@ _Maker = Callable[[Layer, Shape], nn.Module]
 
 
 def _plain(kind: Callable[..., nn.Module]) -> _Maker:
-    """A module that is made with the layer's attributes."""
+    """Return a module that is made with the layer's attributes."""
     return lambda layer, shape: kind(**dict(layer.attrs))
 
 
 def _sized(kind: Callable[..., nn.Module]) -> _Maker:
-    """A module that is made with the number of its input channels, then the layer's attributes."""
+    """Return a module that is made with the number of its input channels, then the layer's attributes."""
     return lambda layer, shape: kind(shape[0], **dict(layer.attrs))
 
 
@@ -271,9 +271,11 @@ _MAKERS: Mapping[str, _Maker] = {
 
 
 def module_of(layer: Layer, in_shape: Shape) -> nn.Module:
-    """What runs a layer whose (first) input has this shape: called with one tensor a slot, batch first.
+    """Return the module of a layer whose (first) input has this shape: called with one tensor per slot, batch first.
 
-    Freshly initialised as PyTorch does, but an opaque layer's is a copy of its teacher's; raises ArchitectureError for
-    an opaque layer without its code.
+    It is initialised as PyTorch does, but an opaque layer's is a copy of its teacher's.
+
+    Raises:
+        ArchitectureError: The layer is opaque, and without its code.
     """
     return _MAKERS[layer.kind](layer, in_shape)

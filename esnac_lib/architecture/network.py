@@ -55,7 +55,7 @@ class Network(nn.Module):
             self._plan.append(_Step(module, layer.inputs, j, done))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, *input_shape) to (B, *output_shape)."""
+        """Map (B, *input_shape) to (B, *output_shape)."""
         values: dict[int, Tensor] = {INPUT: x}
         del x
         for module, inputs, position, done in self._plan:
@@ -66,13 +66,14 @@ class Network(nn.Module):
         return _sum(self.architecture.output, values)
 
     def weights(self) -> Weights:
-        """A copy of all weights, in execution order."""
+        """Return a copy of all weights, in execution order."""
         return {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Copies weights into this network, which keeps its device and dtype.
+        """Copy weights into this network, which keeps its device and dtype.
 
-        Raises ArchitectureError if one is missing, unknown or of another shape; nothing is changed then.
+        Raises:
+            ArchitectureError: One is missing, unknown or of another shape; nothing is changed then.
         """
         check_weights(self.architecture, weights)
         with torch.no_grad():
@@ -80,7 +81,7 @@ class Network(nn.Module):
                 tensor.copy_(weights[name])
 
     def is_as_described(self) -> bool:
-        """Whether its modules still hold the tensors of its architecture; pruning in place takes some of their rows."""
+        """Return whether its modules still hold the tensors of its architecture, which pruning in place cuts."""
         return {name: tuple(t.shape) for name, t in self._tensors().items()} == weight_shapes(self.architecture)
 
     @property
@@ -89,11 +90,11 @@ class Network(nn.Module):
         return any(layer.kind == "opaque" for layer in self.architecture.layers)
 
     def layer_modules(self) -> dict[str, nn.Module]:
-        """The module of each layer by the layer's name, in execution order."""
+        """Return the module of each layer by the layer's name, in execution order."""
         return {self.architecture.layers[step.position].name: step.module for step in self._plan}
 
     def _tensors(self) -> Weights:
-        """The parameters and buffers themselves by their name in weights."""
+        """Return the parameters and buffers themselves by their name in weights."""
         found = {}
         for step in self._plan:
             prefix = self.architecture.layers[step.position].name
@@ -103,7 +104,7 @@ class Network(nn.Module):
 
 
 def _sum(part: Slot, values: Mapping[int, Tensor]) -> Tensor:
-    """The sum of the sources of a slot, each times its multiplicity."""
+    """Return the sum of the sources of a slot, each times its multiplicity."""
     (source, count), *others = part
     total = values[source] if count == 1 else values[source] * count
     for source, count in others:
@@ -115,7 +116,7 @@ _ESCAPES = (("~", "~0"), ("/", "~1"), (".", "/"))
 
 
 def module_name(name: str) -> str:
-    """The submodule's name of a layer: dots become slashes (slashes "~1", tildes "~0").
+    """Return the submodule's name of a layer: dots become slashes (slashes "~1", tildes "~0").
 
     A name that every module has already ("type") gets a tilde at its end.
     """
@@ -125,7 +126,7 @@ def module_name(name: str) -> str:
 
 
 def layer_name(name: str) -> str:
-    """The inverse of `module_name`."""
+    """Return the inverse of `module_name`."""
     name = name.removesuffix("~")
     for plain, escaped in reversed(_ESCAPES):
         name = name.replace(escaped, plain)
@@ -133,7 +134,7 @@ def layer_name(name: str) -> str:
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every tensor in an architecture's weights, in execution order."""
+    """Return the name and shape of every tensor in an architecture's weights, in execution order."""
     return {
         f"{layer.name}.{parameter}": shape
         for layer, inputs in zip(architecture.layers, architecture.in_shapes, strict=True)
@@ -142,29 +143,30 @@ def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def _parameter_shapes(layer: Layer, shape: Shape) -> dict[str, tuple[int, ...]]:
-    """The tensors of one layer whose (first) input has this shape."""
+    """Return the tensors of one layer whose (first) input has this shape."""
     return LAYER_TYPES[layer.kind].tensors(layer.channels, dict(layer.attrs), shape)
 
 
 def check_weights(architecture: Architecture, weights: Mapping[str, Tensor]) -> None:
-    """Raises ArchitectureError unless the weights are exactly those that the architecture has."""
+    """Raise ArchitectureError unless the weights are exactly those that the architecture has."""
     shapes = weight_shapes(architecture)
     for name, shape in shapes.items():
         if name not in weights:
-            raise ArchitectureError(f"weights lack {name!r} of shape {shape}: are they of another architecture?")
+            raise ArchitectureError(f"the weights lack {name!r} of shape {shape}: are they of another architecture?")
         if tuple(weights[name].shape) != shape:
-            raise ArchitectureError(f"weight {name!r} has shape {tuple(weights[name].shape)}, needed is {shape}")
+            raise ArchitectureError(f"weight {name!r} has shape {tuple(weights[name].shape)}: it must be {shape}")
     if unknown := [name for name in weights if name not in shapes]:
-        raise ArchitectureError(f"weights hold {unknown[0]!r}, which the architecture has not: leave it out")
+        raise ArchitectureError(f"weights hold {unknown[0]!r}, which the architecture does not have: leave it out")
 
 
 def build(architecture: Architecture, weights: Mapping[str, Tensor] | None = None) -> Network:
-    """The module of an architecture, in training mode.
+    """Return the module of an architecture, in training mode.
 
     Without weights it is freshly initialised, as PyTorch does, from PyTorch's global state. With weights the module
     holds copies of them, with their device and dtype, and no random number is drawn.
 
-    Raises ArchitectureError if a weight is missing, unknown or of another shape.
+    Raises:
+        ArchitectureError: A weight is missing, unknown or of another shape.
     """
     if weights is None:
         return Network(architecture)
@@ -178,7 +180,7 @@ def build(architecture: Architecture, weights: Mapping[str, Tensor] | None = Non
 
 
 def inherit(teacher_weights: Mapping[str, Tensor], student_architecture: Architecture) -> Weights:
-    """The weights that a student starts from: its teacher's, cut to the channels that it keeps (ESNAC §3.2).
+    """Return the weights that a student starts from: its teacher's, cut to the channels that it keeps (ESNAC §3.2).
 
     A layer without an origin inherits from the layer of its own name. A tensor that loses nothing is the teacher's own,
     not a copy. Batch norms keep their channels' running statistics.
@@ -188,7 +190,8 @@ def inherit(teacher_weights: Mapping[str, Tensor], student_architecture: Archite
     more than one group and more than one channel a group); then the weight at that position is taken all the same,
     which is what filter o uses for the input at i's place in its own group.
 
-    Raises ArchitectureError if the origin of a layer is unknown, or its tensors do not fit what the student keeps.
+    Raises:
+        ArchitectureError: The origin of a layer is unknown, or its tensors do not fit what the student keeps.
     """
     weights: Weights = {}
     for layer, inputs in zip(student_architecture.layers, student_architecture.in_shapes, strict=True):
@@ -203,7 +206,7 @@ def inherit(teacher_weights: Mapping[str, Tensor], student_architecture: Archite
                 tensor = _cut(source, layer)
             except IndexError:
                 raise ArchitectureError(
-                    f"layer {layer.name!r} keeps channels that {origin!r} has not: its {parameter} has the shape "
+                    f"layer {layer.name!r} keeps channels that {origin!r} does not have: its {parameter} has the shape "
                     f"{tuple(source.shape)}"
                 ) from None
             if tuple(tensor.shape) != shape:
@@ -216,7 +219,7 @@ def inherit(teacher_weights: Mapping[str, Tensor], student_architecture: Archite
 
 
 def _cut(tensor: Tensor, layer: Layer) -> Tensor:
-    """The rows kept_out and, of a tensor with two dimensions or more, the columns kept_in."""
+    """Return the rows kept_out and, of a tensor with two dimensions or more, the columns kept_in."""
     if layer.kept_out is not None:
         tensor = tensor[_indices(layer.kept_out, tensor)]
     if layer.kept_in is None or tensor.ndim == 1:

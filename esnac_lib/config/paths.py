@@ -20,9 +20,14 @@ def study_dir(config: StudyConfig) -> Path:
     return outputs_root() / config.study
 
 
+def data_root(given: str = "") -> Path:
+    """Return the folder of the data sets: the one given, else ESNAC_DATA, else data/ in the checkout."""
+    return _folder(given or os.environ.get("ESNAC_DATA", ""), "data")
+
+
 def data_root_of(config: StudyConfig) -> Path:
-    """The folder of the data sets: `data_root`, else ESNAC_DATA, else data/ in the checkout."""
-    return _folder(config.data_root or os.environ.get("ESNAC_DATA", ""), "data")
+    """Return the folder of a study's data sets: its `data_root`, else ESNAC_DATA, else data/ in the checkout."""
+    return data_root(config.data_root)
 
 
 def _folder(given: str, default: str) -> Path:

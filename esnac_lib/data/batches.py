@@ -20,7 +20,7 @@ from esnac_lib.errors import DataError
 
 
 def normalisation(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images (N, H, W, C), on the scale 0 … 1.
+    """Return the mean and standard deviation of each channel of uint8 images (N, H, W, C), on the scale 0 … 1.
 
     Give it the training images alone. Exact up to rounding, as it counts byte values. A constant channel gets 1/255
     as its deviation, so that it can be divided by.
@@ -39,7 +39,7 @@ def normalisation(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, .
 
 
 def crop_padding(image_size: int) -> int:
-    """The padding of the random crop: an eighth of the edge, rounded: 4 pixels at 32 and 28, 1 at 8.
+    """Return the padding of the random crop: an eighth of the edge, rounded: 4 pixels at 32 and 28, 1 at 8.
 
     ESNAC's authors pad their 32-pixel images by 4.
     """
@@ -56,9 +56,19 @@ class DeviceData:
     horizontal flip with probability 1/2, here only where ``flip`` allows it. As in the usual CIFAR programs, the
     padding comes before normalisation: it is black, not the mean colour.
 
-    Arguments: uint8 images (N, H, W, C), integer labels (N,), mean and std (C each, see `normalisation`); ``flip``:
-    a mirrored image keeps its class; ``augment``: what `batches` does unless told; ``padding``: pixels, None for
-    `crop_padding`. Raises `DataError` where they do not fit together.
+    Args:
+        images: uint8, (N, H, W, C).
+        labels: Integers, (N,).
+        mean: C numbers, see `normalisation`.
+        std: C numbers.
+        flip: Whether a mirrored image keeps its class.
+        augment: What `batches` does by default.
+        device: Where the images are kept.
+        channels_last: The memory format of batches.
+        padding: Pixels; None means `crop_padding`.
+
+    Raises:
+        DataError: They do not fit together.
     """
 
     def __init__(
@@ -100,7 +110,7 @@ class DeviceData:
         return f"DeviceData({len(self.labels):,} images, {size}, on {self.labels.device})"
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
     @property
@@ -111,7 +121,7 @@ class DeviceData:
     def batches(
         self, batch_size: int, generator: torch.Generator, augment: bool | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch in random order. All draws come from ``generator``, a CPU generator, before the first batch.
+        """Return one epoch in random order. All draws come from `generator`, a CPU generator, before the first batch.
 
         The draws are, in this order: ``randperm(N)``, and if it augments ``randint(0, 2 · padding + 1, (N, 2))``, the
         crop's row and column, and if it may flip ``randint(0, 2, (N,))``. The order is drawn first, so it is the same
@@ -131,7 +141,7 @@ class DeviceData:
         return self._epoch(draws, batch_size)
 
     def evaluation_batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """All images once, in their order, as they are."""
+        """Return all images once, in their order, as they are."""
         check_batch_size(batch_size)
         return (
             (self._normalise(self._plain[start : start + batch_size]), self.labels[start : start + batch_size])
@@ -144,7 +154,7 @@ class DeviceData:
             yield self._normalise(self._crop(order, top, left, flips)), self.labels[order]
 
     def _crop(self, order: torch.Tensor, top: torch.Tensor, left: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
-        """The crops (B, C, H, W), uint8, mirrored where ``flips`` is 1; all arguments (B,) int64."""
+        """Return the crops (B, C, H, W), uint8, mirrored where ``flips`` is 1; all arguments (B,) int64."""
         size, channels, edge = self.image_size, self.in_channels, self._padded.shape[2]
         pixel = torch.arange(size, device=self.device)
         rows = top[:, None] + pixel  # (B, H)

@@ -1,4 +1,4 @@
-"""Data sets as arrays, and how they are split. Imports no torch: a missing or damaged file is told at once.
+"""Data sets as arrays. Imports no torch: a missing or damaged file is reported at once.
 
 The on-disk form of a data set is one file ``<root>/<name>.npz`` with
 
@@ -7,11 +7,9 @@ The on-disk form of a data set is one file ``<root>/<name>.npz`` with
     classes                     optional: the class names in label order
     flip                        optional, a user's own data set only: true if a mirrored image keeps its class
 
-A user's own data set is one such file, named by its path. Digits come with scikit-learn and need no file; Fashion-MNIST
-is also read from Debian's package; the other named sets are downloaded through torchvision where no file is found, and
-stored in this form. Nothing here reads a pickle of ours or of a user: object arrays are refused unread.
-
-How the arrays reach a device, and augmentation: `esnac_lib.data.batches`.
+A user's own data set is one such file, named by its path. A named set without a file comes from where its row in
+`esnac_lib.data.registry` says; a download is stored in this form. Nothing here reads a pickle of ours or of a user:
+object arrays are refused unread.
 """
 
 from __future__ import annotations
@@ -21,20 +19,16 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from esnac_lib.config.paths import data_root
 from esnac_lib.data.registry import DATASETS, DatasetEntry
-from esnac_lib.data.sources import DEBIAN_FASHION, debian_fashion, digits, download
 from esnac_lib.errors import DataError, one_line
-from esnac_lib.files import write_atomically
-from esnac_lib.seeding import make_rng
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
-DIGITS_TEST = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +68,10 @@ class Dataset:
         return int(self.train_images.shape[1])
 
     def with_channels(self, channels: int) -> Dataset:
-        """The same images with so many channels: grey ones are repeated, 0 leaves them as they are.
+        """Return the same images with this number of channels: grey ones are repeated, 0 leaves them as they are.
 
-        Raises `DataError` for images that have another number of channels already.
+        Raises:
+            DataError: The images are not grey.
         """
         if channels in (0, self.in_channels):
             return self
@@ -91,65 +86,54 @@ class Dataset:
         return replace(self, train_images=train, test_images=test)
 
 
-# ---------------------------------------------------------------------------------------------------------- loading
-
-
 def load_dataset(name: str, root: str | Path = "") -> Dataset:
     """Load a named data set, or a user's own ``….npz``.
 
-    ``root`` is the folder of the .npz files; empty means the environment's ESNAC_DATA, else ``data`` in the checkout. A
-    name that ends in .npz is looked for as given, then in ``root``.
+    Args:
+        name: A name in `DATASETS`, or a path that ends in .npz, which is looked for as given, then in `root`.
+        root: Folder of the .npz files; empty means the environment's ESNAC_DATA, else ``data`` in the checkout.
 
-    Raises `DataError`, one line, if the name is unknown or the file is missing (and cannot be downloaded), damaged or
-    not of the form that this module's header describes.
+    Raises:
+        DataError: The name is unknown, or the file is missing (and cannot be downloaded), damaged or not of the form
+            that this module's header describes.
     """
-    folder = default_root() if root == "" else Path(root).expanduser()
+    folder = data_root() if root == "" else Path(root).expanduser()
     if name.endswith(".npz"):
         return _own_file(name, folder)
     if name not in DATASETS:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), DATASETS, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DataError(f"no data set {name!r}: allowed are {', '.join(DATASETS)}, or a path that ends in .npz{hint}")
-    if name == "digits":
-        return _digits()
-    path = folder / f"{name}.npz"
+    return _named(DATASETS[name], folder / f"{name}.npz")
+
+
+def _named(entry: DatasetEntry, path: Path) -> Dataset:
+    """Load a named data set from its file, else from an installed package, else from a download."""
     if os.path.exists(path):  # false, where Path.exists would raise, if a folder may not be entered
-        return dataset_from_arrays(name, _read_npz(path), str(path))
-    if name == "fashion_mnist" and DEBIAN_FASHION.is_dir():
-        return dataset_from_arrays(name, debian_fashion(DEBIAN_FASHION), str(DEBIAN_FASHION))
-    return _download(name, path)
-
-
-def check_dataset(name: str, root: str | Path = "") -> None:
-    """Raise what `load_dataset` would raise, before any expensive work: under a second for CIFAR-10.
-
-    Everything is read and checked, and a data set that is not there yet is downloaded, so that a study that starts
-    after this check does not stop for want of data.
-    """
-    load_dataset(name, root)
-
-
-def default_root() -> Path:
-    """The folder of the .npz files: the environment's ESNAC_DATA, else ``data``; as a study has it with no data_root.
-
-    A relative one starts at the checkout, at the working folder where there is no checkout.
-    """
-    checkout = Path(__file__).resolve().parents[2]
-    base = checkout if (checkout / "notebooks").is_dir() else Path.cwd()
-    return base / Path(os.environ.get("ESNAC_DATA") or "data").expanduser()
+        return dataset_from_arrays(entry.name, _read_npz(path), str(path))
+    if entry.load and (arrays := entry.load()) is not None:
+        return dataset_from_arrays(entry.name, arrays, entry.package or entry.label)
+    return _downloaded(entry, path)
 
 
 def dataset_from_arrays(name: str, arrays: Mapping[str, Any], where: str) -> Dataset:
     """Check arrays in the on-disk form (see the module's header) and make a `Dataset` of them.
 
-    ``where`` is what a message calls the source. Without ``classes`` a user's labels must be 0 … K-1 without a gap, so
-    that labels counted from 1 are noticed. Raises `DataError`.
+    Without ``classes`` a user's labels must be 0 … K-1 without a gap, so that labels counted from 1 are noticed.
+
+    Args:
+        name: A name in `DATASETS`, which the arrays must then fit, or another one.
+        arrays: The arrays by name.
+        where: What a message calls the source.
+
+    Raises:
+        DataError: The arrays are not of that form.
     """
     known = DATASETS.get(name)
     missing = [key for key in KEYS if key not in arrays]
     if missing:
         raise DataError(
-            f"{where} has no array {missing[0]!r} (it has: {', '.join(arrays) or 'none'}); needed: {', '.join(KEYS)}"
+            f"{where} has no array {missing[0]!r} (it has: {', '.join(arrays) or 'none'}); it needs {', '.join(KEYS)}"
         )
     train_images, test_images = (_checked_images(arrays[f"{part}_images"], part, where) for part in ("train", "test"))
     shape = train_images.shape[1:]
@@ -174,7 +158,7 @@ def dataset_from_arrays(name: str, arrays: Mapping[str, Any], where: str) -> Dat
 
 
 def _checked_images(array: Any, part: str, where: str) -> np.ndarray:
-    """Images as a uint8 view (N, H, W, C)."""
+    """Return images as a uint8 view (N, H, W, C)."""
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
         kind = getattr(array, "dtype", type(array).__name__)
         raise DataError(f"{where}: {part}_images are {kind}; images must be uint8, 0 to 255")
@@ -185,7 +169,7 @@ def _checked_images(array: Any, part: str, where: str) -> np.ndarray:
 
 
 def _checked_labels(array: Any, part: str, count: int, where: str) -> np.ndarray:
-    """Labels as an int64 copy (N,), none negative."""
+    """Return labels as an int64 copy (N,), none negative."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
         kind = getattr(array, "dtype", type(array).__name__)
         raise DataError(f"{where}: {part}_labels are {kind}; labels must be integers")
@@ -197,7 +181,7 @@ def _checked_labels(array: Any, part: str, count: int, where: str) -> np.ndarray
 
 
 def _checked_classes(array: Any, labels: np.ndarray, known: DatasetEntry | None, where: str) -> tuple[str, ...]:
-    """The class names; numbers where the source names none. ``labels`` are the training labels, none negative."""
+    """Return the class names; numbers where the source names none. `labels` are the training labels, none negative."""
     if array is not None:
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "US" or array.ndim != 1:
             raise DataError(f"{where}: classes must be one row of text, the class names in label order")
@@ -231,7 +215,7 @@ def _own_file(name: str, folder: Path) -> Dataset:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    """The arrays of an .npz file that we know; reading them to the end checks their CRC-32. No pickle is executed."""
+    """Return the known arrays of an .npz file; reading them to the end checks their CRC-32. No pickle is executed."""
     try:
         with open(path, "rb") as file:  # numpy leaves a file open that it fails to read
             archive = np.load(file, allow_pickle=False)
@@ -240,64 +224,33 @@ def _read_npz(path: Path) -> dict[str, Any]:
             with archive:
                 return {key: archive[key] for key in archive.files if key in (*KEYS, "classes", "flip")}
     except Exception as error:  # a damaged file fails in zipfile, zlib, struct or numpy, each with errors of its own
-        # numpy answers what it cannot read with the advice to unpickle it, which nobody should follow
+        # numpy advises to unpickle what it cannot read, which nobody should do
         reason = "it holds Python objects or is no archive" if "pickle" in str(error) else one_line(error, kind=False)
         raise DataError(
             f"{path} cannot be read ({reason}): damaged, cut short, or Python objects; replace or delete it"
         ) from None
 
 
-def _write_npz(arrays: Mapping[str, Any], path: Path) -> None:
-    with path.open("wb") as file:  # numpy would put .npz at the end of the name
-        np.savez(file, **arrays)
-
-
-def _digits() -> Dataset:
-    """scikit-learn's digits in one fixed stratified split that depends on no seed of a study: 1,297 / 500 images."""
-    images, labels = digits()
-    test = stratified(labels, DIGITS_TEST, make_rng(0, "digits-test-split"))
-    train = np.setdiff1d(np.arange(len(labels)), test)
-    arrays = {"train_images": images[train], "train_labels": labels[train]}
-    arrays |= {"test_images": images[test], "test_labels": labels[test]}
-    return dataset_from_arrays("digits", arrays, "scikit-learn's digits")
-
-
-def _download(name: str, path: Path) -> Dataset:
-    """Fetch a named data set, check it, and store it as ``path``."""
+def _downloaded(entry: DatasetEntry, path: Path) -> Dataset:
+    """Download a named data set, check it, and store it as `path`."""
+    if entry.download is None:
+        raise _not_found(entry, path, "no download is known")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{name}-") as scratch:
-            arrays: dict[str, Any] = download(name, Path(scratch))
-            dataset = dataset_from_arrays(name, arrays, f"the download of {name}")
-            write_atomically(path, partial(_write_npz, arrays))
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{entry.name}-") as scratch:
+            arrays: dict[str, Any] = entry.download(Path(scratch))
+            dataset = dataset_from_arrays(entry.name, arrays, f"the download of {entry.name}")
+            partial = Path(scratch) / path.name
+            np.savez(partial, **arrays)
+            partial.replace(path)
         return dataset
     except Exception as error:  # whatever went wrong between here and a far server, the user needs the one line
-        package = "; Debian's package dataset-fashion-mnist also serves" if name == "fashion_mnist" else ""
-        raise DataError(
-            f"{name} is not at {path} and cannot be downloaded ({one_line(error, kind=False)}); go online, set "
-            f"ESNAC_DATA or the data root to the folder that has {path.name}, or put such a file there "
-            f"({', '.join(KEYS)}){package}"
-        ) from None
+        raise _not_found(entry, path, one_line(error, kind=False)) from None
 
 
-# ----------------------------------------------------------------------------------------------------------- splits
-
-
-def stratified(labels: np.ndarray, count: int, rng: np.random.Generator, leave: int = 0) -> np.ndarray:
-    """``count`` sorted positions in ``labels`` (N,), each class in proportion, rounded by largest remainder.
-
-    Ties go to the lower label. Of every class at least ``leave`` are not taken; what a class cannot give, the next
-    remainders give. Raises ValueError unless 0 ≤ count ≤ what the classes can give.
-    """
-    present, sizes = np.unique(labels, return_counts=True)
-    if not 0 <= count <= np.maximum(sizes - leave, 0).sum():
-        raise ValueError(f"cannot take {count} of {len(labels)} labels and leave {leave} a class")
-    share, remainder = np.divmod(sizes * count, len(labels))  # exact: integers
-    limit = np.maximum(sizes - leave, 0)
-    quota = np.minimum(share, limit)
-    order = np.argsort(-remainder, kind="stable")
-    while (short := count - int(quota.sum())) > 0:  # each round adds at least one
-        open_classes = order[quota[order] < limit[order]][:short]
-        quota[open_classes] += 1
-    picked = [rng.permutation(np.flatnonzero(labels == label))[:n] for label, n in zip(present, quota, strict=True)]
-    return np.sort(np.concatenate(picked))
+def _not_found(entry: DatasetEntry, path: Path, reason: str) -> DataError:
+    package = f", or install {entry.package}" if entry.package else ""
+    return DataError(
+        f"{entry.name} is not at {path} and cannot be downloaded ({reason}): go online, set ESNAC_DATA or the data "
+        f"root to the folder that has {path.name}, put such a file there ({', '.join(KEYS)}){package}"
+    )

@@ -1,6 +1,7 @@
 """Where the named data sets come from: scikit-learn, Debian's package, or torchvision's downloads.
 
-Each source gives raw arrays; `esnac_lib.data` checks and divides them. Offline, a download fails within seconds.
+Each source returns arrays in the on-disk form of `esnac_lib.data.datasets`, which checks them. Offline, a download
+fails within seconds.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from esnac_lib.data.stratification import stratified
 from esnac_lib.errors import DataError, one_line
+from esnac_lib.seeding import make_rng
 
+Arrays = dict[str, np.ndarray]
+
+DIGITS_TEST = 500
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
 FASHION_CLASSES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -26,25 +32,42 @@ PROBE_SECONDS = 3.0  # how long to wait for any answer before a download
 STALL_SECONDS = 60.0  # how long a running download may stand still
 
 
-def digits() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's 1,797 digits: images uint8 (N, 8, 8, 1), their values 0 … 16 scaled to 0 … 255, and labels."""
+def digits() -> Arrays:
+    """Return scikit-learn's 1,797 digits, (8, 8, 1), their values 0 … 16 scaled to 0 … 255.
+
+    They are split once and for all, stratified, by no study's seed: 1,297 training and 500 test images.
+    """
     from sklearn.datasets import load_digits
 
     loaded = load_digits()
-    return np.rint(loaded.images * (255 / 16)).astype(np.uint8)[..., None], loaded.target
+    images, labels = np.rint(loaded.images * (255 / 16)).astype(np.uint8)[..., None], loaded.target
+    test = stratified(labels, DIGITS_TEST, make_rng(0, "digits-test-split"))
+    train = np.setdiff1d(np.arange(len(labels)), test)
+    return {
+        "train_images": images[train],
+        "train_labels": labels[train],
+        "test_images": images[test],
+        "test_labels": labels[test],
+    }
 
 
-def debian_fashion(folder: Path) -> dict[str, np.ndarray]:
-    """Fashion-MNIST from the four original .gz files, in the on-disk form. Raises `DataError` if one is damaged."""
+def debian_fashion() -> Arrays | None:
+    """Return Fashion-MNIST from the four original .gz files in `DEBIAN_FASHION`; None without that folder.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    if not DEBIAN_FASHION.is_dir():
+        return None
     arrays = {"classes": np.array(FASHION_CLASSES)}
     for part, stem in (("train", "train"), ("test", "t10k")):
-        arrays[f"{part}_images"] = _read_idx(folder / f"{stem}-images-idx3-ubyte.gz", dimensions=3)
-        arrays[f"{part}_labels"] = _read_idx(folder / f"{stem}-labels-idx1-ubyte.gz", dimensions=1)
+        arrays[f"{part}_images"] = _read_idx(DEBIAN_FASHION / f"{stem}-images-idx3-ubyte.gz", dimensions=3)
+        arrays[f"{part}_labels"] = _read_idx(DEBIAN_FASHION / f"{stem}-labels-idx1-ubyte.gz", dimensions=1)
     return arrays
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """A gzipped IDX file of bytes: two zeros, 8 (unsigned byte), the number of dimensions, their sizes, the data."""
+    """Read a gzipped IDX file: two zeros, 8 (unsigned byte), the number of dimensions, their sizes, the data."""
     try:
         with gzip.open(path) as file:
             raw = file.read()
@@ -58,38 +81,47 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
         ) from None
 
 
-def download(name: str, folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of cifar10, cifar100, fashion_mnist or svhn in the on-disk form of `esnac_lib.data`.
+def torchvision(name: str) -> Callable[[Path], Arrays]:
+    """Return the download of a data set of torchvision: "CIFAR10", "CIFAR100" or "FashionMNIST".
 
-    ``folder`` receives the archives, which torchvision checks by their MD5. The training split of SVHN is its 73,257
-    images without the "extra" ones. Raises whatever the network, the disk or torchvision raise; the caller words it.
+    It is called with a folder for the archives, which torchvision checks by their MD5, and raises whatever the network,
+    the disk or torchvision raise.
     """
-    from torchvision import datasets
 
-    arrays: dict[str, np.ndarray] = {}
-    with _stall_limit(STALL_SECONDS):
-        if name == "svhn":
-            probe(datasets.SVHN.split_list["train"][0])
+    def download(folder: Path) -> Arrays:
+        from torchvision import datasets  # here, since it loads PyTorch
+
+        arrays: Arrays = {}
+        source: Any = getattr(datasets, name)
+        probe(source.url if hasattr(source, "url") else source.mirrors[0])
+        with _read_timeout(STALL_SECONDS):
             for part in ("train", "test"):
-                svhn = datasets.SVHN(str(folder), split=part, download=True)
-                arrays[f"{part}_images"] = np.ascontiguousarray(svhn.data.transpose(0, 2, 3, 1))  # (N, H, W, C)
-                arrays[f"{part}_labels"] = np.asarray(svhn.labels)
-            return arrays
-        sources = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
-        source: Any = getattr(datasets, sources[name])
-        probe(source.mirrors[0] if name == "fashion_mnist" else source.url)
+                loaded = source(str(folder), train=part == "train", download=True)
+                arrays[f"{part}_images"] = np.asarray(loaded.data)  # (N, H, W, C), or (N, H, W)
+                arrays[f"{part}_labels"] = np.asarray(loaded.targets)
+        return arrays | {"classes": np.array(loaded.classes)}
+
+    return download
+
+
+def svhn(folder: Path) -> Arrays:
+    """Download SVHN as `torchvision` does; its training split is the 73,257 images without the "extra" ones."""
+    from torchvision.datasets import SVHN  # here, since it loads PyTorch
+
+    arrays: Arrays = {}
+    probe(SVHN.split_list["train"][0])
+    with _read_timeout(STALL_SECONDS):
         for part in ("train", "test"):
-            loaded = source(str(folder), train=part == "train", download=True)
-            arrays[f"{part}_images"] = np.asarray(loaded.data)  # (N, H, W, C), or (N, H, W)
-            arrays[f"{part}_labels"] = np.asarray(loaded.targets)
-        arrays["classes"] = np.array(loaded.classes)
+            loaded = SVHN(str(folder), split=part, download=True)
+            arrays[f"{part}_images"] = np.ascontiguousarray(loaded.data.transpose(0, 2, 3, 1))  # (N, H, W, C)
+            arrays[f"{part}_labels"] = np.asarray(loaded.labels)
     return arrays
 
 
 def probe(url: str) -> None:
     """Raise `ConnectionError` unless the server answers within `PROBE_SECONDS`; in a thread, as a name lookup may hang.
 
-    Any answer will do, also a refusal: the download itself then says what is wrong.
+    Any answer will do, even an error: the download itself then says what is wrong.
     """
     answers: list[str] = []
 
@@ -114,8 +146,8 @@ def probe(url: str) -> None:
 
 
 @contextmanager
-def _stall_limit(seconds: float) -> Iterator[None]:
-    """A limit for each read from the network, which torchvision leaves open; put back afterwards."""
+def _read_timeout(seconds: float) -> Iterator[None]:
+    """Limit the time of each read from the network, which torchvision does not; restore the limit afterwards."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,4 +1,4 @@
-"""The parts of a data set that a study uses, each on its device when it is first asked for.
+"""The parts of a data set that a study uses, each moved to its device when it is first used.
 
 Only the final evaluation may ask for `test`: no decision of a search or of a training sees it.
 """
@@ -14,7 +14,8 @@ import torch
 
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.batches import DeviceData, normalisation
-from esnac_lib.data.datasets import Dataset, stratified
+from esnac_lib.data.datasets import Dataset
+from esnac_lib.data.stratification import stratified
 from esnac_lib.errors import ConfigError, DataError
 from esnac_lib.seeding import make_rng
 
@@ -37,7 +38,8 @@ class StudyData:
 
     They are normalised by the training split's statistics, or by those that the config gives.
 
-    Raises `DataError` where image_channels or normalise do not fit the images.
+    Raises:
+        DataError: image_channels or normalise do not fit the images.
     """
 
     def __init__(self, dataset: Dataset, config: StudyConfig, device: str) -> None:
@@ -59,7 +61,7 @@ class StudyData:
 
     @cached_property
     def search(self) -> DeviceData:
-        """What students learn from during the search: the training split or a fixed subset of it."""
+        """What students are trained on during the search: the training split or a fixed subset of it."""
         return self.training if len(self.splits.search) == len(self.splits.train) else self.part(self.splits.search)
 
     @cached_property
@@ -83,12 +85,12 @@ class StudyData:
         return self._device_data(self.dataset.test_images, self.dataset.test_labels)
 
     def plain(self, part: Literal["search", "validation"]) -> dict[str, Any]:
-        """A part as plain data, the arguments that `DeviceData` needs to make it on another machine."""
+        """Return a part as plain data, the arguments that `DeviceData` needs to make it on another machine."""
         positions = getattr(self.splits, part)
         return self._plain(self.dataset.train_images[positions], self.dataset.train_labels[positions])
 
     def part(self, positions: np.ndarray) -> DeviceData:
-        """The images at these positions of all that may be trained on."""
+        """Return the images at these positions of all that may be trained on."""
         return self._device_data(self.dataset.train_images[positions], self.dataset.train_labels[positions])
 
     def _device_data(self, images: np.ndarray, labels: np.ndarray) -> DeviceData:
@@ -116,9 +118,11 @@ class Splits:
 def split(dataset: Dataset, validation: int, seed: int, search_images: int = 0) -> Splits:
     """Divide the training images into training and validation (ESNAC §4.1 keeps 5,000 of 50,000), both stratified.
 
-    ``validation`` images exactly are kept for validation. ``search_images`` > 0 picks that many of the training split
-    for search training; 0 takes all. The same (data, numbers, seed) give the same split in every process. Raises
-    `DataError` unless 1 ≤ validation and every class keeps at least one training image, and search_images fit.
+    Exactly `validation` images are kept for validation. `search_images` > 0 picks that many of the training split for
+    search training; 0 takes all. The same (data, numbers, seed) give the same split in every process.
+
+    Raises:
+        DataError: The numbers leave nothing to validate on, or a class without a training image, or do not fit.
     """
     labels = dataset.train_labels
     most = len(labels) - len(np.unique(labels))

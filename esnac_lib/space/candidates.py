@@ -115,7 +115,7 @@ class CandidateMaker:
         self._built = any(layer.kind in BUILT for layer in space.teacher.layers)
         self._widths = _Widths(space)
         self._rows = _rows(space.teacher)
-        self._natures = space.teacher.graph.natures
+        self._natures = space.teacher.graph.labels
         self._only = [_only_source(layer.inputs) for layer in space.teacher.layers]
 
     def make(self, decisions: Decisions) -> Candidate:

@@ -1,12 +1,13 @@
-"""The list of teachers. To add one, write its network, and add a line here.
+"""The registry of teachers: one row for each network. To add one, write its class in a file here, and add a row.
 
-`teacher("resnet18", 10)` gives an ordinary `nn.Module`; `trace` makes an architecture of it or of your own module.
+`teacher("resnet18", 10)` returns an ordinary `nn.Module`; `trace` makes an architecture of it or of your own module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from esnac_lib.errors import ArchitectureError
 if TYPE_CHECKING:
     from torch import nn
 
+Builder = Callable[[int, int, int], "nn.Module"]
+
 
 @dataclass(frozen=True)
 class TeacherEntry:
@@ -24,86 +27,107 @@ class TeacherEntry:
 
     Attributes:
         name: What `StudyConfig.teacher` calls it.
-        build: Called with num_classes, in_channels and image_size, in this order; may load PyTorch.
-        smallest: The smallest image that it takes, pixels a side.
+        label: What papers, tables and figures call it.
+        smallest: The smallest image that it takes, in pixels a side.
+        build: Called with num_classes, in_channels and image_size, in this order. It may load PyTorch.
     """
 
     name: str
-    build: Callable[[int, int, int], nn.Module]
+    label: str
     smallest: int
+    build: Builder
 
 
-def _network(module: str, name: str, *given: Any, **options: Any) -> Callable[[int, int, int], nn.Module]:
-    """What builds a network of this package. A text that starts with "." names a constant of its module."""
+def _network(path: str, *configuration: Any, **options: Any) -> Builder:
+    """Return the builder of a network "module:Class" of this package with its configuration.
+
+    The module is imported when the network is built, so that checking a config does not load PyTorch.
+    """
+    module, name = path.split(":")
 
     def build(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-        found = import_module(f"esnac_lib.teachers.{module}")  # with PyTorch, which checking a config does not load
-        named = [getattr(found, value[1:]) if isinstance(value, str) else value for value in given]
-        chosen = {key: getattr(found, value[1:]) if isinstance(value, str) else value for key, value in options.items()}
-        return getattr(found, name)(*named, num_classes, in_channels, image_size, **chosen)
+        network = getattr(import_module(f"esnac_lib.teachers.{module}"), name)
+        return network(*configuration, num_classes, in_channels, image_size, **options)
 
     return build
 
 
+# Plans of `conv.PlainNet`: the filters of each convolution, and "M" for a 2 × 2 max-pool.
+VGG19 = (64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M")
+CONV7 = (32, 32, "M", 64, 64, "M", 128, 128, 256)
+CONV7_HALF = (16, 16, "M", 32, 32, "M", 64, 64, 128)
+# The paper gives CONV-10's widths and five pools but not where they stand: here after every second block, as in CONV-7.
+CONV10 = (64, 256, "M", 256, 256, "M", 256, 256, "M", 256, 1024, "M", 1024, 1024, "M")
+CNN4 = (32, 32, "M", 64, 64, "M")
+
+_plain = partial(_network, "conv:PlainNet")
+_resnet = partial(_network, "resnet:ResNet")  # its blocks in each stage
+_shuffle = partial(_network, "shufflenet:ShuffleNet")  # its width and groups
+
 TEACHERS: Registry[TeacherEntry] = Registry("teacher")
-for entry in (
-    TeacherEntry("vgg19", _network("conv", "PlainNet", ".VGG19"), 32),
-    TeacherEntry("resnet18", _network("resnet", "ResNet", ".RESNET18"), 8),
-    TeacherEntry("resnet34", _network("resnet", "ResNet", ".RESNET34"), 8),
-    TeacherEntry("shufflenet", _network("shufflenet", "ShuffleNet", 1.0, 2, inserted_groups=2), 8),
-    TeacherEntry("conv7", _network("conv", "PlainNet", ".CONV7"), 4),
-    TeacherEntry("conv7_half", _network("conv", "PlainNet", ".CONV7_HALF"), 4),
-    TeacherEntry("conv10", _network("conv", "PlainNet", ".CONV10"), 32),
-    TeacherEntry("cnn4", _network("conv", "PlainNet", ".CNN4", bias=False, average=True), 4),
-    TeacherEntry("resnet20_s2", _network("resnet", "ResNet", ".RESNET20", widths=".NARROW", stem_stride=2), 8),
+for _entry in (
+    TeacherEntry("vgg19", "VGG-19", 32, _plain(VGG19)),
+    TeacherEntry("resnet18", "ResNet-18", 8, _resnet((2, 2, 2, 2))),
+    TeacherEntry("resnet34", "ResNet-34", 8, _resnet((3, 4, 6, 3))),
+    TeacherEntry("shufflenet", "ShuffleNet", 8, _shuffle(1.0, 2, inserted_groups=2)),
+    TeacherEntry("conv7", "CONV-7", 4, _plain(CONV7)),
+    TeacherEntry("conv7_half", "CONV-7, half width", 4, _plain(CONV7_HALF)),
+    TeacherEntry("conv10", "CONV-10", 32, _plain(CONV10)),
+    TeacherEntry("cnn4", "CNN-4", 4, _plain(CNN4, bias=False, average=True)),
+    TeacherEntry("resnet20_s2", "ResNet-20, stride 2", 8, _resnet((3, 3, 3), widths=(16, 32, 64), stem_stride=2)),
     *(
-        TeacherEntry(f"shufflenet_{width}x_g{groups}", _network("shufflenet", "ShuffleNet", width, groups), 8)
+        TeacherEntry(
+            f"shufflenet_{width}x_g{groups}", f"ShuffleNet {width}× (g = {groups})", 8, _shuffle(width, groups)
+        )
         for width in (0.5, 1.0, 1.5)
         for groups in (1, 2, 3, 4, 8)
     ),
 ):
-    TEACHERS.register(entry)
+    TEACHERS.register(_entry)
 
 
 def teacher(
     name: str, num_classes: int, in_channels: int = 3, image_size: int = 32, *, seed: int | None = None
 ) -> nn.Module:
-    """A freshly initialised teacher on the CPU, in training mode.
+    """Return a freshly initialised teacher on the CPU, in training mode.
 
     Args:
-        name: a name of `TEACHERS`.
-        num_classes: number of logits.
-        in_channels: channels of the images.
-        image_size: height and width of the images in pixels.
-        seed: with a seed the weights depend on it alone and the global random state stays as it was; without one they
+        name: A name in `TEACHERS`.
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images in pixels.
+        seed: With a seed the weights depend on it alone and the global random state stays as it was; without one they
             are drawn from the global state.
 
     Returns:
         A module that maps (B, in_channels, image_size, image_size) to logits (B, num_classes).
 
     Raises:
-        ArchitectureError: the name is unknown, a number is not a positive integer, or the image is too small.
+        ArchitectureError: The name is unknown, a number is not a positive integer, or the image is too small.
     """
-    import torch
+    import torch  # here, so that the registry can be read without it
 
     from esnac_lib.architecture.initialisation import initialise, seeded
 
-    entry = TEACHERS.get(name)
-    if entry is None:
+    if name not in TEACHERS:
         near = nearest(str(name), TEACHERS)
-        raise ArchitectureError(
-            f"teacher {name!r} is unknown; the nearest is {near!r}, and all are {', '.join(TEACHERS)}"
-        )
-    for what, value in (("num_classes", num_classes), ("in_channels", in_channels), ("image_size", image_size)):
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-            raise ArchitectureError(f"{what} = {value!r} of teacher {name!r} must be a positive integer")
-    if image_size < entry.smallest:
-        raise ArchitectureError(
-            f"teacher {name!r} takes images of at least {entry.smallest} x {entry.smallest} pixels, "
-            f"not {image_size} x {image_size}; enlarge the images or take another teacher"
-        )
-    sizes = int(num_classes), int(in_channels), int(image_size)
+        raise ArchitectureError(f"unknown teacher {name!r}: the nearest is {near!r}, and all are {', '.join(TEACHERS)}")
+    entry = TEACHERS[name]
+    sizes = _checked_sizes(entry, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
     if seed is None:
         with torch.device("cpu"):
             return initialise(entry.build(*sizes))
     return seeded(lambda: entry.build(*sizes), seed)
+
+
+def _checked_sizes(entry: TeacherEntry, **sizes: Any) -> tuple[int, ...]:
+    """Return the sizes as plain integers. Raises ArchitectureError for those that the teacher cannot have."""
+    for what, value in sizes.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise ArchitectureError(f"{what} = {value!r} of teacher {entry.name!r} must be a positive integer")
+    if (size := sizes["image_size"]) < entry.smallest:
+        raise ArchitectureError(
+            f"teacher {entry.name!r} takes images of at least {entry.smallest} x {entry.smallest} pixels, "
+            f"not {size} x {size}: enlarge the images or choose another teacher"
+        )
+    return tuple(map(int, sizes.values()))

@@ -6,15 +6,8 @@ ResNet-18 and ResNet-34 are as ESNAC uses them; ResNet-20 is He et al.'s for CIF
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
 
 from torch import Tensor, nn
-
-RESNET18: Final = (2, 2, 2, 2)
-RESNET34: Final = (3, 4, 6, 3)
-RESNET20: Final = (3, 3, 3)
-WIDTHS: Final = (64, 128, 256, 512)
-NARROW: Final = (16, 32, 64)
 
 
 class BasicBlock(nn.Module):
@@ -37,16 +30,24 @@ class BasicBlock(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, channels, H / stride, W / stride)."""
+        """Map (B, in_channels, H, W) to (B, channels, H / stride, W / stride)."""
         main = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
         return self.relu2(main + self.shortcut(x))
 
 
 class ResNet(nn.Module):
-    """Stages of `BasicBlock`s, each of so many blocks, average pool, one linear layer.
+    """Stages of `BasicBlock`s, average pool, one linear layer.
 
-    widths: channels of each stage. stem_stride: of the first convolution; 2 quarters the cost of the whole network.
-    Maps (B, in_channels, image_size, image_size) to logits (B, num_classes).
+    Args:
+        blocks: Number of blocks in each stage.
+        num_classes: Features of the linear layer.
+        in_channels: Channels of the input.
+        image_size: Height and width of the input in pixels.
+        widths: Channels of each stage.
+        stem_stride: Stride of the first convolution; 2 quarters the cost of the whole network.
+
+    Shape:
+        (B, in_channels, image_size, image_size) to logits (B, num_classes).
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class ResNet(nn.Module):
         in_channels: int,
         image_size: int,
         *,
-        widths: tuple[int, ...] = WIDTHS,
+        widths: tuple[int, ...] = (64, 128, 256, 512),
         stem_stride: int = 1,
     ) -> None:
         super().__init__()
@@ -77,6 +78,6 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to logits (B, num_classes)."""
+        """Map (B, in_channels, H, W) to logits (B, num_classes)."""
         x = self.stages(self.relu(self.bn(self.conv(x))))
         return self.linear(self.flatten(self.average(x)))

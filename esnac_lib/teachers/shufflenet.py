@@ -22,12 +22,12 @@ class ShuffleUnit(nn.Module):
     """A bottleneck with a depthwise convolution; with stride 2 its output is joined to the pooled input.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output; with stride 2 these include the pooled input's.
-        stride: 1 (main path plus input) or 2 (main path beside the pooled input).
-        groups: groups of both 1 × 1 convolutions and of the shuffle.
-        first_groups: groups of the first 1 × 1 convolution (1 right after the stem, which is too narrow to be split).
-        inserted_groups: groups of the 1 × 1 convolution inserted before the average pool; 0: none is inserted.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output; with stride 2 these include the pooled input's.
+        stride: 1 (main path plus input) or 2 (main path concatenated with the pooled input).
+        groups: Groups of both 1 × 1 convolutions and of the shuffle.
+        first_groups: Groups of the first 1 × 1 convolution (1 right after the stem, which is too narrow to be split).
+        inserted_groups: Groups of the 1 × 1 convolution inserted before the average pool; 0: none is inserted.
 
     The middle width is a quarter of what the main path itself puts out. Where that is no multiple of the groups it is
     rounded down, the only rounding that gives all ten parameter counts of ESNAC Table 2.
@@ -58,7 +58,7 @@ class ShuffleUnit(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
+        """Map (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
         main = self.shuffle(self.relu1(self.bn1(self.conv1(x))))
         main = self.bn3(self.conv3(self.bn2(self.conv2(main))))
         other = self.shortcut(x)
@@ -69,14 +69,15 @@ class ShuffleNet(nn.Module):
     """A 1 × 1 stem with 24 channels, three stages of 4, 8 and 4 `ShuffleUnit`s, average pool, one linear layer.
 
     Args:
-        width: factor on the stages' channels (0.5, 1.0, 1.5).
+        width: Factor on the stages' channels (0.5, 1.0, 1.5).
         groups: 1, 2, 3, 4 or 8.
-        num_classes: features of the linear layer.
-        in_channels: channels of the input.
-        image_size: height and width of the input in pixels.
-        inserted_groups: groups of the convolutions inserted for compression; 0: the original network.
+        num_classes: Features of the linear layer.
+        in_channels: Channels of the input.
+        image_size: Height and width of the input in pixels.
+        inserted_groups: Groups of the convolutions inserted for compression; 0: the original network.
 
-    Maps (B, in_channels, image_size, image_size) to logits (B, num_classes).
+    Shape:
+        (B, in_channels, image_size, image_size) to logits (B, num_classes).
     """
 
     def __init__(
@@ -107,6 +108,6 @@ class ShuffleNet(nn.Module):
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to logits (B, num_classes)."""
+        """Map (B, in_channels, H, W) to logits (B, num_classes)."""
         x = self.stages(self.relu(self.bn(self.conv(x))))
         return self.linear(self.flatten(self.average(x)))

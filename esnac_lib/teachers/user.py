@@ -4,7 +4,7 @@
     teacher_options = '{"num_classes": 10}', what the callable is given
     teacher_weights = "net.safetensors", as safetensors.torch.save_file(net.state_dict(), "net.safetensors") writes it
 
-Whatever is wrong with them is told in one line, before anything is trained.
+Whatever is wrong with them is reported in one line, before anything is trained.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ from esnac_lib.errors import ConfigError, one_line
 
 
 def is_own(config: StudyConfig) -> bool:
-    """Whether the teacher of a study is the user's own."""
+    """Return whether the teacher of a study is the user's own."""
     return ":" in config.teacher
 
 
 def own_teacher(config: StudyConfig, dataset: Dataset, seed: int) -> nn.Module:
-    """The user's module on the CPU, in training mode, with their weights or those that it draws with this seed.
+    """Return the user's module on the CPU, in training mode, with their weights or those that it draws with this seed.
 
-    Maps (B, C, H, W) images of the data set to (B, classes). Raises ConfigError if the callable cannot be found or
-    fails, the weights do not fit, or the outputs are not one for each class.
+    It maps (B, C, H, W) images of the data set to (B, classes).
+
+    Raises:
+        ConfigError: The callable cannot be found or fails, the weights do not fit, or the outputs are not one for each
+            class.
     """
     make = _callable(config.teacher)
     options = json.loads(config.teacher_options or "{}")
@@ -47,7 +50,7 @@ def own_teacher(config: StudyConfig, dataset: Dataset, seed: int) -> nn.Module:
         except Exception as error:
             raise ConfigError(f"teacher = {config.teacher!r} with {options} fails: {one_line(error)}") from None
     if not isinstance(module, nn.Module):
-        raise ConfigError(f"teacher = {config.teacher!r} gives {type(module).__name__}: needed is a torch.nn.Module")
+        raise ConfigError(f"teacher = {config.teacher!r} returns {type(module).__name__}, not a torch.nn.Module")
     module = module.cpu().train()
     if config.teacher_weights:
         _load(module, Path(config.teacher_weights).expanduser())
@@ -62,12 +65,12 @@ def _callable(name: str) -> Callable[..., Any]:
     except Exception as error:
         raise ConfigError(f"teacher = {name!r} cannot be imported: {one_line(error)}") from None
     if not callable(found):
-        raise ConfigError(f"teacher = {name!r} is {type(found).__name__}: needed is a class or a function")
+        raise ConfigError(f"teacher = {name!r} is {type(found).__name__}: it must be a class or a function")
     return found
 
 
 def _file(path: Path) -> Any:
-    """The module that a Python file is, under a name of its own, so that it hides no other."""
+    """Return the module that a Python file is, under a name of its own, so that it hides no other."""
     path = path.expanduser().resolve()
     name = f"esnac_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -85,7 +88,7 @@ def _load(module: nn.Module, path: Path) -> None:
     lacking = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
     strange = [name for name in weights if name not in own]
     other = [name for name in own if name in weights and own[name].shape != weights[name].shape]
-    faults = {"lacks": lacking, "has, which the teacher has not,": strange, "has in another shape": other}
+    faults = {"lacks": lacking, "has, unlike the teacher,": strange, "has in another shape": other}
     for fault, names in faults.items():
         if names:
             more = f" and {len(names) - 1} more" if names[1:] else ""
@@ -118,6 +121,6 @@ def _check_outputs(module: nn.Module, config: StudyConfig, dataset: Dataset) -> 
     if not isinstance(outputs, Tensor) or tuple(outputs.shape) != (2, dataset.num_classes):
         shown = f"outputs of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ConfigError(
-            f"teacher = {config.teacher!r} gives {shown} for two images: needed is (2, {dataset.num_classes}), one for "
-            f"each class of {dataset.name}; is there a num_classes for teacher_options?"
+            f"teacher = {config.teacher!r} returns {shown} for two images: it must be (2, {dataset.num_classes}), one "
+            f"for each class of {dataset.name}; is there a num_classes for teacher_options?"
         )

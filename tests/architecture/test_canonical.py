@@ -12,17 +12,17 @@ from esnac_lib.architecture.graph import Architecture, Layer, slot
 
 def always_coloured(graph: Graph) -> tuple[int, ...]:
     """The definition in `canonical`'s docstrings, word for word."""
-    height = [0] * len(graph.natures)
+    height = [0] * len(graph.labels)
     for i in reversed(range(len(height))):
         height[i] = 1 + max((height[j] for j, _, _ in graph.consumers[i] if j >= 0), default=0)
-    colours = canonical._refined(graph, [canonical._digest(nature) for nature in graph.natures])
+    colours = canonical._refined(graph, [canonical._digest(nature) for nature in graph.labels])
     missing = [{i for part in parts for i, _ in part if i >= 0} for parts in graph.inputs]
     ready = {i: 0 for i, sources in enumerate(missing) if not sources}
     order: list[int] = []
     while ready:
         i = min(ready, key=lambda i: (-ready[i], -height[i], colours[i]))
         if colours.count(colours[i]) > 1:
-            chosen = {j: canonical._chosen(graph, colours, j) for j in ready if colours[j] == colours[i]}
+            chosen = {j: canonical._individualised(graph, colours, j) for j in ready if colours[j] == colours[i]}
             i = min(chosen, key=lambda j: sorted(chosen[j]))
             colours = chosen[i]
         del ready[i]
@@ -58,4 +58,4 @@ def test_the_order_is_the_same(network: Architecture) -> None:
 def placed(graph: Graph, order: tuple[int, ...]) -> list[tuple[object, set[tuple[int, int]]]]:
     """Layer by layer in the order: what it is, and the places that it reads, with how often."""
     place = {i: position for position, i in enumerate(order)} | {-1: -1}
-    return [(graph.natures[i], {(place[s], n) for part in graph.inputs[i] for s, n in part}) for i in order]
+    return [(graph.labels[i], {(place[s], n) for part in graph.inputs[i] for s, n in part}) for i in order]

@@ -588,7 +588,7 @@ def test_layers_may_have_any_name() -> None:
     "name", ["class", "1a", "a b", "", "nn", "F", "torch", "Tensor", "print", "_A", "Scale", None, 3]
 )
 def test_class_names_that_are_refused(name: Any) -> None:
-    with pytest.raises(EsnacError, match=r"^class_name = .*: needed is a name of a class that is not taken"):
+    with pytest.raises(EsnacError, match=r"^class_name = .*: it must be a name of a class that is not taken"):
         to_python(BLOCKS, name)
 
 

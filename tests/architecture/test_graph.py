@@ -204,23 +204,23 @@ def test_attributes_have_one_form() -> None:
         ("conv", {}, "conv needs the attribute 'kernel_size'"),
         ("conv", {"kernel_size": 3, "pad": 1}, "conv has no attribute 'pad': it has kernel_size, stride"),
         ("relu", {"inplace": True}, "relu has no attribute 'inplace': it has none"),
-        ("conv", {"kernel_size": 0}, "kernel_size = 0: needed is one or two integers of at least 1"),
+        ("conv", {"kernel_size": 0}, "kernel_size = 0: it must be one or two integers of at least 1"),
         ("conv", {"kernel_size": (3,)}, r"kernel_size = \(3,\)"),
         ("conv", {"kernel_size": (3, 3, 3)}, r"kernel_size = \(3, 3, 3\)"),
         ("conv", {"kernel_size": 3.0}, r"kernel_size = 3\.0"),
         ("conv", {"kernel_size": 3, "stride": (1, 0)}, r"stride = \(1, 0\)"),
         ("conv", {"kernel_size": 3, "stride": True}, "stride = True"),
-        ("conv", {"kernel_size": 3, "padding": -1}, "padding = -1: needed is one or two integers of at least 0"),
+        ("conv", {"kernel_size": 3, "padding": -1}, "padding = -1: it must be one or two integers of at least 0"),
         ("conv", {"kernel_size": 3, "padding": "same"}, "padding = 'same'"),
         ("conv", {"kernel_size": 3, "dilation": 0}, "dilation = 0"),
-        ("conv", {"kernel_size": 3, "groups": 0}, "groups = 0: needed is an integer of at least 1"),
+        ("conv", {"kernel_size": 3, "groups": 0}, "groups = 0: it must be an integer of at least 1"),
         ("conv", {"kernel_size": 3, "groups": (2, 2)}, r"groups = \(2, 2\)"),
-        ("conv", {"kernel_size": 3, "bias": None}, "bias = None: needed is True or False"),
+        ("conv", {"kernel_size": 3, "bias": None}, "bias = None: it must be True or False"),
         ("channel_shuffle", {"groups": 0}, "groups = 0"),
-        ("batch_norm", {"momentum": None}, "momentum = None: needed is a number of at least 0"),
+        ("batch_norm", {"momentum": None}, "momentum = None: it must be a number of at least 0"),
         ("batch_norm", {"eps": float("nan")}, "eps = nan"),
         ("batch_norm", {"eps": float("inf")}, "eps = inf"),
-        ("dropout", {"p": 1.5}, "p = 1.5: needed is a number of at least 0 and at most 1"),
+        ("dropout", {"p": 1.5}, "p = 1.5: it must be a number of at least 0 and at most 1"),
         ("conv", 5, "conv with attributes 5: give a mapping"),
         ("conv", (("kernel_size", [3, 3, 3]),), r"kernel_size = \[3, 3, 3\]"),
         ("conv", "kernel", "conv with attributes 'kernel': give a mapping"),
@@ -253,7 +253,7 @@ WRONG: dict[str, tuple[tuple[Layer, ...], Slot, str]] = {
     "no slot": ((replace(relu("a", INPUT), inputs=()),), slot(0), "relu 'a' has 0 inputs"),
     "two slots": ((replace(relu("a", INPUT), inputs=(slot(INPUT),) * 2),), slot(0), "relu 'a' has 2 inputs"),
     "concat of nothing": ((Layer("a", "concat", ()),), slot(0), "concat 'a' has 0 inputs"),
-    "nobody reads it": ((relu("a", INPUT), relu("b", INPUT)), slot(1), "layer 'a' feeds nothing"),
+    "nobody reads it": ((relu("a", INPUT), relu("b", INPUT)), slot(1), "layer 'a' does not contribute to the output"),
     "output from nowhere": ((relu("a", INPUT),), slot(1), "'the output' reads"),
     "no output": ((relu("a", INPUT),), (), "'the output' reads an empty sum"),
     "no filters": ((conv("a", INPUT, 0),), slot(0), "conv 'a' with 0 channels of its own"),
@@ -292,7 +292,7 @@ def test_wrong_graphs_are_refused_in_one_line(case: str) -> None:
 
 @pytest.mark.parametrize("shape", [(4,), (4, 5), (4, 5, 0), (-4, 5, 5), (4.0, 5, 5), (1, 4, 5, 5), ("4", 5, 5)])
 def test_wrong_input_shapes_are_refused(shape: Any) -> None:
-    with pytest.raises(ArchitectureError, match=r"needed is \(channels, height, width\)") as caught:
+    with pytest.raises(ArchitectureError, match=r"it must be \(channels, height, width\)") as caught:
         Architecture((relu("a", INPUT),), shape, slot(0))
     assert "\n" not in str(caught.value)
 
@@ -595,7 +595,7 @@ DAMAGE: dict[str, tuple[str, str]] = {
     "inputs": (damaged(lambda d: d["layers"][0].update(inputs=[[7]])), "not an architecture in JSON"),
     "kept": (damaged(lambda d: d["layers"][0].update(kept_out=[[1]])), "not an architecture in JSON"),
     "kept is a number": (damaged(lambda d: d["layers"][0].update(kept_in=3)), "not an architecture in JSON"),
-    "input shape": (damaged(lambda d: d.update(input_shape=[3, 6])), r"needed is \(channels, height, width\)"),
+    "input shape": (damaged(lambda d: d.update(input_shape=[3, 6])), r"it must be \(channels, height, width\)"),
     "input shape is a number": (damaged(lambda d: d.update(input_shape=3)), "not an architecture in JSON"),
     "groups": (damaged(lambda d: d["layers"][0]["attrs"].update(groups=0)), "groups = 0"),
     "attribute": (damaged(lambda d: d["layers"][0]["attrs"].update(stride=[[1], 1])), "stride = "),

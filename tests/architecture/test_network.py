@@ -378,7 +378,7 @@ def _reshaped(weights: dict[str, Tensor]) -> None:
     [
         (_without, "lack 'fc.bias'"),
         (_with_another, "hold 'fc3.weight'"),
-        (_reshaped, r"'a.conv.weight' has shape \(4, 4, 1, 1\), needed is \(4, 4, 3, 3\)"),
+        (_reshaped, r"'a.conv.weight' has shape \(4, 4, 1, 1\): it must be \(4, 4, 3, 3\)"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(change: Callable[[dict[str, Tensor]], None], text: str) -> None:
@@ -495,8 +495,8 @@ def test_a_layer_without_origin_inherits_by_its_name() -> None:
     [
         (conv_layer(2, 4), "'student' needs a weight of shape"),
         (conv_layer(4, 2), "'student' needs a weight of shape"),
-        (conv_layer(4, 2, kept_out=np.array([0, 4])), "keeps channels that 'teacher' has not"),
-        (conv_layer(1, 4, kept_in=np.array([7])), "keeps channels that 'teacher' has not"),
+        (conv_layer(4, 2, kept_out=np.array([0, 4])), "keeps channels that 'teacher' does not have"),
+        (conv_layer(1, 4, kept_in=np.array([7])), "keeps channels that 'teacher' does not have"),
         (conv_layer(1, 4, kept_in=np.array([0, 1])), "'student' needs a weight of shape"),
     ],
 )

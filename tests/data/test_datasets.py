@@ -21,12 +21,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esnac_lib.data import datasets as data
+from esnac_lib.config.paths import data_root
 from esnac_lib.data import sources as data_sources
 from esnac_lib.data.batches import DeviceData, crop_padding, normalisation
-from esnac_lib.data.datasets import Dataset, check_dataset, dataset_from_arrays, load_dataset, stratified
+from esnac_lib.data.datasets import Dataset, dataset_from_arrays, load_dataset
 from esnac_lib.data.registry import DATASETS
 from esnac_lib.data.splits import split
+from esnac_lib.data.stratification import stratified
 from esnac_lib.errors import DataError
 from esnac_lib.seeding import make_generator, make_rng
 
@@ -45,7 +46,7 @@ def small_arrays(count: int = 20, size: int = 6, channels: int = 3, classes: int
 def refusal(name: str, root: str | Path = "") -> str:
     """The message of the error that loading raises: always one line."""
     with pytest.raises(DataError) as caught:
-        check_dataset(name, root)
+        load_dataset(name, root)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -84,7 +85,9 @@ def test_digits_hold_scikit_learns_images_in_its_order() -> None:
     assert not train and not test
 
 
-@pytest.mark.skipif(not data.DEBIAN_FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not here")
+@pytest.mark.skipif(
+    not data_sources.DEBIAN_FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not here"
+)
 def test_fashion_mnist_is_read_from_debians_files(tmp_path: Path) -> None:
     fashion = load_dataset("fashion_mnist", tmp_path)
     assert fashion.train_images.shape == (60000, 28, 28, 1) and fashion.test_images.shape == (10000, 28, 28, 1)
@@ -109,7 +112,7 @@ def debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         images = np.arange(20 * 28 * 28).reshape(20, 28, 28).astype(np.uint8)
         (folder / f"{stem}-images-idx3-ubyte.gz").write_bytes(idx(images))
         (folder / f"{stem}-labels-idx1-ubyte.gz").write_bytes(idx(np.arange(20, dtype=np.uint8) % 10))
-    monkeypatch.setattr(data, "DEBIAN_FASHION", folder)
+    monkeypatch.setattr(data_sources, "DEBIAN_FASHION", folder)
     return folder
 
 
@@ -138,7 +141,7 @@ def test_damaged_debian_files_are_refused_in_one_line(harm: str, debian: Path, t
         case "counts differ":
             path.write_bytes(idx(np.zeros((19, 28, 28), np.uint8)))
     message = refusal("fashion_mnist", tmp_path)
-    assert str(debian) in message and ("dataset-fashion-mnist" in message or "need (19,)" in message)
+    assert "dataset-fashion-mnist" in message and (str(debian) in message or "need (19,)" in message)
 
 
 def test_a_named_file_goes_before_other_sources_and_must_be_what_its_name_says(tmp_path: Path, debian: Path) -> None:
@@ -165,14 +168,12 @@ def test_the_root_is_the_environments_then_the_checkouts(tmp_path: Path, monkeyp
     monkeypatch.setenv("ESNAC_DATA", str(tmp_path))
     assert len(load_dataset("cifar10").train_images) == 20
     monkeypatch.delenv("ESNAC_DATA")
-    assert data.default_root() == CHECKOUT / "data"
+    assert data_root() == CHECKOUT / "data"
 
 
-def test_the_check_imports_no_torch(tmp_path: Path) -> None:
+def test_loading_imports_no_torch(tmp_path: Path) -> None:
     np.savez(tmp_path / "cifar10.npz", **small_arrays(size=32))
-    code = (
-        "import sys, esnac_lib.data.datasets as data; data.check_dataset('cifar10'); sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, esnac_lib.data.datasets as d; d.load_dataset('cifar10'); sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "ESNAC_DATA": str(tmp_path)}
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=environment).returncode == 0
 
@@ -397,7 +398,7 @@ def test_offline_torchvision_is_not_even_asked(name: str, tmp_path: Path, monkey
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setattr(torchvision.datasets.utils, "download_url", never)
     monkeypatch.setattr(torchvision.datasets.utils, "_urlretrieve", never)
-    monkeypatch.setattr(data, "DEBIAN_FASHION", tmp_path / "nowhere")
+    monkeypatch.setattr(data_sources, "DEBIAN_FASHION", tmp_path / "nowhere")
     message = refusal(name, tmp_path)
     assert "cannot be reached: no network here" in message and str(tmp_path / f"{name}.npz") in message
     assert ("dataset-fashion-mnist" in message) == (name == "fashion_mnist")

@@ -83,7 +83,7 @@ def test_depthwise_groups_follow_the_channels() -> None:
     )
     depthwise = [
         (channels, dict(attrs)["groups"])
-        for kind, channels, attrs in outline.graph.natures
+        for kind, channels, attrs in outline.graph.labels
         if kind == "conv" and dict(attrs)["groups"] > 2
     ]
     assert len(depthwise) == 16

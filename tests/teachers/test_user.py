@@ -79,11 +79,11 @@ def test_a_teacher_with_weights_is_measured_and_not_trained(own: Path, tmp_path:
     ("what", "values", "message"),
     [
         ("Nets", {}, "cannot be imported: AttributeError"),
-        ("number", {}, "is int: needed is a class or a function"),
-        ("text", {}, "gives str: needed is a torch.nn.Module"),
+        ("number", {}, "is int: it must be a class or a function"),
+        ("text", {}, "returns str, not a torch.nn.Module"),
         ("fails", {}, "fails: ValueError: not today"),
         ("Net", {"teacher_options": '{"wide": 3}'}, "unexpected keyword argument 'wide'"),
-        ("Net", {"teacher_options": '{"classes": 7}'}, r"outputs of shape \(2, 7\).*needed is \(2, 10\)"),
+        ("Net", {"teacher_options": '{"classes": 7}'}, r"outputs of shape \(2, 7\).*it must be \(2, 10\)"),
         ("Net", {"image_channels": 3}, "fails on images of shape"),
         ("Net", {"teacher_weights": "nowhere.safetensors"}, "there is no such file"),
     ],
@@ -106,7 +106,7 @@ def test_weights_of_another_network(own: Path, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     spoiled = {
         "lacks 'out.bias'": {name: tensor for name, tensor in state.items() if name != "out.bias"},
-        "has, which the teacher has not, 'more'": state | {"more": torch.zeros(1)},
+        "has, unlike the teacher, 'more'": state | {"more": torch.zeros(1)},
         "has in another shape 'out.bias'": state | {"out.bias": torch.zeros(3)},
     }
     for message, tensors in spoiled.items():

@@ -1,10 +1,10 @@
-"""A student that can be taken away, in three forms.
+"""A student exported in three forms.
 
     >>> save_bundle("student", architecture, weights)   # graph, weights and facts: load_bundle("student") runs it
     >>> save_python("student", architecture, weights)   # student.py: a plain nn.Module, which needs PyTorch only
     >>> to_onnx("student.onnx", architecture, weights)  # for onnxruntime and whatever else reads ONNX
 
-None of them needs the teacher's source, and nothing that is loaded can run code.
+None of them needs the teacher's source, and loading one cannot run code.
 """
 
 from esnac_lib.architecture.export.bundle import Bundle, load_bundle, read_bundle, save_bundle

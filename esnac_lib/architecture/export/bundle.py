@@ -37,8 +37,11 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 class Bundle:
     """What a bundle holds.
 
-    classes: the name of each output, if they were given. normalisation: (mean, std) a channel, if given: the student
-    reads (value / 255 - mean) / std.
+    Attributes:
+        architecture: The student's graph.
+        weights: Its weights.
+        classes: The name of each output, if given.
+        normalisation: (mean, std) of each channel, if given: the student reads (value / 255 - mean) / std.
     """
 
     architecture: Architecture
@@ -55,7 +58,7 @@ def save_bundle(
     classes: Sequence[str] | None = None,
     normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> None:
-    """Writes a student into a folder; a bundle that is there already is replaced, other files are left alone.
+    """Write a student into a folder; a bundle that is there already is replaced, other files are left alone.
 
     Args:
         folder: made if need be.
@@ -86,19 +89,21 @@ def save_bundle(
 
 
 def load_bundle(folder: str | Path) -> Network:
-    """The student of a bundle as a module on the CPU, in evaluation mode. Its `.architecture` is the graph.
+    """Return the student of a bundle as a module on the CPU, in evaluation mode. Its `.architecture` is the graph.
 
-    Raises EsnacError as `read_bundle` does.
+    Raises:
+        EsnacError: As `read_bundle` does.
     """
     bundle = read_bundle(folder)
     return build(bundle.architecture, bundle.weights).eval()
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """Everything that a bundle holds, checked.
+    """Return everything in a bundle, checked.
 
-    Raises EsnacError, one line, if there is no bundle, a file is missing or not the one that was saved, the bundle is
-    of a newer version, or its parts do not fit each other.
+    Raises:
+        EsnacError: There is no bundle, a file is missing or not the one that was saved, the bundle is of a newer
+            version, or its parts do not fit each other.
     """
     folder = Path(folder)
     facts = _read_facts(folder)
@@ -127,7 +132,7 @@ def read_bundle(folder: str | Path) -> Bundle:
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:
-    """The contents of bundle.json, of a version that this library knows."""
+    """Return the contents of bundle.json, of a version that this library knows."""
     try:
         facts = json.loads((folder / METADATA).read_bytes())
     except OSError as error:
@@ -137,10 +142,10 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     except (RecursionError, ValueError) as error:
         raise EsnacError(f"{METADATA} in {str(folder)!r} is damaged ({one_line(error)}): save it again") from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise EsnacError(f"{METADATA} in {str(folder)!r} is none of ours: give a folder that save_bundle wrote")
+        raise EsnacError(f"{METADATA} in {str(folder)!r} is not of a bundle: give a folder that save_bundle wrote")
     version = facts.get("version")
     if type(version) is not int or version < 1:
-        raise EsnacError(f"the bundle {str(folder)!r} has the version {version!r}, which there is not: save it again")
+        raise EsnacError(f"the bundle {str(folder)!r} has the version {version!r}, which does not exist: save it again")
     if version > FORMAT_VERSION:
         raise EsnacError(
             f"the bundle {str(folder)!r} has version {version}, this library reads up to version {FORMAT_VERSION}: "
@@ -150,7 +155,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 
 
 def _read_file(folder: Path, name: str, digest: str) -> bytes:
-    """The bytes of a file, which are the ones that were saved."""
+    """Return the bytes of a file, which are the ones that were saved."""
     try:
         data = (folder / name).read_bytes()
     except OSError as error:
@@ -161,7 +166,7 @@ def _read_file(folder: Path, name: str, digest: str) -> bytes:
 
 
 def _facts(architecture: Architecture) -> dict[str, Any]:
-    """What bundle.json says about the graph, in the form in which JSON gives it back."""
+    """Return what bundle.json says about the graph, in the form in which JSON gives it back."""
     return {
         "arch_id": architecture.arch_id,
         "input_shape": list(architecture.input_shape),
@@ -175,7 +180,7 @@ def _checked_classes(classes: Sequence[str], architecture: Architecture) -> tupl
     outputs = architecture.output_shape[0]
     listed = isinstance(classes, list | tuple)
     if not listed or len(classes) != outputs or not all(isinstance(name, str) for name in classes):
-        raise EsnacError(f"classes = {classes!r}: needed is a list of {outputs} names, one for each output")
+        raise EsnacError(f"classes = {classes!r}: it must be a list of {outputs} names, one for each output")
     return tuple(classes)
 
 
@@ -189,7 +194,7 @@ def _checked_normalisation(
         mean = std = ()
     if not len(mean) == len(std) == channels or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
         raise EsnacError(
-            f"normalisation = {normalisation!r}: needed is (mean, std), each with {channels} numbers, one for each "
+            f"normalisation = {normalisation!r}: it must be (mean, std), each with {channels} numbers, one for each "
             "channel of the input, std above 0"
         )
     return mean, std

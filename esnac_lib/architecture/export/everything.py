@@ -1,4 +1,4 @@
-"""All forms of a student at once, each as far as it goes."""
+"""All exported forms of a student at once, as far as each is possible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def save_all(
     classes: Sequence[str] | None = None,
     normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> dict[str, str]:
-    """Writes a student as a bundle, as Python and as ONNX into a folder; says where each is, or why not.
+    """Write a student as a bundle, as Python and as ONNX into a folder; return where each is, or why not.
 
     A student with opaque layers has no form that does without its teacher's source, and ONNX needs the extra `onnx`:
     the other forms are written all the same. Arguments as for `save_bundle`.

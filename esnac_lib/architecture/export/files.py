@@ -1,4 +1,4 @@
-"""What the forms of export share: files that belong together, and weights that are ready to be written."""
+"""What the forms of export share: writing files that belong together, and weights ready to be written."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from esnac_lib.files import write_together
 
 
 def write_files(folder: str | Path, contents: Mapping[str, bytes]) -> None:
-    """Write files that belong together into a folder, all or none (`write_together`).
+    """Write the named files into a folder, which is made if need be.
 
-    Raises EsnacError, one line, if a file cannot be written.
+    All are written to temporary files in the same folder before the first is renamed, in the order given, so that the
+    last one can vouch for the others: an error, or a full disk, leaves the folder as it was.
+
+    Raises:
+        EsnacError: A file cannot be written.
     """
     folder = Path(folder)
     try:
@@ -26,9 +30,10 @@ def write_files(folder: str | Path, contents: Mapping[str, bytes]) -> None:
 
 
 def exportable(architecture: Architecture, weights: Mapping[str, Tensor]) -> Weights:
-    """Copies of the weights on the CPU, in execution order, none sharing memory with another.
+    """Return copies of the weights on the CPU, in execution order, none sharing memory with another.
 
-    Raises ArchitectureError unless they are exactly those of the architecture, in floating point.
+    Raises:
+        ArchitectureError: They are not exactly those of the architecture, in floating point.
     """
     check_weights(architecture, weights)
     check_floating(architecture, weights)
@@ -36,16 +41,16 @@ def exportable(architecture: Architecture, weights: Mapping[str, Tensor]) -> Wei
 
 
 def check_floating(architecture: Architecture, weights: Mapping[str, Tensor]) -> None:
-    """Raises ArchitectureError for a weight of integers, which only an opaque layer can hold."""
+    """Raise ArchitectureError for a weight of integers, which only an opaque layer can hold."""
     opaque = [layer for layer in architecture.layers if layer.kind == "opaque"]
     free = {f"{layer.name}.{name}" for layer in opaque for name, *_ in layer["tensors"]}
     for name, tensor in weights.items():
         if not tensor.is_floating_point() and name not in free:
-            raise ArchitectureError(f"weight {name!r} holds {tensor.dtype}: needed are floating-point numbers")
+            raise ArchitectureError(f"weight {name!r} holds {tensor.dtype}: it must hold floating-point numbers")
 
 
 def refuse_opaque(architecture: Architecture, form: str) -> None:
-    """Raises ArchitectureError if there is a layer of which only its teacher's source has the code."""
+    """Raise ArchitectureError if there is a layer of which only its teacher's source has the code."""
     for layer in architecture.layers:
         if layer.kind == "opaque":
             why = " ".join((layer.reason or layer["what"]).split())

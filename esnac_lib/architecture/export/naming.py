@@ -19,17 +19,17 @@ OUTSIDE = frozenset({"F", "Tensor", "nn", "torch", *CLASSES})  # names of the ge
 
 
 def attribute_names(layers: Sequence[Layer]) -> list[str]:
-    """One attribute name a layer: valid, unique, and free of what every `nn.Module` has already."""
+    """Return one attribute name a layer: valid, unique, and free of what every `nn.Module` has already."""
     return _unique(layers, MODULE_NAMES, MAX_ATTRIBUTE)
 
 
 def variable_names(layers: Sequence[Layer], taken: Iterable[str]) -> list[str]:
-    """One short name for each layer's output: valid, unique, and none of `taken`, of Python's own or the program's."""
+    """Return a short name for each layer's output: valid, unique, none of `taken`, Python's own or the program's."""
     return _unique(layers, {*taken, *dir(builtins), *OUTSIDE, "self"}, MAX_VARIABLE)
 
 
 def is_class_name(name: object) -> bool:
-    """Whether a class of the generated program can have this name."""
+    """Return whether a class of the generated program can have this name."""
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         return False
     return name not in OUTSIDE and name not in dir(builtins) and not name.startswith("_")
@@ -51,7 +51,7 @@ def _unique(layers: Sequence[Layer], taken: Iterable[str], limit: int) -> list[s
 
 
 def _identifier(parts: Sequence[str], kind: str, limit: int) -> str:
-    """The end of a path that fits the limit, as one word; the kind comes first where that starts with a digit."""
+    """Return the end of a path that fits the limit, as one word; after the kind where that starts with a digit."""
     first = 0
     while first < len(parts) - 1 and len("_".join(parts[first:])) > limit:
         first += 1
@@ -62,7 +62,7 @@ def _identifier(parts: Sequence[str], kind: str, limit: int) -> str:
 
 
 def _paths(layers: Sequence[Layer]) -> list[list[str]]:
-    """The layers' names in parts, each of ASCII letters, digits and underscores.
+    """Return the layers' names in parts, each of ASCII letters, digits and underscores.
 
     An outermost container whose members are all containers with names of their own, like the "stages" of
     "stages.stage1.0.conv1", says nothing and is left out, unless two layers would get one name by that.

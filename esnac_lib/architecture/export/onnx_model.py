@@ -1,4 +1,4 @@
-"""A student as ONNX, for onnxruntime and other programs. This alone needs the packages of `NEEDED`."""
+"""A student as ONNX, for onnxruntime and other programs. Only this form needs the packages of `NEEDED`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def to_onnx(
     opset: int | None = None,
     dynamic_batch: bool = True,
 ) -> None:
-    """Writes a student, as it computes in evaluation mode and in float32, as one ONNX file.
+    """Write a student, as it computes in evaluation mode and in float32, as one ONNX file.
 
     The file maps "input" (B, *input_shape) to "output" (B, *output_shape). Before it gets its name, onnxruntime runs it
     on noise, which must give the outputs of the student itself.
@@ -50,12 +50,7 @@ def to_onnx(
         EsnacError: a package is missing, PyTorch cannot export with this opset, or the file cannot be written or gives
             other outputs.
     """
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise EsnacError(f"ONNX needs packages that are missing: pip install {' '.join(missing)}")
-    newest = import_module("onnx").defs.onnx_opset_version()
-    if opset is not None and (type(opset) is not int or not LEAST_OPSET <= opset <= newest):
-        allowed = f"integers from {LEAST_OPSET} to {newest}"
-        raise EsnacError(f"opset = {opset!r}: allowed are {allowed}, or None for PyTorch's choice")
+    _check_opset(opset)
     tensors = exportable(architecture, weights)
     network = build(architecture, tensors).eval().float()
     path = Path(path)
@@ -70,8 +65,18 @@ def to_onnx(
         raise EsnacError(f"cannot write {str(path)!r} ({error.strerror}): give another path") from None
 
 
+def _check_opset(opset: int | None) -> None:
+    """Raise EsnacError if a package is missing or it does not know this opset."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise EsnacError(f"ONNX needs packages that are missing: pip install {' '.join(missing)}")
+    newest = import_module("onnx").defs.onnx_opset_version()
+    if opset is not None and (type(opset) is not int or not LEAST_OPSET <= opset <= newest):
+        allowed = f"integers from {LEAST_OPSET} to {newest}"
+        raise EsnacError(f"opset = {opset!r}: allowed are {allowed}, or None for PyTorch's choice")
+
+
 def _export(network: Network, opset: int | None, dynamic_batch: bool) -> Any:
-    """PyTorch's ONNX program of a network."""
+    """Return PyTorch's ONNX program of a network."""
     # a batch of 1 would be taken for a constant
     example = torch.zeros(2 if dynamic_batch else 1, *network.architecture.input_shape)
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
@@ -97,14 +102,14 @@ def _export(network: Network, opset: int | None, dynamic_batch: bool) -> Any:
 
 
 def _origin(error: BaseException) -> BaseException:
-    """The error that led to this one: PyTorch wraps its own several times, with advice for those who work on it."""
+    """Return the first cause of an error: PyTorch wraps its own several times, with advice for its developers."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def _check(path: Path, network: Network, batches: tuple[int, ...]) -> None:
-    """Raises EsnacError unless onnxruntime computes what the network does."""
+    """Raise EsnacError unless onnxruntime computes what the network does."""
     runtime: Any = import_module("onnxruntime")
     try:
         session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

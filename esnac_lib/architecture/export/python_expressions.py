@@ -25,7 +25,7 @@ FUNCTIONS: Mapping[str, str] = {
     "abs": "torch.abs",
     "gelu_tanh": "F.gelu",
 }  # others have the name that they have in F
-# What they are called with besides, and what that is if nothing is said.
+# Their other arguments, with PyTorch's defaults.
 ARGUMENTS: Mapping[str, Mapping[str, object]] = {
     "elu": {"alpha": 1.0},
     "celu": {"alpha": 1.0},
@@ -37,28 +37,28 @@ OPERATORS = ("affine", "multiply", "add", "unflatten")
 
 
 def is_known(layer: Layer) -> bool:
-    """Whether a layer can be written at all."""
+    """Return whether a layer can be written at all."""
     others = ("activation", "concat", "flatten", "pad", "upsample", "zeros")
     return layer.kind in (*MODULES, *FUNCTIONS, *OPERATORS, *others)
 
 
 def has_module(layer: Layer, shapes: Sequence[Shape]) -> bool:
-    """Whether the constructor makes a module for a layer whose inputs have these shapes."""
+    """Return whether the constructor makes a module for a layer whose inputs have these shapes."""
     return layer.kind in MODULES and not (layer.kind == "select" and _picks(layer, shapes))
 
 
 def is_operator(layer: Layer, shapes: Sequence[Shape]) -> bool:
-    """Whether the expression cannot be broken into several lines: its operands should be short."""
+    """Return whether the expression cannot be broken into several lines: its operands should be short."""
     return layer.kind in OPERATORS or (layer.kind == "select" and len(_picks(layer, shapes)) == 1)
 
 
 def needs_name(layer: Layer, shapes: Sequence[Shape]) -> bool:
-    """Whether the expression has its input more than once, which should be a name then."""
+    """Return whether the expression has its input more than once, which should be a name then."""
     return layer.kind == "zeros" or (layer.kind == "select" and len(_picks(layer, shapes)) > 1)
 
 
 def expression(layer: Layer, shapes: Sequence[Shape], module: str, inputs: Sequence[Text]) -> Text | Call:
-    """What a layer makes of its inputs, which have these shapes. module: what the layer's module is called."""
+    """Return the code of a layer on inputs of these shapes. module: the attribute that holds the layer's module."""
     x = inputs[0]
     match layer.kind:
         case "concat":
@@ -116,7 +116,7 @@ def _affine(layer: Layer, x: Text) -> Text | Call:
 
 
 def _picks(layer: Layer, shapes: Sequence[Shape]) -> list[str]:
-    """What a selection joins, with {} for its input: slices of it, or a slice of its shuffle; nothing if too many."""
+    """Return the slices that a selection joins, {} being its input, or a slice of its shuffle; nothing if too many."""
     return _pieces(layer["runs"], shapes[0][0])
 
 
@@ -138,6 +138,6 @@ def _pieces(runs: tuple[tuple[int, int], ...], channels: int) -> list[str]:
 
 
 def _slice(start: int, stop: int, step: int, channels: int) -> str:
-    """[:, start:stop:step], without what goes without saying."""
+    """Return [:, start:stop:step] without the parts that are defaults."""
     end = stop if stop + step <= channels else ""  # the next one would be outside
     return f"[:, {start or ''}:{end}{f':{step}' if step > 1 else ''}]"

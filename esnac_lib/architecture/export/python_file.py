@@ -1,4 +1,4 @@
-"""A student as a Python program: one plain `nn.Module`, written to be read, that needs nothing but PyTorch.
+"""A student as a Python program: one plain `nn.Module`, written to be read, that needs only PyTorch.
 
     >>> save_python("student", architecture, weights)
 
@@ -28,63 +28,67 @@ PROGRAM, WEIGHTS = "student.py", "student.safetensors"
 
 
 def to_python(architecture: Architecture, class_name: str = "Student") -> str:
-    """The text of a Python file that defines the architecture as a class without arguments.
+    """Return the text of a Python file that defines the architecture as a class without arguments.
 
     The module maps (B, *input_shape) to (B, *output_shape). Its attributes are called after the layers;
-    `python_weights` gives its state dict. Raises EsnacError for a class name that Python does not allow, or one that
-    would hide something else, and ArchitectureError for an opaque layer.
+    `python_weights` returns its state dict.
+
+    Raises:
+        EsnacError: The class name is not allowed by Python, or would hide something else.
+        ArchitectureError: A layer is opaque.
     """
     if not is_class_name(class_name):
-        raise EsnacError(f"class_name = {class_name!r}: needed is a name of a class that is not taken, like 'Student'")
+        raise EsnacError(f"class_name = {class_name!r}: it must be a name of a class that is not taken, like 'Student'")
     refuse_opaque(architecture, "a Python file")
     for layer in architecture.layers:
         if not is_known(layer):
             raise ArchitectureError(f"layer {layer.name!r} ({layer.kind}) cannot be written as Python: remove it first")
     attributes = attribute_names(architecture.layers)
     argument, body = forward_body(architecture, attributes)
-    shapes = [f"({', '.join(map(str, ('batch', *s)))})" for s in (architecture.input_shape, architecture.output_shape)]
-    counts = f"{architecture.num_params:,} parameters; {architecture.macs:,} multiply-accumulates an image"
-    lines = [
-        *_constructor(architecture, attributes),
-        "",
-        f"    def forward(self, {argument}: Tensor) -> Tensor:",
-        *body,
-    ]
-    code = "\n".join(lines)
-    classes = [text for name, text in CLASSES.items() if f" = {name}(" in code]
-    return "\n".join(
-        [
-            f'"""{class_name}: a network found by esnac_lib, which is not needed to use it.',
-            "",
-            "With its weights:",
-            "",
-            "    from safetensors.torch import load_file",
-            "",
-            f"    model = {class_name}()",
-            f'    model.load_state_dict(load_file("{WEIGHTS}"))',
-            "    model.eval()",
-            '"""',
-            "",
-            *_imports("\n".join((code, *classes))),
-            "",
-            "",
-            *(f"{text[1:]}\n" for text in classes),
-            f"class {class_name}(nn.Module):",
-            f'    """Maps {shapes[0]} to {shapes[1]}.',
-            "",
-            f"    {counts}.",
-            '    """',
-            "",
-            *lines,
-            "",
-        ]
+    head = f"    def forward(self, {argument}: Tensor) -> Tensor:"
+    code = "\n".join([*_constructor(architecture, attributes), "", head, *body])
+    classes = "".join(f"{text[1:]}\n\n" for name, text in CLASSES.items() if f" = {name}(" in code)
+    source, target = (", ".join(map(str, ("batch", *s))) for s in (architecture.input_shape, architecture.output_shape))
+    return _TEMPLATE.format(
+        name=class_name,
+        weights=WEIGHTS,
+        imports="\n".join(_imports(code + classes)),
+        classes=classes,
+        maps=f"Maps ({source}) to ({target}).",
+        counts=f"{architecture.num_params:,} parameters; {architecture.macs:,} multiply-accumulates an image.",
+        code=code,
     )
 
 
-def python_weights(architecture: Architecture, weights: Mapping[str, Tensor]) -> Weights:
-    """The state dict of the class that `to_python` writes: copies on the CPU under the names of its attributes.
+_TEMPLATE = '''"""{name}: a network found by esnac_lib, which is not needed to use it.
 
-    Raises ArchitectureError if the weights are not those of the architecture.
+With its weights:
+
+    from safetensors.torch import load_file
+
+    model = {name}()
+    model.load_state_dict(load_file("{weights}"))
+    model.eval()
+"""
+
+{imports}
+
+
+{classes}class {name}(nn.Module):
+    """{maps}
+
+    {counts}
+    """
+
+{code}
+'''
+
+
+def python_weights(architecture: Architecture, weights: Mapping[str, Tensor]) -> Weights:
+    """Return the state dict of the class that `to_python` writes: copies on the CPU under the names of its attributes.
+
+    Raises:
+        ArchitectureError: The weights are not those of the architecture.
     """
     tensors = exportable(architecture, weights)
     state: Weights = {}
@@ -100,16 +104,17 @@ def python_weights(architecture: Architecture, weights: Mapping[str, Tensor]) ->
 def save_python(
     folder: str | Path, architecture: Architecture, weights: Mapping[str, Tensor], class_name: str = "Student"
 ) -> None:
-    """Writes student.py and student.safetensors into a folder, which is made if need be.
+    """Write student.py and student.safetensors into a folder, which is made if need be.
 
-    Raises EsnacError as `to_python` and `python_weights` do, and if the folder cannot be written.
+    Raises:
+        EsnacError: As `to_python` and `python_weights` do, or the folder cannot be written.
     """
     program = to_python(architecture, class_name)
     write_files(folder, {WEIGHTS: save(python_weights(architecture, weights)), PROGRAM: program.encode()})
 
 
 def _imports(code: str) -> list[str]:
-    """The imports that the code needs, in the usual order."""
+    """Return the imports that the code needs, in the usual order."""
     return [
         *(["import torch"] if re.search(r"\btorch\.", code) else []),
         *(["import torch.nn.functional as F"] if re.search(r"\bF\.", code) else []),
@@ -118,7 +123,7 @@ def _imports(code: str) -> list[str]:
 
 
 def _constructor(architecture: Architecture, attributes: list[str]) -> list[str]:
-    """The lines of `__init__`, with an empty one between the blocks of the network."""
+    """Return the lines of `__init__`, with an empty one between the blocks of the network."""
     lines = ["    def __init__(self) -> None:", "        super().__init__()"]
     before: Block | None = None
     for layer, shapes, attribute, block in zip(

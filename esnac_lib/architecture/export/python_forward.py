@@ -32,18 +32,15 @@ Block = tuple[str, ...]  # the path of what a layer is part of: ("stages", "stag
 
 
 def forward_body(architecture: Architecture, attributes: Sequence[str]) -> tuple[str, list[str]]:
-    """The name of forward's argument, and the lines of its body.
-
-    attributes: the name of each layer within the module.
-    """
+    """Return the name of forward's argument and the lines of its body, given each layer's attribute in the module."""
     return _Writer(architecture, attributes).write()
 
 
 def layer_blocks(architecture: Architecture) -> list[Block]:
-    """What each layer is part of.
+    """Return what each layer is part of.
 
-    The path in its name says so, which a function has not: an activation, a concat or a product is then part of what
-    stands before it, and so is any other layer without weights if that goes on after it.
+    The path in its name says so. A function has none: an activation, a concat or a product is then part of what stands
+    before it, and so is any other layer without weights if that goes on after it.
     """
     paths = [tuple(layer.name.split(".")[:-1][:DEEPEST]) for layer in architecture.layers]
     known = [bool(path or params) for path, params in zip(paths, architecture.layer_params, strict=True)]
@@ -59,13 +56,13 @@ def layer_blocks(architecture: Architecture) -> list[Block]:
 
 
 def is_new_part(before: Block, now: Block) -> bool:
-    """Whether an empty line stands between two blocks: not if one is part of the other."""
+    """Return whether an empty line separates two blocks: not if one is part of the other."""
     shared = min(len(before), len(now))
     return before != now and (shared == 0 or before[:shared] != now[:shared])
 
 
 class _Writer:
-    """Goes through the statements once, and keeps account of which name holds which tensor."""
+    """Writes the statements one by one, and tracks which name holds which tensor."""
 
     def __init__(self, architecture: Architecture, attributes: Sequence[str]) -> None:
         self.architecture = architecture
@@ -82,7 +79,7 @@ class _Writer:
         self.lines: list[str] = []
 
     def _last_reads(self) -> dict[int, int]:
-        """For each tensor the last statement that reads it; the one after all others returns the output."""
+        """Return the last statement that reads each tensor; the one after all others returns the output."""
         found: dict[int, int] = {}
         for position, run in enumerate(self.statements):
             found.update(dict.fromkeys(self.architecture.layers[run[0]].sources, position))
@@ -90,7 +87,7 @@ class _Writer:
         return found | {source: end for source, _ in self.architecture.output}
 
     def write(self) -> tuple[str, list[str]]:
-        """What `forward_body` returns."""
+        """Write all statements, and return what `forward_body` returns."""
         argument = self.names[INPUT] = FAR_INPUT if self.last_read[INPUT] > FAR else SHORT_NAMES[0]
         for position, run in enumerate(self.statements):
             if position and is_new_part(self.blocks[run[0] - 1], self.blocks[run[0]]):
@@ -118,20 +115,20 @@ class _Writer:
         self.names[last] = target
 
     def _inputs(self, index: int) -> list[Text]:
-        """The expressions of a layer's slots."""
+        """Return the expressions of a layer's slots."""
         layer, shapes = self.architecture.layers[index], self.architecture.in_shapes[index]
         most = MOST_OPERAND if is_operator(layer, shapes) else 0 if needs_name(layer, shapes) else MOST_SUM
         return [self._sum(part, total, most) for part, total in zip(layer.inputs, self.totals, strict=False)]
 
     def _cuts(self, run: Sequence[int]) -> list[int]:
-        """How many layers of a run a line could hold, best first: all, those before its convolution, ever fewer."""
+        """Return how many layers of a run a line may hold, best first: all, those before a convolution, then fewer."""
         layers = [self.architecture.layers[index] for index in run]
         before = [count for count in range(1, len(run)) if layers[count].has_filters]
         fewer = range(min(len(run), MOST_CALLS + 1) - 1, 0, -1)
         return [*([len(run)] if len(run) <= MOST_CALLS else []), *before, *fewer]
 
     def _nested(self, start: str, run: Sequence[int], inputs: list[Text]) -> list[str]:
-        """The lines of a statement in which each layer of a run is called on the one before."""
+        """Return the lines of a statement in which each layer of a run is called on the one before."""
         for index in run:
             layer, shapes = self.architecture.layers[index], self.architecture.in_shapes[index]
             found = expression(layer, shapes, f"self.{self.attributes[index]}", inputs)
@@ -139,7 +136,7 @@ class _Writer:
         return found.lines(start)
 
     def _sum(self, part: Slot, total: str, most: int = MOST_SUM) -> Text:
-        """The expression of a slot. A sum of more than `most` characters is added up before, under the name `total`."""
+        """Return the expression of a slot. A sum longer than `most` characters is computed before, as `total`."""
         terms = [self.names[source] if count == 1 else f"{count} * {self.names[source]}" for source, count in part]
         if len(part) == 1 and part[0][1] == 1:
             return Text(terms[0])
@@ -154,13 +151,13 @@ class _Writer:
         return Text(" + ".join(terms), SUM)
 
     def _free_name(self, index: int, near: bool = True) -> str:
-        """A name for the output of a layer: a short one that holds nothing, if the output is read soon."""
+        """Return a name for the output of a layer: a short one that holds nothing, if the output is read soon."""
         free = [name for name in SHORT_NAMES if near and name not in self.names.values()]
         return free[0] if free else self.long_names[index]
 
 
 def _statements(architecture: Architecture, blocks: Sequence[Block]) -> list[list[int]]:
-    """The layers in their order, cut where a statement ends."""
+    """Return the layers in their order, cut where a statement ends."""
     layers = architecture.layers
     runs: list[list[int]] = []
     for index, layer in enumerate(layers):

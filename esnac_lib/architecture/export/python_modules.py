@@ -34,7 +34,7 @@ OF_FEATURES: Mapping[str, str] = {"batch_norm": "nn.BatchNorm1d", "layer_norm": 
 # Kinds whose first argument is the number of input channels.
 TAKES_CHANNELS = ("conv", "linear", "batch_norm", "layer_norm", "instance_norm", "scale")
 
-# What torch.nn has not: the text of a class, which stands above the network if that needs it.
+# Classes that torch.nn lacks, as text, which stands above the network if that needs it.
 CLASSES: Mapping[str, str] = {
     "LayerNorm2d": '''
 class LayerNorm2d(nn.LayerNorm):
@@ -90,7 +90,7 @@ class StochasticDepth(nn.Module):
 
 
 def module_lines(layer: Layer, shape: Shape, attribute: str) -> list[str]:
-    """The lines that make the module of a layer whose (first) input has this shape."""
+    """Return the lines that make the module of a layer whose (first) input has this shape."""
     target = f"self.{attribute}"
     start = f"{target} = {OF_FEATURES.get(layer.kind, MODULES[layer.kind]) if len(shape) == 1 else MODULES[layer.kind]}"
     if layer.kind == "select":
@@ -102,7 +102,7 @@ def module_lines(layer: Layer, shape: Shape, attribute: str) -> list[str]:
 
 
 def _arguments(layer: Layer, shape: Shape) -> list[Argument]:
-    """What the module of a layer is made with: channels, size, and every attribute that is not PyTorch's default."""
+    """Return the arguments of a layer's module: channels, size, and every attribute that is not PyTorch's default."""
     if layer.kind == "prelu":
         return [] if layer["shared"] else [str(shape[0])]
     if layer.kind == "layer_norm":
@@ -122,19 +122,19 @@ def _arguments(layer: Layer, shape: Shape) -> list[Argument]:
 
 
 def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """Keyword arguments for the values that are not the default."""
+    """Return keyword arguments for the values that are not the default."""
     return [f"{name}={_shortest(values[name])}" for name in defaults if values[name] != defaults[name]]
 
 
 def _shortest(value: Any) -> str:
-    """A pair of equal numbers as one number; everything else as a formatter would leave it."""
+    """Return a pair of equal numbers as one number; everything else as a formatter would leave it."""
     if isinstance(value, str):
         return f'"{value}"'
     return repr(value[0] if isinstance(value, tuple) and value[0] == value[1] else value)
 
 
 def _picking_lines(start: str, channels: Sequence[str]) -> list[str]:
-    """A call with as many numbers on a line as it holds, where a formatter would put one."""
+    """Return a call with as many numbers on a line as it holds, where a formatter would put one."""
     if len(lines := call(start, channels)) == 1:
         return lines
     rows = [f"{INDENT}   "]

@@ -1,4 +1,4 @@
-"""Pieces of a generated program: expressions that know when they need brackets, and calls that know when to break."""
+"""Pieces of a generated program: expressions that add brackets where needed, and calls that break over lines."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Text(NamedTuple):
     level: int = ATOM
 
     def within(self, level: int) -> str:
-        """The expression as part of one of this level, in brackets if it needs them."""
+        """Return the expression as an operand at this level, in brackets if it needs them."""
         return self.text if self.level >= level else f"({self.text})"
 
     def lines(self, start: str) -> list[str]:
-        """The statement `start` followed by this expression."""
+        """Return the statement `start` followed by this expression."""
         return [f"{INDENT}{start}{self.text}"]
 
 
@@ -39,12 +39,12 @@ class Call(NamedTuple):
         return Text(f"{self.function}({', '.join(map(_flat, self.arguments))})")
 
     def lines(self, start: str) -> list[str]:
-        """The lines of `start` followed by this call: a single one, or one an argument where that is too long."""
+        """Return the lines of `start` followed by this call: a single one, or one per argument if that is too long."""
         return call(f"{start}{self.function}", self.arguments)
 
 
 def call(start: str, arguments: Sequence[Argument]) -> list[str]:
-    """The lines of `start(arguments)`: a single one, or one an argument where that is too long.
+    """Return the lines of `start(arguments)`: a single one, or one per argument if that is too long.
 
     An argument is an expression, or a list of them. The comma at the end of every line keeps formatters from joining
     them again.

@@ -1,4 +1,4 @@
-"""From any `nn.Module` that is mostly convolutions to an architecture and its weights, by watching it run.
+"""From any `nn.Module` that is mostly convolutions to an architecture and its weights, by recording one run of it.
 
 What is not understood becomes an opaque layer, with the reason; every trace is checked by rebuilding the network and
 comparing outputs. Nothing that would change the result passes silently.
@@ -23,25 +23,25 @@ from esnac_lib.errors import ArchitectureError, TraceError, one_line
 
 
 def trace(module: nn.Module, example_input: Tensor) -> tuple[Architecture, Weights]:
-    """The architecture of a module, and a copy of its weights.
+    """Return the architecture of a module, and a copy of its weights.
 
     Layers are named by their module's path ("layer1.0.conv1"), by what holds their weights, or by their function
-    ("relu_1"). Sums are no layers. The module is traced as it runs in eval mode, and is left in the mode in which it
+    ("relu_1"). Sums are not layers. The module is traced as it runs in eval mode, and is left in the mode in which it
     was. A module without weights may be called several times; each call is a layer.
 
     What is not known, or depends on the input's values in Python, is kept as an opaque layer: the function itself, or
-    the smallest module around it that takes and gives whole maps (B, C, H, W) or features (B, F). Weights that are
+    the smallest module around it that takes and returns complete maps (B, C, H, W) or features (B, F). Weights that are
     computed from parameters or buffers are taken as they come out, and are weights like all others; single numbers are
     kept as numbers. Parameters on which the output does not depend are left out, with a warning.
 
     Args:
-        module: any module of one input and one output tensor.
-        example_input: a batch of images (B, C, H, W) on the module's device.
+        module: Any module of one input and one output tensor.
+        example_input: A batch of images (B, C, H, W) on the module's device.
 
     Raises:
-        TraceError: nothing is left that could be compressed, the module fails, what is not understood is not inside a
-            module that could be kept whole, weights are used twice, images of a batch influence each other, or the
-            rebuilt network differs from the module.
+        TraceError: Nothing is left that could be compressed, the module fails, what is not understood is not inside a
+            module that could be kept as one layer, weights are used twice, images of a batch influence each other, or
+            the rebuilt network differs from the module.
     """
     if not isinstance(example_input, Tensor):
         raise TraceError(f"the example input is of type {type(example_input).__name__}: give a tensor (B, C, H, W)")
@@ -73,7 +73,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _images(example: Tensor) -> Tensor:
-    """Three images that differ: one or two of the example, unless it is constant, and noise like it."""
+    """Return three images that differ: one or two of the example, unless it is constant, and noise like it."""
     noise = torch.randn(3, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example)
     if bool(example.min() == example.max()) or not bool(example.isfinite().all()):
         return noise
@@ -82,7 +82,7 @@ def _images(example: Tensor) -> Tensor:
 
 
 def _network_layers(module: nn.Module) -> dict[nn.Module, tuple[str, Layer]]:
-    """The modules that are the layers of a `Network`, each with its name here and the layer that it is.
+    """Return the modules that are the layers of a `Network`, each with its name here and the layer that it is.
 
     Those of a network that was changed since it was built are modules like all others.
     """
@@ -96,9 +96,9 @@ def _network_layers(module: nn.Module) -> dict[nn.Module, tuple[str, Layer]]:
 
 
 def _checked(module: nn.Module, architecture: Architecture, tensors: Weights, probe: Tensor, before: Tensor) -> Weights:
-    """A copy of the weights, out of a network rebuilt from the trace and compared with the module.
+    """Return a copy of the weights, out of a network rebuilt from the trace and compared with the module.
 
-    probe: three images; before: the module's output of the first two, without the third.
+    probe: three images. before: the module's output for the first two, without the third.
     """
     name = type(module).__name__
     try:
@@ -114,7 +114,7 @@ def _checked(module: nn.Module, architecture: Architecture, tensors: Weights, pr
         raise TraceError(f"{name} makes {shapes}: a size of the batch is fixed in it")
     scale = float(expected.abs().nan_to_num(0.0, 0.0, 0.0).max())
     if not torch.allclose(before, expected[:2], 0.0, 1e-3 * scale, equal_nan=True):
-        raise TraceError(f"{name} gives an image another output in another batch: images influence each other")
+        raise TraceError(f"{name} gives an image another output in another batch: images must not influence each other")
     found = rebuilt(probe.clone())
     # Rounding alone; on a GPU the same convolution may run in TF32 one time and not the next.
     tolerance = 100 * torch.finfo(expected.dtype).eps if expected.device.type == "cpu" else 2e-3

@@ -20,7 +20,7 @@ from esnac_lib.architecture.tracing.readers import Options, Refused, Step, bind,
 
 
 def add(draft: Draft, call: Call, signs: tuple[int, int] = (1, 1)) -> None:
-    """input + alpha · other, with signs for a difference."""
+    """Trace input + alpha · other, with signs for a difference."""
     bound = bind(known.SUM_ARGUMENTS, call.args, call.kwargs)
     factors = [signs[0], signs[1]]
     factors[0 if signs[0] < 0 else 1] *= _number(draft, bound["alpha"])
@@ -45,17 +45,17 @@ def add(draft: Draft, call: Call, signs: tuple[int, int] = (1, 1)) -> None:
 
 
 def subtract(draft: Draft, call: Call) -> None:
-    """input − alpha · other."""
+    """Trace input − alpha · other."""
     add(draft, call, (1, -1))
 
 
 def subtract_from(draft: Draft, call: Call) -> None:
-    """other − alpha · input."""
+    """Trace other − alpha · input."""
     add(draft, call, (-1, 1))
 
 
 def multiply(draft: Draft, call: Call) -> None:
-    """input · other. A map times a positive integer is no layer but a sum."""
+    """Trace input · other. A map times a positive integer is not a layer but a sum."""
     bound = bind(known.PRODUCT_ARGUMENTS, call.args, call.kwargs)
     values = [value for value in bound.values() if isinstance(value, Value)]
     if len(values) == 2:
@@ -67,7 +67,7 @@ def multiply(draft: Draft, call: Call) -> None:
 
 
 def divide(draft: Draft, call: Call) -> None:
-    """input / other, where other is fixed."""
+    """Trace input / other, where other is fixed."""
     bound = bind(known.QUOTIENT_ARGUMENTS, call.args, call.kwargs)
     if bound["rounding_mode"] is not None or isinstance(bound["other"], Value) or not isinstance(bound["input"], Value):
         raise Refused("divides by a tensor made of the input, or rounds")
@@ -78,7 +78,7 @@ def divide(draft: Draft, call: Call) -> None:
 
 
 def concatenate(draft: Draft, call: Call) -> None:
-    """Joins the channels of maps, and zeros."""
+    """Trace the concatenation of maps, and of zeros, along the channels."""
     bound = bind(known.JOIN_ARGUMENTS, call.args, call.kwargs)
     tensors = bound["tensors"]
     values = [tensor for tensor in tensors if isinstance(tensor, Value)]
@@ -97,7 +97,7 @@ def concatenate(draft: Draft, call: Call) -> None:
 
 
 def pad(draft: Draft, call: Call) -> None:
-    """A border around maps, and channels of zeros."""
+    """Trace a border around maps, and channels of zeros."""
     bound = bind(known.PAD_ARGUMENTS, call.args, call.kwargs)
     part = draft.read(bound["input"], tuple(CHANNELS))
     assert part.layout is not None
@@ -113,7 +113,7 @@ def pad(draft: Draft, call: Call) -> None:
 
 
 def reduce(draft: Draft, call: Call) -> None:
-    """An average, sum or maximum over height, width or both: a pool, which may lose its dimensions."""
+    """Trace an average, sum or maximum over height, width or both: a pool, which may lose its dimensions."""
     bound = bind(known.REDUCTION_ARGUMENTS, call.args, call.kwargs)
     part, rank = draft.read(bound["input"], ("chw", "hwc", "nc", "cn")), len(bound["input"].shape)
     dims = bound["dim"] if isinstance(bound["dim"], tuple | list) else (bound["dim"],)
@@ -139,7 +139,7 @@ def reduce(draft: Draft, call: Call) -> None:
 
 
 def _alike(draft: Draft, a: Value, b: Value) -> tuple[Part, Part]:
-    """Two maps that lie alike, so that what is done to their tensors is done to them."""
+    """Return two maps in the same layout, so that what is done to their tensors is done to them."""
     first, second = draft.read(a, expanded=True), draft.read(b, expanded=True)
     if first.layout != second.layout or len(a.shape) != len(b.shape):
         raise Refused("takes two maps that do not lie alike")
@@ -149,7 +149,7 @@ def _alike(draft: Draft, a: Value, b: Value) -> tuple[Part, Part]:
 
 
 def _combine(draft: Draft, call: Call, kind: str, a: Part, b: Part) -> None:
-    """The sum or product of two parts that lie alike, also where one is smaller."""
+    """Add a sum or product of two parts in the same layout, also where one is smaller."""
     if kind == "add" and a.shape == b.shape:
         found = sum_slots([(a.slot, 1), (b.slot, 1)])
     else:
@@ -163,7 +163,7 @@ def _join(draft: Draft, call: Call, slots: list[Slot], layout: str) -> None:
 
 
 def _zeros(draft: Draft, call: Call, part: Part, tensor: Any) -> Slot:
-    """A constant among maps to be joined: only zeros are known."""
+    """Return the slot of a constant among maps to be concatenated: only zeros are known."""
     values = draft.trust(constant(tensor, "tensor"))
     if bool(values.any()):
         raise Refused("joins a map and a constant that is not zero")
@@ -186,7 +186,7 @@ def _times(draft: Draft, call: Call, part: Part, factor: float | Constant) -> Pa
 
 
 def _number(draft: Draft, value: Any) -> Any:
-    """A number, or a constant of one element, which is kept as the number that it is."""
+    """Return a number, or a constant of one element, which is kept as the number that it is."""
     if isinstance(value, Constant) and value.tensor.numel() == 1:
         draft.used.update(dict.fromkeys(value.names))
         return float(draft.trust(value))
@@ -196,7 +196,7 @@ def _number(draft: Draft, value: Any) -> Any:
 
 
 def _per_channel(draft: Draft, part: Part, value: Any, call: Call) -> Any:
-    """What multiplies, or is added to, a part: a number, or a constant with an element for each channel."""
+    """Return what multiplies, or is added to, a part: a number, or a constant with an element for each channel."""
     if not isinstance(value, Constant) or value.tensor.numel() == 1:
         return _number(draft, value)
     if part.layout is None:

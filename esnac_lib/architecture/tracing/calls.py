@@ -58,7 +58,7 @@ class Constant:
         return f"a constant {tuple(self.tensor.shape)}"
 
     def put(self, tensor: Tensor) -> Constant:
-        """Another tensor that was computed from this one alone."""
+        """Return the constant of another tensor that was computed from this one alone."""
         return replace(self, tensor=tensor, version=tensor._version)
 
 
@@ -66,7 +66,7 @@ class Constant:
 class Call:
     """A call. In `args` and `kwargs` the tensors are replaced by Values and Constants.
 
-    target: the function, or the module that was called as a whole. results: the tensors that it returned; with
+    target: the function, or the module that counts as one call. results: the tensors that it returned; with
     `written` also those that it changed in place without returning them. reason: why it cannot be followed.
     """
 
@@ -107,7 +107,7 @@ class Visit:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """The visit of the whole module, all calls in order, and the output (with Values and Constants for tensors)."""
+    """The visit of the outermost module, all calls in order, and the output (with Values and Constants for tensors)."""
 
     root: Visit
     calls: list[Call]
@@ -120,7 +120,7 @@ class Recording:
 
 
 def name_of(target: Any) -> str:
-    """The name of a function ("add" for `Tensor.add_` and `+=`), a property, or a module's class."""
+    """Return the name of a function ("add" for `Tensor.add_` and `+=`), a property, or a module's class."""
     if isinstance(target, nn.Module):
         return type(target).__name__
     name = str(getattr(target, "__name__", target))
@@ -130,7 +130,7 @@ def name_of(target: Any) -> str:
 
 
 def leaves(tree: Any, kind: type) -> Iterator[Any]:
-    """All objects of a kind in nested tuples, lists, dicts and slices."""
+    """Return all objects of a kind in nested tuples, lists, dicts and slices."""
     if isinstance(tree, kind):
         yield tree
     elif isinstance(tree, tuple | list):
@@ -144,7 +144,7 @@ def leaves(tree: Any, kind: type) -> Iterator[Any]:
 
 
 def replaced(tree: Any, kind: type | tuple[type, ...], by: Callable[[Any], Any]) -> Any:
-    """A copy of nested tuples, lists, dicts and slices with every object of a kind replaced."""
+    """Return a copy of nested tuples, lists, dicts and slices with every object of a kind replaced."""
     if isinstance(tree, kind):
         return by(tree)
     if isinstance(tree, tuple | list):

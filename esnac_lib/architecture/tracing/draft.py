@@ -1,6 +1,6 @@
 """An architecture in the making: layers so far, and what each tensor of a recording stands for.
 
-Everything is only ever added to, so that a part which turns out not to be understood can be taken back (`mark`,
+Everything is only ever added to, so that a part which turns out not to be understood can be removed again (`mark`,
 `undo`).
 """
 
@@ -38,7 +38,7 @@ class Part:
     moved_by: Call | None = None
 
     def numbers(self, batch: int) -> Tensor:
-        """The index of the tensor."""
+        """Return the index of the tensor."""
         return self.index if self.layout is None else present(numbered(self.shape, batch), self.layout)  # type: ignore
 
 
@@ -67,11 +67,11 @@ class Draft:
                 self.read_parts)  # fmt: skip
 
     def mark(self) -> tuple[int, ...]:
-        """Where the draft stands."""
+        """Return the current length of the draft, for `undo`."""
         return tuple(map(len, self._books))
 
     def undo(self, mark: tuple[int, ...]) -> None:
-        """Takes back everything since a mark."""
+        """Remove everything added since a mark."""
         for book, length in zip(self._books, mark, strict=True):
             while len(book) > length:
                 book.pop() if isinstance(book, list) else book.popitem()
@@ -79,7 +79,7 @@ class Draft:
     # -- reading and giving --------------------------------------------------------------------------------------------
 
     def read(self, value: Any, layouts: tuple[str, ...] = (), expanded: bool = False) -> Part:
-        """What a tensor stands for, in one of some layouts; layers are made for what was cut out of a map.
+        """Return what a tensor stands for, in one of some layouts; layers are made for what was cut out of a map.
 
         Without layouts it may also hold all of a map in some order of its own. With `expanded` it may be the map
         repeated along a dimension in which the map has length one.
@@ -112,7 +112,7 @@ class Draft:
         return found
 
     def give(self, value: Value, part: Part) -> None:
-        """Notes what a result stands for, if it has the shape that was seen."""
+        """Record what a result stands for, if it has the shape that was seen."""
         shape = presented(part.shape, part.layout) if part.layout else part.index.shape[1:]  # type: ignore[union-attr]
         if tuple(shape) != value.shape[1:]:
             layer = self.layers[part.slot[-1][0]] if self.layers else None
@@ -123,7 +123,7 @@ class Draft:
         self.parts[value] = part
 
     def move(self, value: Value, part: Part, index: Tensor, call: Call) -> None:
-        """Notes that a result holds the numbers of a part that an index says."""
+        """Record that a result holds the elements of a part that an index says."""
         reading = classify(index, part.shape)
         if reading and not reading.steps and presented(reading.shape, reading.layout) == value.shape[1:]:
             self.parts[value] = Part(part.slot, reading.shape, reading.layout)
@@ -135,7 +135,7 @@ class Draft:
     # -- layers --------------------------------------------------------------------------------------------------------
 
     def layer(self, call: Call, step: Step, inputs: tuple[Slot, ...], first: bool = True, **extra: Any) -> Slot:
-        """Adds a layer, the first or a later one of a call. Raises Refused if it does not fit its inputs or tensors."""
+        """Add a layer, the first or a later one of a call. Raises Refused if it does not fit its inputs or tensors."""
         name = extra.pop("name", None) or self._name(call, step, first)
         self.names[name] = None
         try:
@@ -158,27 +158,27 @@ class Draft:
         return slot(len(self.layers) - 1)
 
     def chain(self, call: Call, steps: list[Step], part: Part) -> Part:
-        """Adds layers one after the other: what the last one puts out, which lies as the part did."""
+        """Add layers one after the other: return the output of the last one, in the layout of the part."""
         at = part.slot
         for place, step in enumerate(steps):
             at = self.layer(call, step, (at,), first=place == 0)
         return replace(part, slot=at, shape=self.shape(at), reading=None, moved_by=None)
 
     def shape(self, part: Slot) -> Shape:
-        """The shape of a sum."""
+        """Return the shape of a sum."""
         shapes = {self.input_shape if source == INPUT else self.shapes[source] for source, _ in part}
         if len(shapes) > 1:
             raise Refused(f"sums shapes that differ: {sorted(shapes)}")
         return shapes.pop()
 
     def own(self, names: Any, layer: str, key: str) -> None:
-        """Notes which layer holds some parameters and buffers. Raises Refused if another one does already."""
+        """Record which layer holds some parameters and buffers. Raises Refused if another one does already."""
         for name in names:
             if (owner := self.owners.setdefault(name, layer)) != layer:
                 raise Refused(f"its {key} is already used by layer {owner!r}: shared weights are not supported")
 
     def trust(self, constant: Constant) -> Tensor:
-        """The tensor of a constant. Raises Refused if it is not clear that it is one."""
+        """Return the tensor of a constant. Raises Refused if it is not clear that it is one."""
         if not constant.known:
             raise Refused("reads a tensor that no module holds and no function of PyTorch made during the run")
         if constant.tensor._version != constant.version:
@@ -188,7 +188,7 @@ class Draft:
     # -- names ---------------------------------------------------------------------------------------------------------
 
     def _name(self, call: Call, step: Step, first: bool) -> str:
-        """The path of a PyTorch module that is one layer, else of what holds the tensors, else the function's name."""
+        """Return the path of a PyTorch module that is one layer, else of its tensors' holder, else a function name."""
         path, kind = call.place.path, step.kind
         owner = next((_holder(constant.names) for constant in step.tensors.values()), "")
         if call.place.plain and path:
@@ -199,7 +199,7 @@ class Draft:
         return self.unique(call.name if first and not step.tensors else kind)
 
     def unique(self, wanted: str, own: bool = False) -> str:
-        """A name that no layer has yet. A module's path is kept free for the module itself (`own`)."""
+        """Return a name that no layer has yet. A module's path is kept free for the module itself (`own`)."""
         name, count = wanted, 0
         while name in self.names or (name in self.paths and not (own and name == wanted)):
             count += 1
@@ -209,7 +209,7 @@ class Draft:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def finish(self, output: Slot) -> tuple[Architecture, dict[str, Tensor]]:
-        """The architecture of all layers that the output needs, and their tensors (the user's own, no copies)."""
+        """Return the architecture of all layers that the output needs, and their tensors (the user's, not copies)."""
         needed = {source for source, _ in output}
         for place in reversed(range(len(self.layers))):
             if place in needed:
@@ -232,7 +232,7 @@ def _renumbered(part: Slot, places: dict[int, int]) -> Slot:
 
 
 def _holder(names: frozenset[str]) -> str:
-    """The path of what holds some parameters: their module, or the parameter itself if it is no weight or bias."""
+    """Return the path of some parameters' holder: their module, or a parameter itself that is no weight or bias."""
     if len(names) == 1:
         (name,) = names
         head, _, tail = name.rpartition(".")

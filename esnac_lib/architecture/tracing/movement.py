@@ -1,4 +1,4 @@
-"""Where the numbers of a moved tensor come from: views, permutations, slices and chunks are found out by doing them.
+"""Where the elements of a rearranged tensor come from: views, permutations, slices and chunks are applied to an index.
 
 A tensor that only holds numbers of a map (C, H, W), or of features (F,), is described by an *index*: the same
 operations, done to a tensor that numbers the elements. `classify` says which layers would make it, and how it lies:
@@ -43,12 +43,12 @@ class Reading(NamedTuple):
 
 
 def numbered(shape: Shape, batch: int) -> Tensor:
-    """(batch, *shape): every element holds its number."""
+    """Return an index (batch, *shape): every element holds its number."""
     return torch.arange(batch * prod(shape)).view(batch, *shape)
 
 
 def present(x: Tensor, layout: str) -> Tensor:
-    """A map (B, C, H, W), or features (B, F), as the layout has it."""
+    """Return a map (B, C, H, W), or features (B, F), in a layout."""
     if layout == "hwc":
         return x.permute(0, 2, 3, 1)
     if layout == "nc":
@@ -57,7 +57,7 @@ def present(x: Tensor, layout: str) -> Tensor:
 
 
 def restore(x: Tensor, layout: str, size: tuple[int, ...]) -> Tensor:
-    """The inverse of `present`, for a map of this height and width."""
+    """Return the inverse of `present`, for a map of this height and width."""
     if layout == "hwc":
         return x.permute(0, 3, 1, 2)
     if layout == "nc":
@@ -66,19 +66,19 @@ def restore(x: Tensor, layout: str, size: tuple[int, ...]) -> Tensor:
 
 
 def presented(shape: Shape, layout: str) -> Shape:
-    """The shape, without the batch, in which a map (C, H, W) or features (F,) appear."""
+    """Return the shape, without the batch, in which a map (C, H, W) or features (F,) appear."""
     return tuple(present(torch.empty(1, *shape, device="meta"), layout).shape[1:])
 
 
 def is_one_to_one(index: Tensor, source: Shape) -> bool:
-    """Whether a moved tensor holds every element of its source once, image by image."""
+    """Return whether a moved tensor holds every element of its source once, image by image."""
     if not _batch_untouched(index, source) or index[0].numel() != prod(source):
         return False
     return bool((index[0].flatten().bincount(minlength=prod(source)) == 1).all())
 
 
 def classify(index: Tensor, source: Shape) -> Reading | None:
-    """How to read a tensor (B, ...) that holds elements of a map (C, H, W) or features (F,); None if no way is known.
+    """Return how to read a tensor (B, ...) of elements of a map (C, H, W) or features (F,); None if no way is known.
 
     What is known: any channels in any order, none twice; with regular rows and columns; all that presented in some
     layout, flattened, or (features) as maps of one pixel; and expanded.
@@ -95,7 +95,7 @@ def classify(index: Tensor, source: Shape) -> Reading | None:
 
 
 def _reading(steps: Steps, shape: Shape, layout: str, source: Shape) -> Reading:
-    """Adds the change between map and features, where there is one."""
+    """Add the change between map and features, where there is one."""
     if layout == "f" and len(source) == 3:
         return Reading((*steps, ("flatten", {})), (prod(shape),), layout)
     if layout != "f" and len(source) == 1:
@@ -104,14 +104,14 @@ def _reading(steps: Steps, shape: Shape, layout: str, source: Shape) -> Reading:
 
 
 def _batch_untouched(index: Tensor, source: Shape) -> bool:
-    """Whether every image of the tensor holds elements of its own image alone, each at the same places."""
+    """Return whether every image of the tensor holds elements of its own image alone, each at the same places."""
     images = torch.arange(len(index)).view(-1, *[1] * (index.ndim - 1)) * prod(source)
     first = index[:1]
     return bool(index.numel() and (index == first + images).all() and first.min() >= 0 and first.max() < prod(source))
 
 
 def _unexpanded(index: Tensor) -> Tensor:
-    """The index without repetition: a dimension along which nothing changes is cut to length one."""
+    """Return the index without repetition: a dimension along which nothing changes is cut to length one."""
     for dim in range(1, index.ndim):
         start = index.narrow(dim, 0, 1)
         if index.shape[dim] > 1 and bool((index == start).all()):
@@ -120,7 +120,7 @@ def _unexpanded(index: Tensor) -> Tensor:
 
 
 def _sizes(index: Tensor, layout: str, source: Shape) -> list[tuple[int, int]]:
-    """The heights and widths that a tensor of this layout can have."""
+    """Return the heights and widths that a tensor of this layout can have."""
     if layout == "chw" or layout == "hwc":
         height, width = (index.shape[dim] for dim in SPACE[layout])
         return [(height, width)]
@@ -131,7 +131,7 @@ def _sizes(index: Tensor, layout: str, source: Shape) -> list[tuple[int, int]]:
 
 
 def _picked(image: Tensor, source: Shape) -> tuple[Steps, Shape] | None:
-    """The layers that pick (C', H', W') out of the source, if channels, rows and columns are picked independently."""
+    """Return the layers that pick (C', H', W') from the source, if channels, rows and columns are independent."""
     channels, height, width = source if len(source) == 3 else (source[0], 1, 1)
     area = height * width
     picks = image[:, 0, 0] // area
@@ -157,7 +157,7 @@ def _picked(image: Tensor, source: Shape) -> tuple[Steps, Shape] | None:
 
 
 def _cut(picks: Tensor, stride: int, length: int) -> tuple[int, int]:
-    """The border, negative where it cuts, that leaves these rows once the stride has passed."""
+    """Return the border, negative where it cuts, that leaves these rows once the stride has passed."""
     first, last = int(picks[0]), int(picks[-1])
     if first == 0 and last + stride >= length:
         return 0, 0
@@ -165,7 +165,7 @@ def _cut(picks: Tensor, stride: int, length: int) -> tuple[int, int]:
 
 
 def _runs(picks: list[int]) -> tuple[tuple[int, int], ...]:
-    """Positions as runs (start, stop)."""
+    """Return positions as runs (start, stop)."""
     starts = [0, *(place for place, (a, b) in enumerate(pairwise(picks), 1) if b != a + 1)]
     stops = [*starts[1:], len(picks)]
     return tuple((picks[start], picks[stop - 1] + 1) for start, stop in zip(starts, stops, strict=True))

@@ -58,7 +58,7 @@ class OpaqueCode(nn.Module):
         )
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Maps (B, C, H, W) or features (B, F) to one of these."""
+        """Map (B, C, H, W) or features (B, F) to one of these."""
         shown = [present(x, layout) for x, layout in zip(inputs, self.layouts, strict=True)]
         args, kwargs = replaced(
             (self.args, self.kwargs), Hole, lambda hole: getattr(self, hole.name) if hole.name else shown[hole.number]
@@ -71,7 +71,7 @@ class OpaqueCode(nn.Module):
 
 
 def code_of(call: Any, layouts: Sequence[str], output: tuple[str, tuple[int, ...]], pick: int | None) -> nn.Module:
-    """The module that runs a call (or a visit), with a copy of the user's module where that is what is called."""
+    """Return the module that runs a call (or a visit), with a copy of the user's module if that is called."""
     target, natural = call.target, {*layouts, output[0]} <= {"chw", "f"}
     if isinstance(target, nn.Module):
         target = deepcopy(target)
@@ -81,9 +81,10 @@ def code_of(call: Any, layouts: Sequence[str], output: tuple[str, tuple[int, ...
 
 
 def trial(code: nn.Module, inputs: Sequence[Value], shapes: Sequence[Shape]) -> tuple[Shape, int]:
-    """Runs opaque code on noise: the shape that it puts out for one image, and its multiply-accumulates.
+    """Run opaque code on noise; return its output shape for one image, and its multiply-accumulates.
 
-    Raises ValueError if it fails, or if what it gives for an image depends on the others of the batch, or on chance.
+    Raises:
+        ValueError: It fails, or its output for an image depends on the others of the batch, or on chance.
     """
     random = torch.Generator().manual_seed(0)
     batch = [
@@ -103,7 +104,7 @@ def trial(code: nn.Module, inputs: Sequence[Value], shapes: Sequence[Shape]) -> 
 
 
 def _macs(code: nn.Module, image: Sequence[Tensor]) -> int:
-    """Multiply-accumulates of one image; 0 if PyTorch cannot count them."""
+    """Return the multiply-accumulates of one image; 0 if PyTorch cannot count them."""
     counter = FlopCounterMode(display=False)
     try:
         with counter:
@@ -114,7 +115,7 @@ def _macs(code: nn.Module, image: Sequence[Tensor]) -> int:
 
 
 def tensors_of(code: nn.Module) -> Mapping[str, tuple[Tensor, bool]]:
-    """The tensors of opaque code by their name in its state dict, and whether they are trained."""
+    """Return the tensors of opaque code by their name in its state dict, and whether they are trained."""
     return {
         name: (tensor, isinstance(tensor, nn.Parameter)) for name, tensor in code.state_dict(keep_vars=True).items()
     }

@@ -1,4 +1,4 @@
-"""How a function's arguments are read: the layers that do the same, one function a reader.
+"""How a function's arguments are read: each reader returns the layers that compute the same.
 
 A reader gets the arguments by name and how the function's input was seen, and raises `Refused` for an option that would
 change the result.
@@ -51,7 +51,7 @@ REQUIRED = object()
 
 
 def bind(arguments: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Attrs:
-    """The arguments of a call by name, with defaults. Raises Refused for one that is not known, or lacking."""
+    """Return the arguments of a call by name, with defaults. Raises Refused for one that is not known, or lacking."""
     if unknown := [*map(repr, args[len(arguments) :]), *(name for name in kwargs if name not in arguments)]:
         raise Refused(f"the argument {unknown[0]} is not known")
     bound = {**arguments, **dict(zip(arguments, args, strict=False)), **kwargs}
@@ -61,7 +61,7 @@ def bind(arguments: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[st
 
 
 def constant(value: Any, what: str) -> Constant:
-    """An argument that must be a tensor which does not depend on the input."""
+    """Return an argument, which must be a tensor which does not depend on the input."""
     if isinstance(value, Value):
         raise Refused(f"its {what} depends on the input")
     if not isinstance(value, Constant):
@@ -70,7 +70,7 @@ def constant(value: Any, what: str) -> Constant:
 
 
 def _tensors(options: Any, *names: str) -> dict[str, Constant]:
-    """The arguments of these names that are not None."""
+    """Return the arguments of these names that are not None."""
     return {name: constant(getattr(options, name), name) for name in names if getattr(options, name) is not None}
 
 
@@ -87,7 +87,7 @@ def _single(value: Any) -> Any:
 
 
 def conv(options: Any, seen: Seen) -> list[Step]:
-    """A convolution; the side that padding="same" pads more comes as a layer of its own."""
+    """Read a convolution; the side that padding="same" pads more comes as a layer of its own."""
     tensors = _tensors(options, "weight", "bias")
     channels, _, *kernel = tensors["weight"].tensor.shape
     dilation, padding = _pair(options.dilation), _single(options.padding)
@@ -106,7 +106,7 @@ def conv(options: Any, seen: Seen) -> list[Step]:
 
 
 def linear(options: Any, seen: Seen) -> list[Step]:
-    """A linear layer, at every pixel a 1 × 1 convolution."""
+    """Read a linear layer, at every pixel a 1 × 1 convolution."""
     tensors = _tensors(options, "weight", "bias")
     weight, bias = tensors["weight"], "bias" in tensors
     if seen.layout == "f":
@@ -116,7 +116,7 @@ def linear(options: Any, seen: Seen) -> list[Step]:
 
 
 def batch_norm(options: Any, seen: Seen) -> list[Step]:
-    """A batch norm with running statistics, on maps or features."""
+    """Read a batch norm with running statistics, on maps or features."""
     if options.training or options.running_mean is None or options.running_var is None:
         raise Refused("a batch norm without running statistics (track_running_stats=False)")
     if not options.momentum:
@@ -126,7 +126,7 @@ def batch_norm(options: Any, seen: Seen) -> list[Step]:
 
 
 def _normalised(kind: str, attrs: Attrs, statistics: Mapping[str, Constant], options: Any) -> list[Step]:
-    """A norm; a weight without a bias, or the reverse, becomes a layer of its own."""
+    """Return the layers of a norm; a weight without a bias, or the reverse, becomes a layer of its own."""
     tensors = _tensors(options, "weight", "bias")
     if len(tensors) != 1:
         return [Step(kind, attrs | {"affine": bool(tensors)}, {**tensors, **statistics})]
@@ -135,7 +135,7 @@ def _normalised(kind: str, attrs: Attrs, statistics: Mapping[str, Constant], opt
 
 
 def layer_norm(options: Any, seen: Seen) -> list[Step]:
-    """A norm over the channels at each position."""
+    """Read a norm over the channels at each position."""
     if tuple(options.normalized_shape) != seen.shape[:1]:
         raise Refused(f"normalises over {tuple(options.normalized_shape)}: only over the channels is known")
     tensors = _tensors(options, "weight", "bias")
@@ -143,19 +143,19 @@ def layer_norm(options: Any, seen: Seen) -> list[Step]:
 
 
 def group_norm(options: Any, seen: Seen) -> list[Step]:
-    """A group norm."""
+    """Read a group norm."""
     return _normalised("group_norm", {"groups": options.num_groups, "eps": options.eps}, {}, options)
 
 
 def instance_norm(options: Any, seen: Seen) -> list[Step]:
-    """An instance norm without running statistics."""
+    """Read an instance norm without running statistics."""
     if options.running_mean is not None or not options.use_input_stats:
         raise Refused("an instance norm with running statistics")
     return _normalised("instance_norm", {"eps": options.eps}, {}, options)
 
 
 def prelu(options: Any, seen: Seen) -> list[Step]:
-    """A PReLU."""
+    """Read a PReLU."""
     tensors = _tensors(options, "weight")
     shared = tensors["weight"].tensor.numel() == 1
     return [Step("prelu", {"shared": shared}, tensors)]
@@ -165,24 +165,24 @@ def prelu(options: Any, seen: Seen) -> list[Step]:
 
 
 def kind(kind: str) -> Reader:
-    """A layer without options."""
+    """Return the reader of a layer without options."""
     return lambda options, seen: [Step(kind)]
 
 
 def activation(function: str, *names: str) -> Reader:
-    """An element-wise function, with the arguments of these names."""
+    """Return the reader of an element-wise function, with the arguments of these names."""
     return lambda options, seen: [
         Step("activation", {"function": function, "arguments": tuple(float(getattr(options, name)) for name in names)})
     ]
 
 
 def gelu(options: Any, seen: Seen) -> list[Step]:
-    """GELU, exact or by tanh."""
+    """Read GELU, exact or by tanh."""
     return [Step("activation", {"function": "gelu" if options.approximate == "none" else "gelu_tanh"})]
 
 
 def clamp(options: Any, seen: Seen) -> list[Step]:
-    """Clamping to [0, ∞) or between two numbers."""
+    """Read clamping to [0, ∞) or between two numbers."""
     if options.max is None and options.min == 0:
         return [Step("relu")]
     if not isinstance(options.min, int | float) or not isinstance(options.max, int | float):
@@ -191,19 +191,19 @@ def clamp(options: Any, seen: Seen) -> list[Step]:
 
 
 def power(options: Any, seen: Seen) -> list[Step]:
-    """A square."""
+    """Read a square."""
     if options.exponent != 2:
         raise Refused(f"the power {options.exponent}: only squares are known")
     return [Step("activation", {"function": "square"})]
 
 
 def negative(options: Any, seen: Seen) -> list[Step]:
-    """−x."""
+    """Read −x."""
     return [Step("affine", {"factor": -1.0})]
 
 
 def dropout(options: Any, seen: Seen) -> list[Step]:
-    """A dropout, which must be off in eval mode."""
+    """Read a dropout, which must be off in eval mode."""
     if options.training:
         raise Refused("a dropout that is on in eval mode")
     return [Step("dropout", {"p": options.p})] if options.p else []
@@ -217,19 +217,19 @@ def _pool(options: Any, *names: str) -> Attrs:
 
 
 def max_pool(options: Any, seen: Seen) -> list[Step]:
-    """A max pool."""
+    """Read a max pool."""
     return [Step("max_pool", _pool(options) | {"dilation": _pair(options.dilation)})]
 
 
 def avg_pool(options: Any, seen: Seen) -> list[Step]:
-    """An average pool."""
+    """Read an average pool."""
     if options.divisor_override is not None:
         raise Refused(f"divisor_override={options.divisor_override}: only a plain average is known")
     return [Step("avg_pool", _pool(options, "count_include_pad"))]
 
 
 def adaptive(kind: str) -> Reader:
-    """A pool to the size that was seen."""
+    """Return the reader of a pool to the size that was seen."""
 
     def read(options: Any, seen: Seen) -> list[Step]:
         if getattr(options, "return_indices", False):
@@ -240,12 +240,12 @@ def adaptive(kind: str) -> Reader:
 
 
 def channel_shuffle(options: Any, seen: Seen) -> list[Step]:
-    """A channel shuffle."""
+    """Read a channel shuffle."""
     return [Step("channel_shuffle", {"groups": options.groups})]
 
 
 def interpolate(options: Any, seen: Seen) -> list[Step]:
-    """A resize to the size that was seen."""
+    """Read a resize to the size that was seen."""
     if options.antialias:
         raise Refused("antialias=True is not known")
     size = seen.result[1:]
@@ -257,7 +257,7 @@ def interpolate(options: Any, seen: Seen) -> list[Step]:
 
 
 def pad_sizes(options: Any, layout: str) -> tuple[tuple[int, int], tuple[int, ...], Attrs]:
-    """What F.pad adds to the channels (before, after), to the map (left, right, top, bottom), and how it fills."""
+    """Return what F.pad adds to channels (before, after) and map (left, right, top, bottom), and how it fills."""
     sides = list(zip(options.pad[::2], options.pad[1::2], strict=True))  # the last dimension first
     rank = 2 + len(SPACE[layout])
     by_dim = {rank - 1 - place: side for place, side in enumerate(sides) if any(side)}

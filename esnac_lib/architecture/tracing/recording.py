@@ -1,4 +1,4 @@
-"""One run of a module, written down: every call that touched a tensor made of the input, in order.
+"""One run of a module, recorded: every call that touched a tensor computed from the input, in order.
 
     >>> recording = record(module, images)
     >>> [call.name for call in recording.calls]        # ["conv2d", "batch_norm", "relu", ...]
@@ -36,15 +36,16 @@ from esnac_lib.architecture.tracing.calls import (
 from esnac_lib.errors import TraceError, one_line
 
 
-def record(module: nn.Module, images: Tensor, whole: Callable[[nn.Module], bool] = lambda module: False) -> Recording:
-    """Runs a module once on images (B, C, H, W) and writes down what it calls.
+def record(module: nn.Module, images: Tensor, atomic: Callable[[nn.Module], bool] = lambda module: False) -> Recording:
+    """Run a module once on images (B, C, H, W) and record what it calls.
 
-    A module that is `whole` counts as one call, whatever it does inside. The mode and the gradient setting are the
-    caller's.
+    A module for which `atomic` is true counts as one call, whatever it does inside. The mode and the gradient setting
+    are the caller's.
 
-    Raises TraceError, with the module's path, if the run fails.
+    Raises:
+        TraceError: The run fails; the message names the module's path.
     """
-    recorder = _Recorder(module, images, whole)
+    recorder = _Recorder(module, images, atomic)
     hooks = [
         register_module_forward_pre_hook(recorder.enter),
         register_module_forward_hook(recorder.leave, with_kwargs=True),
@@ -83,7 +84,7 @@ _SHAPED_BY_VALUES = frozenset({
 
 
 def _reads_values(function: Any, result: Any) -> bool:
-    """Whether a result without tensors tells Python something about the values of a tensor."""
+    """Return whether a result without tensors shows Python something about the values of a tensor."""
     name = getattr(function, "__name__", "")
     return name == "__set__" if isinstance(result, _HARMLESS) else name not in _FORM  # x.data = y gives None
 
@@ -100,7 +101,7 @@ _LIBRARIES = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (
 
 
 def _user_line() -> str:
-    """The innermost line of code outside PyTorch and this library, within the run: "model.py:88"."""
+    """Return the innermost line of code outside PyTorch and this library, within the run: "model.py:88"."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code is not record.__code__:
         if not os.path.abspath(frame.f_code.co_filename).startswith(_LIBRARIES):
@@ -117,9 +118,9 @@ class _Recorder(TorchFunctionMode):
     tensors what they were computed from; None: not clear.
     """
 
-    def __init__(self, module: nn.Module, images: Tensor, whole: Callable[[nn.Module], bool]) -> None:
+    def __init__(self, module: nn.Module, images: Tensor, atomic: Callable[[nn.Module], bool]) -> None:
         super().__init__()
-        self.whole = whole
+        self.atomic = atomic
         self.thread = threading.get_ident()
         self.paths = {part: path for path, part in module.named_modules()}
         self.values = WeakTensorKeyDictionary()
@@ -135,7 +136,7 @@ class _Recorder(TorchFunctionMode):
         self.input = self._new(self.images)
 
     def recording(self, output: Any) -> Recording:
-        """What was recorded."""
+        """Return what was recorded."""
         return Recording(self.root, self.calls, self.input, self._noted(output), output)
 
     # -- modules -------------------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ class _Recorder(TorchFunctionMode):
         if threading.get_ident() != self.thread:
             return
         with torch._C.DisableTorchFunction():
-            if self.stack and self._is_whole(self.stack[-1].module):
+            if self.stack and self._is_atomic(self.stack[-1].module):
                 self.stack.append(Visit(module, "", 0, ()))
                 return
             path = self.paths.get(module)
@@ -168,19 +169,19 @@ class _Recorder(TorchFunctionMode):
             while self.stack[-1].module is not module:  # an error was raised in these, and the user caught it
                 self.stack.pop()
             visit = self.stack.pop()
-            if self.stack and self._inside_whole():
+            if self.stack and self._inside_atomic():
                 return None
             visit.kwargs = self._noted(kwargs)
-            if self._is_whole(module):
-                return self._leave_whole(visit, args, output)
+            if self._is_atomic(module):
+                return self._leave_atomic(visit, args, output)
             if strange := [tensor for tensor in leaves(output, Tensor) if self._is_strange(tensor)]:
                 reason = "its output comes out of code that cannot be followed"
                 self._add(module, (), {}, strange, visit.place, visit, reason=reason)
             visit.output, visit.stop = self._noted(output), len(self.calls)
         return None
 
-    def _leave_whole(self, visit: Visit, args: Any, output: Tensor) -> Tensor:
-        """A whole module is one call in place of its visit."""
+    def _leave_atomic(self, visit: Visit, args: Any, output: Tensor) -> Tensor:
+        """Record an atomic module as one call in place of its visit."""
         parent = self.stack[-1]
         parent.items.remove(visit)
         if any(output is tensor for tensor in leaves(args, Tensor)):
@@ -188,14 +189,14 @@ class _Recorder(TorchFunctionMode):
         self._add(visit.module, visit.args, visit.kwargs, [output], visit.place, parent)
         return output
 
-    def _is_whole(self, module: nn.Module) -> bool:
-        return module is not self.root.module and self.whole(module)
+    def _is_atomic(self, module: nn.Module) -> bool:
+        return module is not self.root.module and self.atomic(module)
 
-    def _inside_whole(self) -> bool:
-        return any(self._is_whole(visit.module) for visit in self.stack)
+    def _inside_atomic(self) -> bool:
+        return any(self._is_atomic(visit.module) for visit in self.stack)
 
     def place(self) -> Place:
-        """The place of what is happening now."""
+        """Return the place of the current call."""
         if not self.stack:
             return Place("", type(next(iter(self.paths))).__name__, "")
         module, path = self.stack[-1].module, self.stack[-1].path
@@ -206,7 +207,7 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not self.stack or self._inside_whole():
+        if not self.stack or self._inside_atomic():
             return func(*args, **kwargs)
         if func is Tensor.__iter__:
             return iter(self.__torch_function__(Tensor.unbind, types, (args[0], 0)))
@@ -232,7 +233,7 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def _touched(self, func: Any, noted: tuple[Any, Any], result: Any, written: list[Tensor]) -> None:
-        """Notes a call that read a tensor made of the input."""
+        """Record a call that read a tensor made of the input."""
         results = list(leaves(result, Tensor))
         hidden = [tensor for tensor in written if not any(tensor is other for other in results)]
         reason = ""
@@ -263,7 +264,7 @@ class _Recorder(TorchFunctionMode):
 
     @staticmethod
     def _aliased(result: Any, given: list[Tensor], written: list[Tensor]) -> Any:
-        """A result that is an argument, unchanged (a dropout in eval mode), as a tensor of its own."""
+        """Return a result that is an argument, unchanged (a dropout in eval mode), as a tensor of its own."""
         if isinstance(result, Tensor) and any(result is tensor for tensor in given):
             return result if any(result is tensor for tensor in written) else result.detach()
         return result
@@ -274,7 +275,7 @@ class _Recorder(TorchFunctionMode):
         return value
 
     def _noted(self, tree: Any) -> Any:
-        """Nested arguments with Values and Constants in place of tensors."""
+        """Return nested arguments with Values and Constants in place of tensors."""
         return replaced(tree, Tensor, self._note)
 
     def _note(self, tensor: Tensor) -> Value | Constant:

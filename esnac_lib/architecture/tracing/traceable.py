@@ -26,7 +26,7 @@ class Function(NamedTuple):
 
 
 def functions(*names: str) -> list[Any]:
-    """Everything of these names in torch, torch.nn.functional and torch.Tensor."""
+    """Return everything of these names in torch, torch.nn.functional and torch.Tensor."""
     found = [getattr(space, name, None) for name in names for space in (torch, F, Tensor)]
     other_order = (None, torch.batch_norm, torch.instance_norm)  # of arguments than in torch.nn.functional
     return [function for function in found if function not in other_order]
@@ -111,7 +111,7 @@ _ALIASES = {"clip": "clamp", "absolute": "abs", "negative": "neg", "log_sigmoid"
 
 
 def _by_object(table: Iterable[tuple[str, Any]]) -> dict[Any, Any]:
-    """A table by functions, from one by names: with the forms that work in place."""
+    """Return a table by functions, from one by names: with the forms that work in place."""
     return {function: entry for name, entry in table for function in functions(name, f"{name}_")}
 
 
@@ -175,11 +175,11 @@ _BY_CLASS: Mapping[str, tuple[Callable[[Any], Attrs | None], tuple[str, ...]]] =
 
 
 def is_stochastic_depth(module: nn.Module) -> bool:
-    """Whether a module drops its input at random in training, image by image, and is the identity in eval mode."""
+    """Return whether a module drops its input at random in training, image by image, and is the identity otherwise."""
     _, options = _BY_CLASS.get(type(module).__name__, (None, ()))
     return bool(options) and all(hasattr(module, name) for name in options)
 
 
 def stochastic_depth(module: nn.Module) -> Attrs | None:
-    """The attributes of the layer that such a module is; None if it does nothing."""
+    """Return the attributes of the layer that such a module is; None if it does nothing."""
     return _BY_CLASS[type(module).__name__][0](module)

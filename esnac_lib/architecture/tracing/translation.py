@@ -26,7 +26,7 @@ _ODD_ARGUMENTS = (
     KeyError,
     AttributeError,
     RuntimeError,
-)  # of calls never thought of
+)  # of calls that no reader foresees
 
 
 class Translation:
@@ -40,7 +40,7 @@ class Translation:
         self._visit(recording.root)
 
     def finish(self) -> tuple[Architecture, Weights]:
-        """The architecture and its weights (no copies). Raises TraceError if nothing is left that can be compressed."""
+        """Return the architecture and its weights, not copied. Raises TraceError if nothing in it can be compressed."""
         name, output = type(self.module).__name__, self.recording.output
         if not isinstance(output, Value):
             kind = type(output).__name__.lower()
@@ -58,7 +58,7 @@ class Translation:
         return architecture, weights
 
     def warn(self) -> None:
-        """Tells, in one warning, what of the module is not in the architecture."""
+        """Warn once about all parts of the module that are not in the architecture."""
         used = {**self.draft.owners, **self.draft.used}
         unused = [name for name, _ in self.module.named_parameters() if name not in used]
         notes = list(dict.fromkeys(self.draft.notes))
@@ -68,7 +68,7 @@ class Translation:
             warnings.warn(f"left out of {type(self.module).__name__}: {'; '.join(notes)}", stacklevel=3)
 
     def _summarised(self, unused: list[str]) -> list[str]:
-        """Parameters by name, or the modules of which they are all."""
+        """Return parameters by name, or the modules of which they are all."""
         alive = {name for name, _ in self.module.named_parameters()} - set(unused)
         found = []
         for name in unused:
@@ -81,7 +81,7 @@ class Translation:
     # -- walking -------------------------------------------------------------------------------------------------------
 
     def _visit(self, visit: Visit) -> None:
-        """Takes in what a module does, or the module as a whole where that is not understood."""
+        """Translate what a module does, or the module as one opaque layer where that is not understood."""
         mark = self.draft.mark()
         try:
             for item in visit.items:
@@ -101,7 +101,7 @@ class Translation:
                 raise error from None
 
     def _check_output(self, visit: Visit) -> None:
-        """Numbers that nobody will be able to read again are better moved about by an opaque layer."""
+        """Refuse an output whose elements stand in an order that nothing can read: an opaque layer is better."""
         value = visit.output
         part = self.draft.parts.get(value) if isinstance(value, Value) and value.made >= visit.start else None
         if part is None or part.layout or part.reading or len(value.shape) not in (2, 4):
@@ -110,7 +110,7 @@ class Translation:
             raise Refused(f"{part.moved_by.name} in {part.moved_by.place}: the order of its numbers is not known")
 
     def _call(self, call: Call) -> None:
-        """Takes in a call. Raises Refused, with the place, if it neither is understood nor can be opaque by itself."""
+        """Translate a call. Raises Refused, with the place, if it neither is understood nor can be opaque by itself."""
         if not call.reason and not any(value in self.needed for value in call.results):
             return
         mark = self.draft.mark()
@@ -150,7 +150,7 @@ class Translation:
             raise Refused("")
 
     def _function(self, call: Call) -> None:
-        """A function that is a chain of layers."""
+        """Translate a function that is a chain of layers."""
         function = known.FUNCTIONS[call.target]
         bound = bind(function.arguments, call.args, call.kwargs)
         value = bound.pop("input")
@@ -161,7 +161,7 @@ class Translation:
         self.draft.give(call.results[0], self.draft.chain(call, function.read(Options(**bound), seen), part))
 
     def _move(self, call: Call) -> None:
-        """A function that only moves numbers: done to a tensor that numbers them."""
+        """Translate a function that only rearranges elements, by applying it to their index."""
         value, *others = call.values
         if value is not call.args[0] or (others and not call.name.endswith("_as")):  # of the others only the shape
             raise Refused("moves numbers by those of another tensor")
@@ -178,7 +178,7 @@ class Translation:
                 self.draft.move(result, part, index, call)
 
     def _copy(self, call: Call, value: Any) -> None:
-        """A function that gives its argument again."""
+        """Translate a function that returns its argument."""
         (result,) = call.results
         part = self.draft.read_parts.get(value) or self.draft.parts.get(value)
         if part is None or result.dtype != value.dtype or result.shape != value.shape:
@@ -186,7 +186,7 @@ class Translation:
         self.draft.parts[result] = part
 
     def _module(self, call: Call) -> None:
-        """A module that is one layer by itself: one of a `Network`, or a stochastic depth."""
+        """Translate a module that is one layer by itself: one of a `Network`, or a stochastic depth."""
         if call.target not in self.layers:
             attrs = known.stochastic_depth(call.target)
             part = self.draft.read(call.args[0])
@@ -206,14 +206,14 @@ class Translation:
         self.draft.give(call.results[0], Part(at, shape, "chw" if len(shape) == 3 else "f"))
 
     def _held(self, tensor: Tensor) -> Constant:
-        """A tensor that a module of the user's holds."""
+        """Return the constant of a tensor that a module of the user's holds."""
         names = frozenset((self.names[tensor],)) if tensor in self.names else frozenset[str]()
         return Constant(tensor, names, True, tensor._version)
 
     # -- what is not understood ----------------------------------------------------------------------------------------
 
     def _opaque_call(self, call: Call, reason: str) -> None:
-        """A function as an opaque layer. In PyTorch's own modules the module is the better one."""
+        """Translate a function as an opaque layer. In PyTorch's own modules the module is the better one."""
         wanted = [place for place, value in enumerate(call.results) if value in self.needed]
         if call.reason or call.written or call.place.plain or len(wanted) != 1:
             raise Refused(reason)
@@ -226,7 +226,7 @@ class Translation:
         self._opaque(call, call.results[wanted[0]], reason, name, held, pick)
 
     def _opaque_visit(self, visit: Visit, reason: str) -> None:
-        """A module as an opaque layer, if all that it shares with the rest are its inputs and one output."""
+        """Translate a module as an opaque layer, if all that it shares with the rest are its inputs and one output."""
         inputs = set(leaves((visit.args, visit.kwargs), Value))
         if not isinstance(visit.output, Value) or not visit.start <= visit.output.made < visit.stop:
             raise Refused(reason)
@@ -270,7 +270,7 @@ class Translation:
 
 
 def _lifetimes(recording: Recording) -> tuple[set[Value], dict[Value, int]]:
-    """The values that the output depends on, and the position of the last call that reads each value."""
+    """Return the values that the output depends on, and the position of the last call that reads each value."""
     needed = set(leaves(recording.output, Value))
     last = dict.fromkeys(needed, len(recording.calls))
     for call in reversed(recording.calls):
@@ -282,7 +282,7 @@ def _lifetimes(recording: Recording) -> tuple[set[Value], dict[Value, int]]:
 
 
 def _presentation(output: Value, inputs: list[Value], parts: list[Part]) -> tuple[str, tuple[int, ...]]:
-    """The layout in which opaque code gives its result, and its height and width: as an input lies, or plain."""
+    """Return the layout in which opaque code gives its result, and its height and width: that of an input, or plain."""
     for value, part in zip(inputs, parts, strict=True):
         layout = str(part.layout)
         if layout in ("hwc", "nc", "cn") and len(value.shape) == len(output.shape):

@@ -14,16 +14,11 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from esnac_lib.config.study import AS_PUBLISHED
+from esnac_lib.data.registry import DATASETS
 from esnac_lib.objective import PAPERS, Measurement, compression_ratio
 from esnac_lib.report.papers.published import COLUMNS, FULL, MILLION, load_papers
+from esnac_lib.teachers.registry import TEACHERS
 
-DATASETS = {
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "fashion_mnist": "Fashion-MNIST",
-    "svhn": "SVHN",
-}
-TEACHERS = {"vgg19": "VGG-19", "resnet18": "ResNet-18", "resnet34": "ResNet-34", "shufflenet": "ShuffleNet"}
 SHRINK = "remove,shrink"
 PLAIN: Mapping[str, Any] = {"kernel_loss": "posterior", "acquisition": "random"}
 """The settings of the paper's own search that its ablations change."""
@@ -108,13 +103,13 @@ def _table2(esnac: Values) -> Iterator[PaperRow]:
     for teacher, (accuracy, params) in esnac["table2"]["esnac"].items():
         judged = esnac["table1"]["cifar100"][teacher]["esnac"]["f"]  # the same students: Table 2 prints no f
         printed = {"accuracy": accuracy, "params": params, "f": judged}
-        method = f"ESNAC from {TEACHERS[teacher]}"
+        method = f"ESNAC from {TEACHERS[teacher].label}"
         yield _row(esnac, "cifar100", teacher, method, printed, {"operators": FULL, **_esnac()})
     for name, (accuracy, params) in esnac["table2"]["shufflenet"].items():
         width, groups = name.split("x g")
         same = {"teacher": f"shufflenet_{width}x_g{groups}", "dataset": "cifar100"}
         yield PaperRow(
-            DATASETS["cifar100"], f"ShuffleNet {width}× (g = {groups})", Stat(accuracy), Stat(params * MILLION), same,
+            DATASETS["cifar100"].label, TEACHERS[same["teacher"]].label, Stat(accuracy), Stat(params * MILLION), same,
             "teacher",
         )  # fmt: skip
 
@@ -227,7 +222,7 @@ def _of(dataset: str, teacher: str) -> dict[str, str]:
 
 
 def _setting(dataset: str, teacher: str) -> str:
-    return f"{TEACHERS[teacher]} on {DATASETS[dataset]}"
+    return f"{TEACHERS[teacher].label} on {DATASETS[dataset].label}"
 
 
 # -- Architecture Compression ------------------------------------------------------------------------------------------
@@ -236,7 +231,7 @@ def _setting(dataset: str, teacher: str) -> str:
 def _compression1(paper: Values) -> Iterator[PaperRow]:
     for dataset, row in paper["table1"].items():
         same = _of(dataset, row["model"].replace("-", "").lower())
-        setting, teacher_params = f"{row['model']} on {DATASETS[dataset]}", row["params"] * MILLION
+        setting, teacher_params = f"{row['model']} on {DATASETS[dataset].label}", row["params"] * MILLION
         yield PaperRow(setting, "teacher", Stat(row["accuracy"]), Stat(teacher_params), same, "teacher")
         accuracy = round(row["accuracy"] + row["delta_accuracy"], 2)
         printed = (accuracy, teacher_params / row["times"])
