@@ -27,15 +27,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from esnac_lib.architecture.encoding import MAX_EDGE, encode
 from esnac_lib.architecture.graph import Architecture
-from esnac_lib.errors import SpaceError
-from esnac_lib.samplers.base import Observation, Proposal
+from esnac_lib.config.study import StudyConfig
+from esnac_lib.errors import ConfigError, SpaceError
+from esnac_lib.samplers.base import ONE_BY_ONE, Observation, Proposal, SamplerEntry, Variant
 from esnac_lib.samplers.random import random_proposals
+from esnac_lib.samplers.unseen import Unseen
 from esnac_lib.seeding import make_generator
 from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.search_space import SearchSpace
@@ -132,16 +135,9 @@ class N2nSampler:
         self._observations: list[Observation] = []
 
     def ask(self, n: int) -> list[Proposal]:
-        """Up to n proposals, all of one stage."""
-        seen = {self.space.teacher.arch_id, *(trial.architecture.arch_id for trial in self._observations)}
-        proposals: list[Proposal] = []
-        for decisions in self._draw(self._stage()):
-            if len(proposals) == n:
-                break
-            architecture = self.space.apply(decisions)
-            if architecture.arch_id not in seen:
-                seen.add(architecture.arch_id)
-                proposals.append(Proposal(decisions, architecture))
+        """Return up to n proposals, all of one stage."""
+        unseen = Unseen(self.space, self._observations)
+        proposals = list(islice(unseen.among(self._draw(self._stage())), n))
         left = n - len(proposals)
         return proposals + random_proposals(self._without_skips, self.seed, self._observations, left, proposals)
 
@@ -218,3 +214,23 @@ class N2nSampler:
                 if decisions not in drawn:
                     drawn.add(decisions)
                     yield decisions
+
+
+def check(config: StudyConfig) -> None:
+    """Refuse limits, and a space that can neither remove nor shrink."""
+    limit = "max_params" if config.max_params else "max_macs" if config.max_macs else ""
+    if limit:
+        raise ConfigError(f"{limit} = {getattr(config, limit)}: sampler = 'n2n' keeps no limits; leave it 0")
+    if config.operators == "skip":
+        raise ConfigError("operators = 'skip': sampler = 'n2n' only removes and shrinks; give it one or both of those")
+
+
+ENTRY = SamplerEntry(
+    "n2n",
+    "N2N",
+    "#8C8C8C",
+    lambda space, config: N2nSampler(space, config.seed, config.num_evaluations),
+    check,
+    variants=(Variant("n2n", "N2N", ONE_BY_ONE),),
+    budget_defines_result=True,
+)
