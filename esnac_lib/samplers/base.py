@@ -81,7 +81,7 @@ class Variant:
         colour: Of its curve; empty for the sampler's.
         linestyle: Of its curve, as matplotlib understands it; empty for the sampler's.
         beyond_the_paper: Whether it is more than what the papers published.
-        sampler: The sampler's name, which its entry fills in.
+        sampler, marker, searches: The sampler's own, which its entry fills in.
     """
 
     name: str
@@ -91,6 +91,8 @@ class Variant:
     linestyle: Linestyle = ""
     beyond_the_paper: bool = False
     sampler: str = ""
+    marker: str = ""
+    searches: bool = True
 
 
 def accept(config: StudyConfig) -> None:
@@ -132,9 +134,9 @@ class SamplerEntry:
     def compared(self) -> tuple[Variant, ...]:
         """Its variants, with what they take from it filled in."""
         variants = (Variant(self.name, self.label),) if self.variants is None else self.variants
+        own: dict[str, Any] = {"sampler": self.name, "marker": self.marker, "searches": self.searches}
         return tuple(
-            replace(v, sampler=self.name, colour=v.colour or self.colour, linestyle=v.linestyle or self.linestyle)
-            for v in variants
+            replace(v, colour=v.colour or self.colour, linestyle=v.linestyle or self.linestyle, **own) for v in variants
         )
 
     def validate(self, config: StudyConfig) -> None:
