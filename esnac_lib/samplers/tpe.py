@@ -29,13 +29,13 @@ class TpeSampler:
     """Tree-structured Parzen estimators (Bergstra et al., 2011) over the decisions of a space.
 
     multivariate: one estimator for all parameters together, so that it sees how they interact, instead of one for each.
-    constant_liar: proposals that are not told yet count as bad, so that the proposals of one step differ. Both are on
-    in Optuna's default form, both off in the classic one. (Optuna's `group` would change nothing: every trial has every
+    constant_liar: proposals not observed yet count as bad, so that the proposals of one step differ. Both are on in
+    Optuna's default form, both off in the classic one. (Optuna's `group` would change nothing: every trial has every
     parameter.) startup: random trials before the first estimate, uniform over the parameters as Optuna draws them:
     half of all layers removed and half of all pairs connected (the paper found "too many skip connections" in them).
 
-    Optuna stores nothing: each `ask` makes a study in memory from what was told, and seeds it by the number of trials
-    told, so a resumed study draws what it would have drawn.
+    Optuna stores nothing: each `ask` makes a study in memory from the observations, and seeds it by their
+    number, so a resumed study draws what it would have drawn.
     """
 
     def __init__(

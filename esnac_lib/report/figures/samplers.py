@@ -32,7 +32,7 @@ def panels_of(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
 
 
 def samplers_figure(experiment: ExperimentRecord) -> Figure:
-    """Best f so far against evaluations, mean over the seeds with its 95 % band.
+    """Draw the best f so far against evaluations, mean over the seeds with its 95 % band.
 
     Left: as published. Right: what goes beyond the papers, with random search and width scaling without a search.
     """
@@ -74,7 +74,7 @@ def _zoom(axes: Axes, experiment: ExperimentRecord) -> None:
 
 
 def sizes_figure(experiment: ExperimentRecord) -> Figure:
-    """f against parameters: width scaling and magnitude pruning at the same sizes, and each search's best a seed."""
+    """Draw f against parameters: width scaling and magnitude pruning at the same sizes, and each search's bests."""
     table = without_a_search(experiment)
     figure = style.new_figure(9, 5.2)
     if table.empty:
