@@ -34,9 +34,10 @@ import numpy as np
 
 from esnac_lib.architecture.encoding import MAX_EDGE, encode
 from esnac_lib.architecture.graph import Architecture
+from esnac_lib.config.comparison import ONE_BY_ONE, Variant
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError, SpaceError
-from esnac_lib.samplers.base import ONE_BY_ONE, Observation, Proposal, SamplerEntry, Variant
+from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.samplers.unseen import Unseen
 from esnac_lib.seeding import make_generator

@@ -15,7 +15,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from esnac_lib.architecture.graph import INPUT
-from esnac_lib.samplers.base import DASHED, ONE_BY_ONE, Observation, Proposal, SamplerEntry, Variant
+from esnac_lib.config.comparison import DASHED, ONE_BY_ONE, Variant
+from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.samplers.unseen import Unseen
 from esnac_lib.seeding import derive_seed

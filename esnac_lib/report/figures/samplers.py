@@ -10,13 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from esnac_lib.config.comparison import REFERENCE, sampler_variants
+from esnac_lib.config.comparison import DASHED, REFERENCE, Variant, sampler_variants
 from esnac_lib.report.figures import style
 from esnac_lib.report.figures.variants import NOTHING, best_so_far, mean_and_band
 from esnac_lib.report.records.experiment import ExperimentRecord
 from esnac_lib.report.records.study import StudyRecord
 from esnac_lib.report.tables.samplers import PRUNING, proxy_table, searched, without_a_search
-from esnac_lib.samplers.base import DASHED, Variant
 
 
 def panels_of(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
