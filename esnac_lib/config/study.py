@@ -171,15 +171,15 @@ class StudyConfig(FlatConfig):
         return [(name, value, other) for name, value, other in pairs if value != other]
 
     def held(self, stored: Mapping[str, Any]) -> dict[str, str]:
-        """All that defines a result; `steps` may grow, but not those of n2n, which its stages are made from."""
+        """Return what defines a result; `steps` may grow, unless the sampler's proposals depend on them."""
         given, free = self.to_dict(), self._free(stored)
         notes = {
             name: "" if name in given else "this version does not know it"
             for name in {**given, **stored}
             if name not in free
         }
-        if self.sampler == "n2n":
-            return notes | {"steps": "n2n divides its budget into two stages"}
+        if registry("sampler")[self.sampler].budget_defines_result:
+            return notes | {"steps": f"{self.sampler}'s proposals depend on them"}
         if isinstance(stored["steps"], int) and stored["steps"] < self.steps:
             del notes["steps"]
             return notes
@@ -295,19 +295,7 @@ class StudyConfig(FlatConfig):
         limit = "max_params" if self.max_params else "max_macs" if self.max_macs else ""
         if limit and "shrink" not in self.operator_names:
             raise ConfigError(f"{limit} is kept by shrinking: operators = {self.operators!r} lacks 'shrink'")
-        if self.first == "narrowed" and not (
-            self.sampler in ("esnac", "evolution") and "shrink" in self.operator_names
-        ):
-            given = f"sampler = {self.sampler!r} and operators = {self.operators!r}"
-            allowed = "it is for sampler = 'esnac' or 'evolution' with shrink, else 'random'"
-            raise ConfigError(f"first = 'narrowed' with {given}: {allowed}")
-        if self.surrogate != "f" and self.sampler != "esnac":
-            given = f"surrogate = {self.surrogate!r} with sampler = {self.sampler!r}"
-            raise ConfigError(f"{given}: it is for sampler = 'esnac', else 'f'")
-        registry("sampler")[self.sampler].check(self)
-        if (self.sampler == "transfer") != bool(self.source):
-            allowed = "the study whose kernels propose is allowed with sampler = 'transfer', and nothing otherwise"
-            raise ConfigError(f"source = {self.source!r} with sampler = {self.sampler!r}: {allowed}")
+        registry("sampler")[self.sampler].validate(self)
         if self.final != "none" and self.final_epochs < 1:
             allowed = "an integer of at least 1 is allowed, or final = 'none'"
             raise ConfigError(f"final_epochs = 0 is out of range: {allowed}")
