@@ -7,9 +7,9 @@ makes the whole architecture, checked and with all that weights are inherited by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -31,20 +31,37 @@ _GROUPS = len(KINDS) + ATTRIBUTES.index("groups")
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A student as a graph, and its size. rows (L, m + 6): the kind and the attributes of each layer, as `encode` has
-    them. num_params: trainable parameters."""
+    """A student as a graph, and its costs.
+
+    Attributes:
+        rows: (L, m + 6), the kind and the attributes of each layer, as `encode` has them.
+        num_params: Trainable parameters.
+        count_macs: Computes `macs`, which not every objective needs.
+    """
 
     graph: Graph
     rows: np.ndarray
     input_shape: Shape
     output: Slot
     num_params: int
+    count_macs: Callable[[], int]
 
     @classmethod
     def of(cls, architecture: Architecture) -> Candidate:
-        """That of an architecture which is there."""
-        rows = _rows(architecture)
-        return cls(architecture.graph, rows, architecture.input_shape, architecture.output, architecture.num_params)
+        """Return the candidate of an architecture that is built already."""
+        return cls(
+            architecture.graph,
+            _rows(architecture),
+            architecture.input_shape,
+            architecture.output,
+            architecture.num_params,
+            lambda: architecture.macs,
+        )
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image, as `Architecture.macs`."""
+        return self.count_macs()
 
     @cached_property
     def order(self) -> tuple[int, ...]:
@@ -119,8 +136,9 @@ class CandidateMaker:
                     attrs = tuple((name, into if name == "groups" else value) for name, value in attrs)
                 natures[place] = kind, out, attrs
         graph = Graph(natures, inputs, _consumers(inputs, output))
-        size = self._widths.params(left, widths)
-        return Candidate(graph, rows, self.space.teacher.input_shape, output, size)
+        num_params = self._widths.params(left, widths)
+        count_macs = partial(self._widths.macs, left, widths)
+        return Candidate(graph, rows, self.space.teacher.input_shape, output, num_params, count_macs)
 
     def _edges(self, decisions: Decisions) -> tuple[list[tuple[Slot, ...]], Slot]:
         """The slots that each layer of the student reads, and its output (compare `operators.remove`, `add_skips`)."""
@@ -160,7 +178,8 @@ class _Widths:
         self.filters = np.array([[int(layer.has_filters)] for layer in teacher.layers])
         self.depthwise = {i for i in self.own if is_depthwise(teacher.layers[i], teacher.in_shapes[i][0][0])}
         self._teacher, self._holds = teacher, {i for i, size in enumerate(teacher.layer_params) if size}
-        self._sizes: dict[tuple[int, int, int], int] = {}  # by layer and channels
+        self._computes = {i for i, macs in enumerate(teacher.layer_macs) if macs}
+        self._costs: dict[tuple[int, int, int], tuple[int, int]] = {}  # by layer and channels
         self._tables = np.zeros((len(teacher.layers), 2, len(segments) + 1), np.int64)  # the last: those that all stay
         for way, atoms in enumerate((flow.in_atoms, flow.out_atoms)):
             for i in self.own.union(self._holds):
@@ -176,15 +195,25 @@ class _Widths:
 
     def params(self, left: Sequence[int], widths: np.ndarray) -> int:
         """Trainable parameters of the layers that are left, at these widths."""
-        sizes, pairs = self._sizes, widths.tolist()
-        return sum(sizes.get((i, *pairs[i])) or self._size(i, *pairs[i]) for i in left if i in self._holds)
+        return sum(
+            self._cost(i, *pair)[0] for i, pair in zip(left, widths[left].tolist(), strict=True) if i in self._holds
+        )
 
-    def _size(self, index: int, into: int, out: int) -> int:
-        layer, shape = self._teacher.layers[index], self._teacher.in_shapes[index][0]
+    def macs(self, left: Sequence[int], widths: np.ndarray) -> int:
+        """Multiply-accumulates of the layers that are left, at these widths."""
+        pairs = zip(left, widths[left].tolist(), strict=True)
+        return sum(self._cost(i, *pair)[1] for i, pair in pairs if i in self._computes)
+
+    def _cost(self, index: int, into: int, out: int) -> tuple[int, int]:
+        """Parameters and multiply-accumulates of a layer by its input and output channels."""
+        if (known := self._costs.get((index, into, out))) is not None:
+            return known
+        layer, layer_shape = self._teacher.layers[index], self._teacher.in_shapes[index][0]
+        rules, shape = LAYER_TYPES[layer.kind], (into, *layer_shape[1:])
         attrs = dict(layer.attrs) | ({"groups": into} if index in self.depthwise else {})
-        size = LAYER_TYPES[layer.kind].params(out, attrs, (into, *shape[1:]))
-        self._sizes[index, into, out] = size
-        return size
+        macs = rules.macs(out, attrs, shape, (out, *self._teacher.shapes[index][1:]))
+        self._costs[index, into, out] = rules.params(out, attrs, shape), macs
+        return self._costs[index, into, out]
 
 
 def _rows(architecture: Architecture) -> np.ndarray:

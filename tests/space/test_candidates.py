@@ -40,6 +40,7 @@ def check(space: SearchSpace, maker: CandidateMaker, decisions: Decisions) -> Ca
         np.testing.assert_array_equal(outline.encode(max_edge), expected)
     assert outline.key == Candidate.of(student).key
     assert outline.num_params == student.num_params == Candidate.of(student).num_params
+    assert outline.macs == student.macs == Candidate.of(student).macs
     assert (outline.rows.dtype, outline.encode().dtype) == (np.float32, np.float32)
     return outline
 
