@@ -42,6 +42,7 @@ from esnac_lib.seeding import make_generator
 from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.search_space import SearchSpace
 
+STAGES = ("remove", "shrink")  # the operators of the two stages; where the space has others, they stay unused
 STUDENTS = 5  # a policy update learns from
 HIDDEN, LAYERS = 30, 2  # of both LSTMs, as in the authors' program
 # DEVIATION: their 0.003 hardly moves a policy in a sixth of their updates; ten times that did, on synthetic f.
@@ -246,15 +247,15 @@ class N2nSampler:
         shrinkage_rate: float = SHRINKAGE_RATE,
         max_edge: int = MAX_EDGE,
     ) -> None:
-        operators = [name for name in space.operators if name != "skip"]
+        operators = [name for name in STAGES if name in space.operators]
         if not operators:
-            raise SpaceError("operators = ['skip']: N2N only removes and shrinks; give it one or both of those")
+            raise SpaceError(f"operators = {list(space.operators)}: N2N only removes and shrinks; add one or both")
         self.space = space
         self.seed = seed
         self.removal_rate = removal_rate
         self.shrinkage_rate = shrinkage_rate
         self.max_edge = max_edge
-        self._without_skips = SearchSpace(space.teacher, operators, space.grouping.kind, space.limits)
+        self._staged = SearchSpace(space.teacher, operators, space.grouping.kind, space.limits)
         can_remove, can_shrink = "remove" in operators and bool(space.removable), "shrink" in operators
         self._removals = round(removal_share * evaluations) if can_remove and can_shrink else math.inf * can_remove
         self._scale = np.maximum(1.0, encode(space.teacher, max_edge).max(0))
@@ -274,7 +275,7 @@ class N2nSampler:
                 seen.add(architecture.arch_id)
                 proposals.append(Proposal(decisions, architecture))
         left = n - len(proposals)
-        return proposals + random_proposals(self._without_skips, self.seed, self._observations, left, proposals)
+        return proposals + random_proposals(self._staged, self.seed, self._observations, left, proposals)
 
     def tell(self, trials: Sequence[Observation]) -> None:
         """Remember finished trials; the policies learn from them at the next `ask`."""
@@ -296,8 +297,8 @@ class N2nSampler:
         """The layers missing in the best observed student that is not shrunk; none if no such one beats the teacher."""
         best, removed = 0.0, self.space.nothing.removed
         for trial in self._observations:
-            plain = not any(trial.decisions.ratios) and not trial.decisions.skips
-            if plain and trial.f is not None and trial.f > best:
+            plain = Decisions(trial.decisions.removed, self.space.nothing.ratios, frozenset())
+            if trial.decisions == plain and trial.f is not None and trial.f > best:
                 best, removed = trial.f, trial.decisions.removed
         return removed
 

@@ -8,7 +8,7 @@ family of tied channels. Both read the same `Flow`; they differ in which familie
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from esnac_lib.architecture.graph import Architecture
+from esnac_lib.architecture.graph import INPUT, Architecture
 from esnac_lib.errors import SpaceError
 from esnac_lib.space.channel_dependencies import Flow, Segment, kept_count, trace_channels
-from esnac_lib.space.operators import is_removable
+from esnac_lib.space.operators.remove import is_removable
 
 GROUPINGS = ("dimension", "dependency")
 MAX_RATIO_IN_GROUPS = 0.9  # [code], where channels must divide into groups
@@ -232,3 +232,20 @@ class Grouping:
             if len(layer.inputs) == 1 and layer.kind != "zeros":
                 readers.setdefault(self.into[j], []).append(j)
         return tuple((i, j) for i, made in enumerate(self.out) for j in readers.get(made, ()) if j > i)
+
+    @cached_property
+    def known_skips(self) -> frozenset[tuple[int, int]]:
+        """Pairs that can be joined, also where the network's input stands in for a removed first layer."""
+        before = {INPUT}  # layers in whose place the input stands when they, and what leads to them, are removed
+        for i in self.removable:
+            if self.architecture.layers[i].sources & before:
+                before.add(i)
+        return frozenset(self.connectable) | {(INPUT, j) for i, j in self.connectable if i in before}
+
+    def firsts(self, removed: Iterable[int]) -> list[int]:
+        """Return for each group the first of those that share its ratio once these layers are removed."""
+        firsts = list(range(len(self.groups)))
+        for low, high in sorted({self.ties[i] for i in removed if i in self.ties}):
+            a, b = sorted((firsts[low], firsts[high]))
+            firsts = [a if g == b else g for g in firsts]
+        return firsts
