@@ -2,7 +2,7 @@
 
 A candidate is encoded, scored, and in most cases forgotten. `CandidateMaker` goes from decisions to `arch_id` and
 encoding by the teacher's tables: a ratio changes numbers of channels, a removal and a skip change edges. `space.apply`
-makes the whole architecture, checked and with all that weights are inherited by; the two agree (tests hold them so).
+makes the whole architecture, checked and with all that weights are inherited by; the two agree, as tests verify.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _through(part: Slot, stands_for: Sequence[Slot]) -> Slot:
 
 
 def _sum(terms: list[tuple[Slot, int]]) -> Slot:
-    """As `architecture.sum_slots`, in half the time."""
+    """As `esnac_lib.architecture.graph.sum_slots`, in half the time."""
     total: dict[int, int] = {}
     for part, times in terms:
         for source, count in part:
