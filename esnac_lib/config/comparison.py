@@ -1,41 +1,31 @@
-"""The parameters of sampler_comparison.ipynb: who is compared, and on how much. Nothing here needs PyTorch."""
+"""The parameters of sampler_comparison.ipynb: who is compared, and on how much. Nothing here needs PyTorch.
+
+Who can be compared is in the registry of samplers: each declares the variants in which it takes part.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from esnac_lib.config.experiment import Changes, ExperimentConfig
-from esnac_lib.config.registry import nearest
-from esnac_lib.config.study import PRESETS, StudyConfig
+from esnac_lib.config.registry import nearest, registry
+from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
 
-ONE_BY_ONE = {"K": 1}
-"""Asked for one student a step, a sampler hears of each before the next: the best terms it can have."""
+if TYPE_CHECKING:
+    from esnac_lib.samplers.base import Variant
 
-COMPARED: dict[str, Changes] = {
-    "narrow": {"sampler": "narrow"},
-    "random": {"sampler": "random"},
-    "evolution": {"sampler": "evolution", **ONE_BY_ONE},
-    "tpe": {"sampler": "tpe", **ONE_BY_ONE},
-    "tpe_multivariate": {"sampler": "tpe_multivariate", **ONE_BY_ONE},
-    "n2n": {"sampler": "n2n", **ONE_BY_ONE},
-    "esnac_k1": {"sampler": "esnac", **PRESETS["paper"], **ONE_BY_ONE},
-    "esnac_k8": {"sampler": "esnac", **PRESETS["paper"]},
-    "random_mild": {"sampler": "random", "sampling": "mild"},
-    "evolution_mild": {"sampler": "evolution", "sampling": "mild", **ONE_BY_ONE},
-    "evolution_narrowed": {"sampler": "evolution", "sampling": "mild", "first": "narrowed", **ONE_BY_ONE},
-    "esnac_ours_f_k8": {"sampler": "esnac", **PRESETS["ours"], "surrogate": "f"},
-    "esnac_ours_evolution_k8": {"sampler": "esnac", **PRESETS["ours"], "acquisition": "evolution"},
-    "esnac_ours_random_k8": {"sampler": "esnac", **PRESETS["ours"], "first": "random"},
-    "esnac_ours_half_k8": {"sampler": "esnac", **PRESETS["ours"], "subset": 0.5},
-    "esnac_ours_k1": {"sampler": "esnac", **PRESETS["ours"], **ONE_BY_ONE},
-    "esnac_ours_k8": {"sampler": "esnac", **PRESETS["ours"]},
-}
-"""What can be compared, and what each changes of the base study."""
-WITHOUT_A_SEARCH = "narrow"
+REFERENCE = "random"
+"""The variant whose best f the others are compared with."""
 PROXY = "proxy"
+
+
+def sampler_variants() -> dict[str, Variant]:
+    """Return what can be compared, by name: what was published first, each in the order of the registry."""
+    variants = [variant for entry in registry("sampler").values() for variant in entry.compared]
+    return {variant.name: variant for variant in sorted(variants, key=lambda variant: variant.beyond_the_paper)}
 
 
 class ComparisonConfig(ExperimentConfig):
@@ -61,16 +51,16 @@ class ComparisonConfig(ExperimentConfig):
 
     @property
     def compared_names(self) -> tuple[str, ...]:
-        """Who is compared, in the order of `COMPARED`."""
+        """Who is compared, in the order of `sampler_variants`."""
         asked = self.compared.split(",")
-        return tuple(name for name in COMPARED if name in asked or asked == ["all"])
+        return tuple(name for name in sampler_variants() if name in asked or asked == ["all"])
 
     def variants(self) -> dict[str, Changes]:
-        """Who is compared, and what each changes of the base study."""
-        found: dict[str, Changes] = {}
+        """Return who is compared, and what each changes of the base study."""
+        known, found = sampler_variants(), dict[str, Changes]()
         for name in self.compared_names:
-            changes = dict(COMPARED[name])
-            if name == WITHOUT_A_SEARCH:
+            changes = {"sampler": known[name].sampler, **known[name].changes}
+            if not known[name].searches:
                 changes |= {"K": self.sizes, "steps": 1}
             elif changes.get("K") == 1:
                 changes |= {"steps": self.num_evaluations}
@@ -78,14 +68,14 @@ class ComparisonConfig(ExperimentConfig):
         return found
 
     def studies(self) -> list[StudyConfig]:
-        """Seed by seed, all samplers; after the first seed's the study that says what search f is worth."""
+        """Return all samplers seed by seed; after the first seed the study that says what search f is worth."""
         studies = super().studies()
         if self.proxy_students:
             studies.insert(len(self.compared_names), self.proxy_study())
         return studies
 
     def proxy_study(self) -> StudyConfig:
-        """Random students, searched for longer, then every one of them trained to the end and judged on validation."""
+        """Return a study of random students with a longer search training, all of them then trained to the end."""
         base = {name: value for name, value in self.to_dict().items() if name in StudyConfig.model_fields}
         changes: dict[str, Any] = {"sampler": "random", "sampling": "mild", "K": self.proxy_students, "steps": 1}
         changes |= {"epochs": self.proxy_epochs, "final": "validated", "top": self.proxy_students, "baseline": False}
@@ -97,12 +87,13 @@ class ComparisonConfig(ExperimentConfig):
         names = [name.strip() for name in value.split(",") if name.strip()]
         if names == ["all"]:
             return "all"
+        known = sampler_variants()
         for name in names:
-            if name not in COMPARED:
-                allowed = f"allowed are all or some of {', '.join(COMPARED)}; did you mean {nearest(name, COMPARED)!r}?"
+            if name not in known:
+                allowed = f"allowed are all or some of {', '.join(known)}; did you mean {nearest(name, known)!r}?"
                 raise ValueError(f"compared = {value!r}: {name!r} is unknown: {allowed}")
-        if "random" not in names:
-            raise ValueError(f"compared = {value!r}: 'random' must be among them, whose best the others are held to")
+        if REFERENCE not in names:
+            raise ValueError(f"compared = {value!r}: {REFERENCE!r} must be among them: the others are compared with it")
         return ",".join(names)
 
     def _check_together(self) -> ComparisonConfig:

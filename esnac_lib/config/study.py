@@ -267,19 +267,7 @@ class StudyConfig(FlatConfig):
         limit = "max_params" if self.max_params else "max_macs" if self.max_macs else ""
         if limit and "shrink" not in self.operator_names:
             raise ConfigError(f"{limit} is kept by shrinking: operators = {self.operators!r} lacks 'shrink'")
-        if self.first == "narrowed" and not (
-            self.sampler in ("esnac", "evolution") and "shrink" in self.operator_names
-        ):
-            given = f"sampler = {self.sampler!r} and operators = {self.operators!r}"
-            allowed = "it is for sampler = 'esnac' or 'evolution' with shrink, else 'random'"
-            raise ConfigError(f"first = 'narrowed' with {given}: {allowed}")
-        if self.surrogate != "f" and self.sampler != "esnac":
-            given = f"surrogate = {self.surrogate!r} with sampler = {self.sampler!r}"
-            raise ConfigError(f"{given}: it is for sampler = 'esnac', else 'f'")
-        registry("sampler")[self.sampler].check(self)
-        if (self.sampler == "transfer") != bool(self.source):
-            allowed = "the study whose kernels propose is allowed with sampler = 'transfer', and nothing otherwise"
-            raise ConfigError(f"source = {self.source!r} with sampler = {self.sampler!r}: {allowed}")
+        registry("sampler")[self.sampler].validate(self)
         if self.final != "none" and self.final_epochs < 1:
             allowed = "an integer of at least 1 is allowed, or final = 'none'"
             raise ConfigError(f"final_epochs = 0 is out of range: {allowed}")
@@ -298,8 +286,8 @@ def _short(teachers: Mapping[str, Any]) -> list[str]:
 def check_resume(old: Mapping[str, Any], new: StudyConfig) -> None:
     """Raise `ConfigError` unless a study that was started with `old` (what its ledger stores) may go on with `new`.
 
-    All that defines a result must be the same, but `steps` may grow (not n2n's, which it defines). A parameter that
-    `old` lacks had its default.
+    All that defines a result must be the same, but `steps` may grow (unless the sampler's proposals depend on them).
+    A parameter that `old` lacks had its default.
     """
     defaults = {name: field.default for name, field in StudyConfig.model_fields.items()}
     wrong = []
@@ -308,8 +296,10 @@ def check_resume(old: Mapping[str, Any], new: StudyConfig) -> None:
             wrong.append(f"{name}: stored {show(stored)}, given nothing (this version does not know it)")
         elif name != "steps":
             wrong.append(f"{name}: stored {show(stored)}, given {show(given)}")
-        elif new.sampler == "n2n":
-            wrong.append(f"steps: stored {show(stored)}, given {show(given)} (n2n divides its budget into two stages)")
+        elif registry("sampler")[new.sampler].budget_defines_result:
+            wrong.append(
+                f"steps: stored {show(stored)}, given {show(given)} ({new.sampler}'s proposals depend on them)"
+            )
         elif not (isinstance(stored, int) and stored < given):
             wrong.append(f"steps: stored {show(stored)}, given {show(given)} (it may only grow)")
     if wrong:

@@ -40,9 +40,9 @@ from esnac_lib.report.tables.claims import claim, ranking
 from esnac_lib.report.tables.marginal import marginal_table
 from esnac_lib.report.tables.maximisers import maximisers_figure, maximisers_table
 from esnac_lib.report.tables.samplers import (
-    LABELS,
     comparison_table,
     draws_table,
+    label_of,
     margins_table,
     proxy_table,
     read_proxy,
@@ -52,7 +52,6 @@ from esnac_lib.report.tables.samplers import (
 from esnac_lib.report.tables.study import failures_table, finalists_table, readable, seconds_table, solution_table
 
 __all__ = [
-    "LABELS",
     "ExperimentRecord",
     "Measured",
     "Published",
@@ -74,6 +73,7 @@ __all__ = [
     "finalists_table",
     "growth_figure",
     "kernels_table",
+    "label_of",
     "marginal_table",
     "margins_table",
     "maximisers_figure",

@@ -8,11 +8,12 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "base": ["Proposal", "Sampler", "Observation"],
+        "base": ["Observation", "Proposal", "Sampler", "SamplerEntry", "Variant"],
         "esnac": ["EsnacSampler"],
         "evolution": ["EvolutionSampler"],
         "n2n": ["N2nSampler"],
         "random": ["RandomSampler"],
+        "registry": ["SAMPLERS"],
         "tpe": ["TpeSampler"],
         "transfer": ["TransferSampler"],
         "width_scaling": ["NarrowSampler"],

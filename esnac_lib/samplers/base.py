@@ -1,23 +1,36 @@
-"""What every sampler is: `ask` for proposals, `tell` what became of them."""
+"""What every sampler is: `ask` for proposals, `tell` what became of them; and how one is entered in the registry."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from esnac_lib.architecture.graph import Architecture
+from esnac_lib.config.registry import registry
 from esnac_lib.config.study import StudyConfig
+from esnac_lib.errors import ConfigError
 from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.search_space import SearchSpace
+
+Linestyle = str | tuple[int, tuple[int, ...]]
+DASHED: Linestyle = (0, (4, 2))
+
+ONE_BY_ONE = {"K": 1}
+"""Asked for one student a step, a sampler observes each before it proposes the next: the best terms it can have."""
 
 
 @dataclass(frozen=True)
 class Proposal:
     """An architecture to evaluate next.
 
-    kernel: which of the K kernels proposed it, None for none. mean, variance: the prediction of f made at the time.
-    ei: its expected improvement.
+    Attributes:
+        decisions: What was decided about the teacher.
+        architecture: What the decisions make of it.
+        kernel: Which of the K kernels proposed it; None for none.
+        mean: The predicted f.
+        variance: Its predictive variance, including observation noise.
+        ei: Its expected improvement.
     """
 
     decisions: Decisions
@@ -30,8 +43,12 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Observation:
-    """A finished trial. f is None where a fault of the machine left it without a value: then it is only known to have
-    been proposed."""
+    """A finished trial.
+
+    Attributes:
+        f: The objective; None where a fault of the machine left the trial without a value. It is not to be proposed
+            again, but nothing is learned from it.
+    """
 
     decisions: Decisions
     architecture: Architecture
@@ -39,19 +56,47 @@ class Observation:
 
 
 class Sampler(Protocol):
-    """Proposes students. Its draws depend only on its seed and on what it was told, in order."""
+    """Proposes students. Its draws depend only on its seed and on its observations, in their order."""
 
     def ask(self, n: int) -> list[Proposal]:
-        """Up to n valid members of the space, none told before and no two alike; fewer when the space is exhausted."""
+        """Return up to n new members of the space, all different; fewer when the space is exhausted."""
         ...
 
     def tell(self, trials: Sequence[Observation]) -> None:
-        """Learn about finished trials."""
+        """Add finished trials to the observations."""
         ...
 
 
+# -- the registry's rows -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A sampler as it takes part in a comparison of samplers.
+
+    Attributes:
+        name: What `ComparisonConfig.compared` calls it; also part of its studies' names.
+        label: Its name in tables and figures.
+        changes: Parameters of the base study that it changes.
+        colour: Of its curve; empty for the sampler's.
+        linestyle: Of its curve, as matplotlib understands it; empty for the sampler's.
+        beyond_the_paper: Whether it is more than what the papers published.
+        sampler, marker, searches: The sampler's own, which its entry fills in.
+    """
+
+    name: str
+    label: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    colour: str = ""
+    linestyle: Linestyle = ""
+    beyond_the_paper: bool = False
+    sampler: str = ""
+    marker: str = ""
+    searches: bool = True
+
+
 def accept(config: StudyConfig) -> None:
-    """Every config is right for the sampler."""
+    """Accept every config."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +109,13 @@ class SamplerEntry:
         colour: Of its curves, as matplotlib understands it.
         make: Builds it for a search space; may load PyTorch.
         check: Raises ConfigError where its parameters do not fit together; must not load PyTorch.
+        uses: Those of `first`, `surrogate` and `source` that mean something to it; the others must be left alone.
+        linestyle: Of its curves.
+        marker: Of its best students.
+        variants: How it takes part in comparisons; None for once, as it is.
+        searches: Whether it is a search; false for a fixed series of students.
+        budget_defines_result: Whether its proposals depend on how many evaluations are planned, so that a finished
+            study cannot be continued with more steps.
     """
 
     name: str
@@ -71,3 +123,42 @@ class SamplerEntry:
     colour: str
     make: Callable[[SearchSpace, StudyConfig], Sampler]
     check: Callable[[StudyConfig], None] = accept
+    uses: frozenset[str] = frozenset()
+    linestyle: Linestyle = "-"
+    marker: str = "o"
+    variants: tuple[Variant, ...] | None = None
+    searches: bool = True
+    budget_defines_result: bool = False
+
+    @property
+    def compared(self) -> tuple[Variant, ...]:
+        """Its variants, with what they take from it filled in."""
+        variants = (Variant(self.name, self.label),) if self.variants is None else self.variants
+        own: dict[str, Any] = {"sampler": self.name, "marker": self.marker, "searches": self.searches}
+        return tuple(
+            replace(v, colour=v.colour or self.colour, linestyle=v.linestyle or self.linestyle, **own) for v in variants
+        )
+
+    def validate(self, config: StudyConfig) -> None:
+        """Check the parameters that concern samplers.
+
+        Raises:
+            ConfigError: One is given that this sampler does not use, one that it needs is missing, or `check` says no.
+        """
+        given = f"with sampler = {self.name!r}"
+        if config.first != "random" and not ("first" in self.uses and "shrink" in config.operator_names):
+            allowed = f"it is for sampler = {_users('first')} with shrink, else 'random'"
+            raise ConfigError(f"first = {config.first!r} {given} and operators = {config.operators!r}: {allowed}")
+        if config.surrogate != "f" and "surrogate" not in self.uses:
+            raise ConfigError(
+                f"surrogate = {config.surrogate!r} {given}: it is for sampler = {_users('surrogate')}, else 'f'"
+            )
+        self.check(config)
+        if bool(config.source) != ("source" in self.uses):
+            allowed = f"the study whose kernels propose is allowed with sampler = {_users('source')}"
+            raise ConfigError(f"source = {config.source!r} {given}: {allowed}, and nothing otherwise")
+
+
+def _users(parameter: str) -> str:
+    """Return the names of the samplers that use a parameter: "'a' or 'b'"."""
+    return " or ".join(sorted(repr(entry.name) for entry in registry("sampler").values() if parameter in entry.uses))

@@ -1,9 +1,9 @@
-"""Trials of a ledger as samplers know them: proposals in, what became of them out."""
+"""Trials of a ledger as samplers know them: proposals in, observations out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from esnac_lib.architecture.graph import Architecture
@@ -13,7 +13,7 @@ from esnac_lib.space.decisions import Decisions
 
 
 def row_of(proposal: Proposal, seconds: float) -> ProposalRow:
-    """A proposal as the ledger stores it; seconds: that it took to make."""
+    """Return a proposal as the ledger stores it, with the seconds that it took to make."""
     architecture = proposal.architecture
     return ProposalRow(
         proposal.kernel,
@@ -29,27 +29,19 @@ def row_of(proposal: Proposal, seconds: float) -> ProposalRow:
     )
 
 
+def observation_of(row: Mapping[Any, Any]) -> Observation:
+    """Return the observation that a finished trial's row of the ledger stands for."""
+    f = None if math.isnan(row["f"]) else row["f"]
+    return Observation(Decisions.from_json(row["decisions"]), Architecture.from_json(row["architecture"]), f)
+
+
 def observations_of(ledger: Ledger, steps: Collection[int] | None = None) -> list[Observation]:
-    """The finished trials of some steps, or of all, in their order."""
+    """Return the finished trials of some steps, or of all, in their order."""
     trials = ledger.trials()
     rows = trials[trials["told_at"].notna() & (True if steps is None else trials["step"].isin(steps))]
-    return [
-        Observation(
-            Decisions.from_json(row["decisions"]),
-            Architecture.from_json(row["architecture"]),
-            None if math.isnan(row["f"]) else row["f"],
-        )
-        for row in rows.to_dict("records")
-    ]
+    return [observation_of(row) for row in rows.to_dict("records")]
 
 
 def count_observed(ledger: Ledger) -> int:
-    """How many trials are finished, failed ones included."""
+    """Return how many trials are finished, failed ones included."""
     return int(ledger.trials()["told_at"].notna().sum())
-
-
-def best_trials(ledger: Ledger, count: int) -> list[dict[Any, Any]]:
-    """The trials of highest search f, as rows of the ledger, best first; of equals the earlier."""
-    trials = ledger.trials()
-    complete = trials[trials["state"] == "complete"].sort_values(["f", "trial"], ascending=[False, True])
-    return complete.head(count).to_dict("records")

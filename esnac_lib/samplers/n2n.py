@@ -25,164 +25,36 @@ What the papers leave open, and what is done here:
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from esnac_lib.architecture.encoding import MAX_EDGE, encode
 from esnac_lib.architecture.graph import Architecture
-from esnac_lib.errors import SpaceError
-from esnac_lib.samplers.base import Observation, Proposal
+from esnac_lib.config.study import StudyConfig
+from esnac_lib.errors import ConfigError, SpaceError
+from esnac_lib.samplers.base import ONE_BY_ONE, Observation, Proposal, SamplerEntry, Variant
 from esnac_lib.samplers.random import random_proposals
+from esnac_lib.samplers.unseen import Unseen
 from esnac_lib.seeding import make_generator
 from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.search_space import SearchSpace
 
+if TYPE_CHECKING:  # PyTorch is loaded by the first policy: the registry of samplers has to do without it
+    from torch import Tensor
+
+    from esnac_lib.samplers.n2n_policies import Learner
+
 STAGES = ("remove", "shrink")  # the operators of the two stages; where the space has others, they stay unused
-STUDENTS = 5  # a policy update learns from
-HIDDEN, LAYERS = 30, 2  # of both LSTMs, as in the authors' program
 # DEVIATION: their 0.003 hardly moves a policy in a sixth of their updates; ten times that did, on synthetic f.
 REMOVAL_RATE = 0.03
 SHRINKAGE_RATE = 0.1  # theirs; both with Adam
-BASELINE_DECAY = 0.8
 SHARES = 10  # kept shares 0.1 … 1.0
 DRAWS = 40  # from a policy at each temperature
 TEMPERATURES = (1.0, 1.0, 2.0, 4.0, 8.0)
-
-
-# -- policies ----------------------------------------------------------------------------------------------------------
-
-
-class Policy(nn.Module, ABC):
-    """A distribution over sequences of S choices, made by an LSTM that reads layer configurations.
-
-    features: (T, d) in the order read. steps: the S ascending positions in it at which a choice is made. The weights
-    are drawn from `generator`, uniform in ±1/√hidden as PyTorch draws an LSTM's.
-    """
-
-    def __init__(
-        self, features: Tensor, steps: Sequence[int], extra: int, options: int, both: bool, generator: torch.Generator
-    ) -> None:
-        super().__init__()
-        self.features, self.steps = features, list(steps)
-        with torch.device("meta"):  # constructors that draw nothing
-            self.lstm = nn.LSTM(features.shape[1] + extra, HIDDEN, LAYERS, batch_first=True, bidirectional=both)
-            self.head = nn.Linear(HIDDEN * (1 + both), options)
-        self.to_empty(device="cpu")
-        with torch.no_grad():
-            for weight in self.parameters():
-                weight.uniform_(-1 / math.sqrt(HIDDEN), 1 / math.sqrt(HIDDEN), generator=generator)
-
-    @abstractmethod
-    def forward(self, choices: Tensor) -> Tensor:
-        """(B, S) choices -> (B, S, options) logits of each, given those before it."""
-
-    @abstractmethod
-    def sample(self, count: int, temperature: float, generator: torch.Generator) -> Tensor:
-        """(count, S) int64 choices; the logits are divided by the temperature."""
-
-    def log_prob(self, choices: Tensor) -> Tensor:
-        """(B, S) choices -> (B,) log-probabilities."""
-        return self(choices).log_softmax(-1).gather(2, choices.unsqueeze(2)).squeeze(2).sum(1)
-
-
-class RemovalPolicy(Policy):
-    """Keep (0) or remove (1) each of S layers; all layers are read in both directions."""
-
-    def __init__(self, features: Tensor, steps: Sequence[int], generator: torch.Generator) -> None:
-        super().__init__(features, steps, 0, 2, True, generator)
-
-    def forward(self, choices: Tensor) -> Tensor:
-        """As in `Policy`; these choices do not depend on one another."""
-        states = self.lstm(self.features.unsqueeze(0))[0]  # (1, T, 2·hidden)
-        return self.head(states[:, self.steps]).expand(len(choices), -1, -1)
-
-    @torch.no_grad()
-    def sample(self, count: int, temperature: float, generator: torch.Generator) -> Tensor:
-        """As in `Policy`."""
-        return _draw(self(torch.empty(count)) / temperature, generator)
-
-
-class ShrinkagePolicy(Policy):
-    """Choose a kept share (k + 1)/10 for each of S groups.
-
-    With a layer's features the LSTM reads the share that was chosen last, at first 1.
-    """
-
-    def __init__(self, features: Tensor, steps: Sequence[int], generator: torch.Generator) -> None:
-        super().__init__(features, steps, 1, SHARES, False, generator)
-
-    def forward(self, choices: Tensor) -> Tensor:
-        """As in `Policy`."""
-        shares = torch.cat([torch.ones(len(choices), 1), _share(choices)], dim=1)  # (B, S + 1)
-        known = torch.searchsorted(torch.tensor(self.steps), torch.arange(len(self.features)))  # choices made before
-        inputs = torch.cat([self.features.expand(len(choices), -1, -1), shares[:, known].unsqueeze(2)], dim=2)
-        return self.head(self.lstm(inputs)[0][:, self.steps])
-
-    @torch.no_grad()
-    def sample(self, count: int, temperature: float, generator: torch.Generator) -> Tensor:
-        """As in `Policy`."""
-        share, state, begin = torch.ones(count, 1), None, 0
-        choices = []
-        for step in self.steps:
-            stretch = self.features[begin : step + 1].expand(count, -1, -1)
-            inputs = torch.cat([stretch, share.unsqueeze(1).expand(-1, stretch.shape[1], -1)], dim=2)
-            states, state = self.lstm(inputs, state)
-            choices.append(_draw(self.head(states[:, -1:]) / temperature, generator))  # (count, 1)
-            share, begin = _share(choices[-1]), step + 1
-        return torch.cat(choices, dim=1)
-
-
-def _share(choices: Tensor) -> Tensor:
-    return (choices + 1) / SHARES
-
-
-def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One choice for each row of logits: (B, S, options) -> (B, S)."""
-    flat = logits.softmax(-1).flatten(0, 1)
-    return torch.multinomial(flat, 1, generator=generator).view(logits.shape[:2])
-
-
-# -- REINFORCE ---------------------------------------------------------------------------------------------------------
-
-
-def reinforce_loss(log_prob: Tensor, rewards: Tensor, baseline: float) -> Tensor:
-    """What REINFORCE descends: the mean of -(R - b) log π over B students; both tensors (B,)."""
-    return -((rewards - baseline) * log_prob).mean()
-
-
-class Learner:
-    """A policy and what it has learned so far."""
-
-    def __init__(self, policy: Policy, rate: float) -> None:
-        self.policy = policy
-        self.baseline: float | None = None
-        self._optimiser = torch.optim.Adam(policy.parameters(), lr=rate)
-        self._waiting: list[tuple[Sequence[int], float]] = []
-
-    def learn(self, choices: Sequence[int], reward: float) -> None:
-        """One more student; every fifth brings an update."""
-        self._waiting.append((choices, reward))
-        if len(self._waiting) == STUDENTS:
-            self._update()
-            self._waiting = []
-
-    def _update(self) -> None:
-        choices = torch.tensor([choices for choices, _ in self._waiting])
-        rewards = torch.tensor([reward for _, reward in self._waiting])
-        mean = float(rewards.mean())
-        past = mean if self.baseline is None else self.baseline
-        self._optimiser.zero_grad()
-        reinforce_loss(self.policy.log_prob(choices), rewards, past).backward()
-        self._optimiser.step()
-        self.baseline = BASELINE_DECAY * past + (1 - BASELINE_DECAY) * mean
-
-
-# -- the stages --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -228,7 +100,7 @@ class Stage:
 
 
 class N2nSampler:
-    """N2N's two policies behind ask and tell. They remove and shrink; where the space has skips, none is proposed.
+    """N2N's two policies behind ask and tell. They remove and shrink; other operators of the space stay unused.
 
     evaluations: of the whole study; removal_share: the share of them after which stage 2 begins. Where the space cannot
     shrink (or not remove), all of them are stage 1's (stage 2's). max_edge: as in `encode`.
@@ -264,16 +136,9 @@ class N2nSampler:
         self._observations: list[Observation] = []
 
     def ask(self, n: int) -> list[Proposal]:
-        """Up to n proposals, all of one stage."""
-        seen = {self.space.teacher.arch_id, *(trial.architecture.arch_id for trial in self._observations)}
-        proposals: list[Proposal] = []
-        for decisions in self._draw(self._stage()):
-            if len(proposals) == n:
-                break
-            architecture = self.space.apply(decisions)
-            if architecture.arch_id not in seen:
-                seen.add(architecture.arch_id)
-                proposals.append(Proposal(decisions, architecture))
+        """Return up to n proposals, all of one stage."""
+        unseen = Unseen(self.space, self._observations)
+        proposals = list(islice(unseen.among(self._draw(self._stage())), n))
         left = n - len(proposals)
         return proposals + random_proposals(self._staged, self.seed, self._observations, left, proposals)
 
@@ -303,6 +168,8 @@ class N2nSampler:
         return removed
 
     def _removal_stage(self) -> Stage:
+        from esnac_lib.samplers.n2n_policies import Learner, RemovalPolicy
+
         place = {layer: position for position, layer in enumerate(self.space.teacher.canonical_order)}
         layers = tuple(sorted(self.space.removable, key=place.__getitem__))
         positions = [place[layer] for layer in layers]
@@ -311,6 +178,8 @@ class N2nSampler:
         return Stage(Learner(policy, self.removal_rate), layers=layers)
 
     def _shrinkage_stage(self, removed: frozenset[int]) -> Stage:
+        from esnac_lib.samplers.n2n_policies import Learner, ShrinkagePolicy
+
         student = self.space.apply(Decisions(removed, self.space.nothing.ratios, frozenset()))
         names = {layer.name: i for i, layer in enumerate(self.space.teacher.layers)}
         origins = [student.layers[i].origin or student.layers[i].name for i in student.canonical_order]
@@ -330,6 +199,8 @@ class N2nSampler:
 
     def _features(self, architecture: Architecture) -> Tensor:
         """(L, d): the layer configurations, in canonical order, each feature relative to the teacher's greatest."""
+        import torch
+
         return torch.from_numpy((encode(architecture, self.max_edge) / self._scale).astype(np.float32))
 
     def _draw(self, stage: Stage) -> Iterator[Decisions]:
@@ -344,3 +215,24 @@ class N2nSampler:
                 if decisions not in drawn:
                     drawn.add(decisions)
                     yield decisions
+
+
+def check(config: StudyConfig) -> None:
+    """Refuse limits, and operators that neither remove nor shrink."""
+    limit = "max_params" if config.max_params else "max_macs" if config.max_macs else ""
+    if limit:
+        raise ConfigError(f"{limit} = {getattr(config, limit)}: sampler = 'n2n' keeps no limits; leave it 0")
+    if not set(STAGES) & set(config.operator_names):
+        given = f"operators = {config.operators!r}"
+        raise ConfigError(f"{given}: sampler = 'n2n' only removes and shrinks; give it one or both of those")
+
+
+ENTRY = SamplerEntry(
+    "n2n",
+    "N2N",
+    "#8C8C8C",
+    lambda space, config: N2nSampler(space, config.seed, config.num_evaluations),
+    check,
+    variants=(Variant("n2n", "N2N", ONE_BY_ONE),),
+    budget_defines_result=True,
+)

@@ -1,4 +1,4 @@
-"""The kernels that a finished study hands over: learned on all that it observed, and saved beside its ledger."""
+"""The kernels of a finished study, for use in another: learned on all its observations, saved next to its ledger."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from esnac_lib.surrogate.kernel_storage import INDEX, load_kernels, save_kernels
 
 
 def source_kernels(study: str, count: int, target: Architecture) -> list[Kernel]:
-    """The first `count` kernels of a study, to propose students of the teacher `target`.
+    """Return the first `count` kernels of a study, to propose students of the teacher `target`.
 
     They are read from `<outputs>/<study>/kernels`; where too few lie there, they are learned from the study's ledger,
     as its next step would have learned them, and saved. Kernel k is the same however many are asked for.
 
-    Raises LedgerError if there is no such study, ConfigError if it has observed nothing, and DataError if a kernel
-    cannot read the target's layers.
+    Raises:
+        LedgerError: There is no such study.
+        ConfigError: It is not finished.
+        DataError: A kernel cannot read the target's layers.
     """
     folder = kernel_folder(study)
     if not (folder / INDEX).exists() or len(load_kernels(folder, target)[0]) < count:
@@ -33,7 +35,7 @@ def source_kernels(study: str, count: int, target: Architecture) -> list[Kernel]
 
 
 def kernel_folder(study: str) -> Path:
-    """Where a study's kernels are saved."""
+    """Return where a study's kernels are saved."""
     return outputs_root() / study / "kernels"
 
 
@@ -41,15 +43,14 @@ def learn_source_kernels(study: str, count: int) -> None:
     """Learn `count` kernels on the observations of a study, and save them with what they were learned on."""
     ledger = Ledger(outputs_root() / study / "ledger.sqlite", read_only=True)
     config = StudyConfig.from_stored(ledger.config)
-    told = observations_of(ledger)
-    if len(told) < config.num_evaluations:
-        raise ConfigError(
-            f"source = {study!r} has evaluated {len(told)} of its {config.num_evaluations} architectures: finish it"
-        )
+    observations = observations_of(ledger)
+    evaluated, planned = len(observations), config.num_evaluations
+    if evaluated < planned:
+        raise ConfigError(f"source = {study!r} has evaluated {evaluated} of its {planned} architectures: finish it")
     teacher = Architecture.from_json(ledger.results("teacher")["search"]["architecture"])
     settings = KernelSettings(objective=config.kernel_loss, subset_probability=config.subset)
     sampler = EsnacSampler(SearchSpace(teacher, config.operator_names), config.seed, settings)
-    sampler.tell(told)
+    sampler.tell(observations)
     learned_on = {
         "study": study,
         "teacher": config.teacher,
@@ -57,7 +58,7 @@ def learn_source_kernels(study: str, count: int) -> None:
         "sampler": config.sampler,
         "operators": config.operators,
         "seed": config.seed,
-        "observations": len(told),
+        "observations": evaluated,
         "objective": config.kernel_loss,
     }
     save_kernels(kernel_folder(study), sampler.kernels(count), learned_on)

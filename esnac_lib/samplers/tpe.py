@@ -6,15 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from esnac_lib.samplers.base import Observation, Proposal
+from esnac_lib.samplers.base import DASHED, ONE_BY_ONE, Observation, Proposal, SamplerEntry, Variant
 from esnac_lib.samplers.random import random_proposals
+from esnac_lib.samplers.unseen import Unseen
 from esnac_lib.seeding import derive_seed
 from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.operators.base import Interval
@@ -26,14 +27,15 @@ MAX_ASKS = 20  # of Optuna for one proposal; a random member of the space fills 
 class TpeSampler:
     """Tree-structured Parzen estimators (Bergstra et al., 2011) over the decisions of a space.
 
-    multivariate: one estimator for all parameters together, so that it sees how they interact, instead of one for each.
-    constant_liar: proposals that are not told yet count as bad, so that the proposals of one step differ. Both are on
-    in Optuna's default form, both off in the classic one. (Optuna's `group` would change nothing: every trial has every
-    parameter.) startup: random trials before the first estimate, uniform over the parameters as Optuna draws them:
-    half of all layers removed and half of all pairs connected (the paper found "too many skip connections" in them).
+    Optuna stores nothing: each `ask` makes a study in memory from the observations, and seeds it by their number, so a
+    resumed study draws what it would have drawn. Its `group` would change nothing: every trial has every parameter.
 
-    Optuna stores nothing: each `ask` makes a study in memory from what was told, and seeds it by the number of trials
-    told, so a resumed study draws what it would have drawn.
+    Args:
+        multivariate: One estimator for all parameters together, so that it sees how they interact, instead of one for
+            each. On in Optuna's default form, off in the classic one, as is the next.
+        constant_liar: Proposals that are not observed yet count as bad, so that the proposals of one step differ.
+        startup: Random trials before the first estimate, uniform over the parameters as Optuna draws them: half of all
+            layers removed and half of all pairs connected (the paper found "too many skip connections" in them).
     """
 
     def __init__(
@@ -54,19 +56,17 @@ class TpeSampler:
         self._finished: list[optuna.trial.FrozenTrial] = []
 
     def ask(self, n: int) -> list[Proposal]:
-        """Up to n proposals. What Optuna proposes but is told or proposed already is asked for again."""
-        study = self._study()
-        seen = {self.space.teacher.arch_id, *(trial.architecture.arch_id for trial in self._observations)}
+        """Return up to n proposals. For one that is not new, Optuna is asked again."""
+        study, unseen = self._study(), Unseen(self.space, self._observations)
         proposals: list[Proposal] = []
         for _ in range(n):
-            suggested = self._suggest(study, seen)
-            found = (
-                [suggested] if suggested else random_proposals(self.space, self.seed, self._observations, 1, proposals)
-            )
-            if not found:
+            suggested = next(unseen.among(self._suggestions(study)), None)
+            if suggested is None:  # many suggestions brought nothing new
+                fill = random_proposals(self.space, self.seed, self._observations, 1, proposals)
+                suggested = next(unseen.among(proposal.decisions for proposal in fill), None)
+            if suggested is None:
                 break
-            seen.add(found[0].architecture.arch_id)
-            proposals += found
+            proposals.append(suggested)
         return proposals
 
     def tell(self, trials: Sequence[Observation]) -> None:
@@ -98,16 +98,12 @@ class TpeSampler:
         study.add_trials(self._finished)
         return study
 
-    def _suggest(self, study: optuna.Study, seen: set[str]) -> Proposal | None:
-        """The next new architecture that Optuna proposes; None if there is none among many."""
+    def _suggestions(self, study: optuna.Study) -> Iterator[Decisions]:
+        """Yield what Optuna proposes, a bounded number of times; it learns that all but the last have failed."""
         for _ in range(MAX_ASKS):
             trial = study.ask(self.distributions)
-            decisions = decisions_of(self.space, trial.params)
-            architecture = self.space.apply(decisions)
-            if architecture.arch_id not in seen:
-                return Proposal(decisions, architecture)
+            yield decisions_of(self.space, trial.params)
             study.tell(trial, state=TrialState.FAIL)
-        return None
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
@@ -142,3 +138,20 @@ def parameters_of(space: SearchSpace, decisions: Decisions) -> dict[str, Any]:
     decisions = space.normalise(decisions)
     parts = [operator.to_hyperparameters(space, decisions) for operator in space.used]
     return {name: value for part in parts for name, value in part.items()}
+
+
+CLASSIC = SamplerEntry(
+    "tpe",
+    "TPE",
+    "#56B4E9",
+    lambda space, config: TpeSampler(space, config.seed),
+    variants=(Variant("tpe", "TPE", ONE_BY_ONE),),
+)
+MULTIVARIATE = SamplerEntry(
+    "tpe_multivariate",
+    "TPE, multivariate",
+    "#56B4E9",
+    lambda space, config: TpeSampler(space, config.seed, multivariate=True, constant_liar=True),
+    linestyle=DASHED,
+    variants=(Variant("tpe_multivariate", "TPE, multivariate", ONE_BY_ONE),),
+)

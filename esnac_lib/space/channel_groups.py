@@ -1,7 +1,8 @@
 """Which channels one shrinkage ratio serves, and which layers therefore keep equal shapes at every ratio.
 
 `grouping="dimension"` is the paper's: one ratio for all channels of one width, where coupled channels, and those within
-one block, have the block's width (ESNAC §6.5). `grouping="dependency"` gives one to each family of coupled channels. Both read the same `Flow`; they differ in which families share a group.
+one block, have the block's width (ESNAC §6.5). `grouping="dependency"` gives one to each family of
+coupled channels. Both read the same `Flow`; they differ in which families share a group.
 """
 
 from __future__ import annotations

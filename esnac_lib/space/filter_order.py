@@ -1,8 +1,8 @@
 """The teacher's filters in another order: the same function, those of the largest norm first.
 
 Shrinking keeps the first filters of a layer, as in the authors' code, and the order in which training leaves filters
-says nothing about them. Put in order of their norms (Li et al., 2017), summed over all weights that go when a channel goes (Fang et al.,
-2023), the first ones are those whose loss is felt least when the others go. Beyond both papers of this library.
+says nothing about them. Put in order of their norms (Li et al., 2017), summed over all weights that go when a channel
+goes (Fang et al., 2023), those come first whose loss would be felt most. Beyond both papers of this library.
 """
 
 from __future__ import annotations

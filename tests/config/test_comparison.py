@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from esnac_lib.config.comparison import COMPARED, ComparisonConfig
+from esnac_lib.config.comparison import ComparisonConfig, sampler_variants
 from esnac_lib.config.study import PRESETS, StudyConfig
 from esnac_lib.errors import ConfigError
 
 
 def test_every_search_has_the_same_number_of_evaluations_and_the_same_training() -> None:
     config = ComparisonConfig(compared="all", K=4, steps=3, runs=2, sizes=5)
-    assert config.compared_names == tuple(COMPARED)
+    assert config.compared_names == tuple(sampler_variants())
     studies = [study for study in config.studies() if "/proxy" not in study.study]
-    assert len(studies) == 2 * len(COMPARED)
+    assert len(studies) == 2 * len(sampler_variants())
     by_sampler = {study.study: study for study in studies}
     for name, study in by_sampler.items():
         wanted = 5 if study.sampler == "narrow" else 12
@@ -37,6 +37,14 @@ def test_every_search_has_the_same_number_of_evaluations_and_the_same_training()
         }
         theirs = {key: value for key, value in study.to_dict().items() if key not in same}
         assert theirs == {key: value for key, value in studies[0].to_dict().items() if key not in same}
+
+
+def test_variants_keep_their_names_and_order() -> None:
+    """Committed ledgers and parameter files use them."""
+    published = ["narrow", "random", "evolution", "tpe", "tpe_multivariate", "n2n", "esnac_k1", "esnac_k8"]
+    beyond = ["random_mild", "evolution_mild", "evolution_narrowed"]
+    beyond += [f"esnac_ours_{name}" for name in ("f_k8", "evolution_k8", "random_k8", "half_k8", "k1", "k8")]
+    assert list(sampler_variants()) == published + beyond
 
 
 def test_studies_run_seed_by_seed_and_the_proxy_after_the_first() -> None:

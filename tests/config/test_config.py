@@ -65,13 +65,13 @@ def test_defaults_are_valid_and_smoke_sized() -> None:
         ({"dataset": "cifar-10"}, "dataset = 'cifar-10' is unknown: allowed are digits, fashion_mnist, "),
         (
             {"sampler": "Esnak"},
-            "sampler = 'Esnak' is unknown: allowed are random, esnac, tpe, tpe_multivariate, n2n, evolution, "
-            "transfer, narrow; did you mean 'esnac'?",
+            "sampler = 'Esnak' is unknown: allowed are narrow, random, evolution, tpe, tpe_multivariate, n2n, "
+            "esnac, transfer; did you mean 'esnac'?",
         ),
         (
             {"sampler": 3},
-            "sampler = 3 is of the wrong type (int): one of random, esnac, tpe, tpe_multivariate, n2n, evolution, "
-            "transfer, narrow is allowed",
+            "sampler = 3 is of the wrong type (int): one of narrow, random, evolution, tpe, tpe_multivariate, n2n, "
+            "esnac, transfer is allowed",
         ),
         ({"device": "cuda:x"}, "device = 'cuda:x' is unknown: allowed are auto, cpu, cuda, cuda:N; did you mean"),
         ({"device": "cuda:0\n"}, "device = 'cuda:0\\n' is unknown"),

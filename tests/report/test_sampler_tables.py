@@ -16,13 +16,13 @@ from scipy.stats import t as student_t
 from esnac_lib import report
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.tracing import trace
-from esnac_lib.config.comparison import COMPARED, ComparisonConfig
+from esnac_lib.config.comparison import ComparisonConfig, sampler_variants
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.ledger.ledger import Ledger, ProposalRow
 from esnac_lib.objective import objective
-from esnac_lib.report.figures.samplers import LOOKS
+from esnac_lib.report.figures.samplers import panels_of
 from esnac_lib.report.records.experiment import ExperimentRecord
-from esnac_lib.report.tables.samplers import LABELS, comparison_summary
+from esnac_lib.report.tables.samplers import comparison_summary, label_of
 from esnac_lib.teachers import teacher
 
 CONFIG = ComparisonConfig(compared="narrow,random,tpe,esnac_k8", K=2, steps=2, runs=2, sizes=2, proxy_students=3, top=2)
@@ -75,8 +75,16 @@ def half_width(values: list[float]) -> float:
     return float(student_t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
-def test_everybody_has_a_label_and_a_look() -> None:
-    assert set(LABELS) == set(COMPARED) == set(LOOKS)
+def test_every_variant_has_a_label_a_look_and_a_panel() -> None:
+    variants = sampler_variants()
+    assert len({label_of(name) for name in variants}) == len(variants)
+    panels = panels_of(list(variants.values()))
+    assert {one.name for panel in panels.values() for one in panel} == set(variants)
+    for panel in panels.values():
+        assert len({(one.colour, one.linestyle) for one in panel}) == len(panel)
+    published, beyond = ([one.name for one in panel] for panel in panels.values())
+    assert published == ["random", "evolution", "tpe", "tpe_multivariate", "n2n", "esnac_k1", "esnac_k8"]
+    assert beyond[-2:] == ["random", "narrow"]
 
 
 def test_the_summary_by_hand(experiment: ExperimentRecord) -> None:

@@ -14,9 +14,10 @@ from samplers.test_evolution import ids, searches, space_of, told
 
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.errors import SpaceError
-from esnac_lib.samplers import n2n
+from esnac_lib.samplers import n2n_policies
 from esnac_lib.samplers.base import Observation
-from esnac_lib.samplers.n2n import Learner, N2nSampler, Policy, RemovalPolicy, ShrinkagePolicy, reinforce_loss
+from esnac_lib.samplers.n2n import N2nSampler
+from esnac_lib.samplers.n2n_policies import Learner, Policy, RemovalPolicy, ShrinkagePolicy, reinforce_loss
 from esnac_lib.samplers.random import RandomSampler
 from esnac_lib.seeding import make_generator
 from esnac_lib.space.decisions import Decisions
@@ -47,7 +48,7 @@ def shrinkage_policy(length: int, steps: list[int]) -> ShrinkagePolicy:
 
 def lstm(rows: list[np.ndarray], weights: Weights, suffix: str) -> list[np.ndarray]:
     """One direction of one layer."""
-    hidden = cell = np.zeros(n2n.HIDDEN)
+    hidden = cell = np.zeros(n2n_policies.HIDDEN)
     states = []
     for row in rows:
         gates = weights[f"lstm.weight_ih_{suffix}"] @ row + weights[f"lstm.bias_ih_{suffix}"]
@@ -67,7 +68,7 @@ def slow_log_prob(policy: Policy, weights: Weights, choices: list[int]) -> float
             rows[t] = np.append(row, share)
             if t in policy.steps:
                 share = (next(given_choices) + 1) / 10
-    for layer in range(n2n.LAYERS):
+    for layer in range(n2n_policies.LAYERS):
         states = lstm(rows, weights, f"l{layer}")
         if isinstance(policy, RemovalPolicy):
             back = lstm(rows[::-1], weights, f"l{layer}_reverse")[::-1]

@@ -10,73 +10,61 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from esnac_lib.config.comparison import REFERENCE, sampler_variants
 from esnac_lib.report.figures import style
 from esnac_lib.report.figures.variants import NOTHING, best_so_far, mean_and_band
 from esnac_lib.report.records.experiment import ExperimentRecord
 from esnac_lib.report.records.study import StudyRecord
-from esnac_lib.report.tables.samplers import LABELS, proxy_table, searched, without_a_search
+from esnac_lib.report.tables.samplers import PRUNING, proxy_table, searched, without_a_search
+from esnac_lib.samplers.base import DASHED, Variant
 
-PAPER = ("random", "evolution", "tpe", "tpe_multivariate", "n2n", "esnac_k1", "esnac_k8")
-OURS = (
-    "random_mild",
-    "evolution_mild",
-    "evolution_narrowed",
-    "esnac_ours_f_k8",
-    "esnac_ours_evolution_k8",
-    "esnac_ours_random_k8",
-    "esnac_ours_half_k8",
-    "esnac_ours_k1",
-    "esnac_ours_k8",
-    "random",
-    "narrow",
-)
-DASHED = (0, (4, 2))
-LOOKS = {
-    **{"random": (style.BLACK, ":"), "narrow": (style.PURPLE, (0, (3, 1, 1, 1)))},
-    **{"evolution": (style.GREEN, "-"), "n2n": (style.GREY, "-")},
-    **{"tpe": (style.SKY, "-"), "tpe_multivariate": (style.SKY, DASHED)},
-    **{"esnac_k1": (style.ORANGE, "-"), "esnac_k8": (style.VERMILLION, "-"), "random_mild": (style.BLUE, "-")},
-    **{"evolution_mild": (style.GREEN, "-"), "evolution_narrowed": (style.GREEN, DASHED)},
-    **{"esnac_ours_f_k8": (style.SKY, "-"), "esnac_ours_evolution_k8": (style.SKY, DASHED)},
-    **{"esnac_ours_random_k8": (style.GREY, "-"), "esnac_ours_half_k8": (style.GREY, DASHED)},
-    **{"esnac_ours_k1": (style.ORANGE, "-"), "esnac_ours_k8": (style.VERMILLION, "-")},
-}
+
+def panels_of(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
+    """Return what is drawn in each panel, by its title; random search is in both."""
+    fixed = [one for one in variants if one.name == REFERENCE or not one.searches]
+    return {
+        "as published": [one for one in variants if one.searches and not one.beyond_the_paper],
+        "beyond the papers, and no search": [
+            *(one for one in variants if one.beyond_the_paper),
+            *sorted(fixed, key=lambda one: not one.searches),
+        ],
+    }
 
 
 def samplers_figure(experiment: ExperimentRecord) -> Figure:
     """Best f so far against evaluations, mean over the seeds with its 95 % band.
 
-    Left: as published. Right: what goes beyond the papers, beside random search and width scaling without a search.
+    Left: as published. Right: what goes beyond the papers, with random search and width scaling without a search.
     """
     figure = style.new_figure(11, 5.2)
     if not any(len(record.told) for name in searched(experiment) for record in experiment.studies[name]):
         return style.in_words(figure, NOTHING)
-    panels = figure.subplots(1, 2, sharey=True)
-    titles = ("as published", "beyond the papers, and no search")
-    for axes, names, title in zip(panels, (PAPER, OURS), titles, strict=True):
-        for name in names:
-            if records := [record for record in experiment.studies.get(name, ()) if len(record.told)]:
-                _draw(axes, name, records, experiment.config.num_evaluations)
+    panels = panels_of(list(sampler_variants().values()))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, (title, variants) in zip((left, right), panels.items(), strict=True):
+        for variant in variants:
+            if records := [record for record in experiment.studies.get(variant.name, ()) if len(record.told)]:
+                _draw(axes, variant, records, experiment.config.num_evaluations)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        label = "best f so far (search, validation images)" if axes is panels[0] else ""
+        label = "best f so far (search, validation images)" if axes is left else ""
         style.tidy(axes, xlabel="evaluated architectures", ylabel=label, title=title)
         style.legend(axes, loc="lower right")
-    _zoom(panels[0], experiment)
+    _zoom(left, experiment)
     return figure
 
 
-def _draw(axes: Axes, name: str, records: Sequence[StudyRecord], evaluations: int) -> None:
+def _draw(axes: Axes, variant: Variant, records: Sequence[StudyRecord], evaluations: int) -> None:
     mean, half = mean_and_band(best_so_far(records))
-    colour, line = LOOKS[name]
     index = np.arange(1, len(mean) + 1)
-    if name == "narrow" and len(mean) < evaluations:  # it is done: its best is drawn to the end
+    if not variant.searches and len(mean) < evaluations:  # it is done: its best is drawn to the end
         index, mean, half = (np.append(index, evaluations), *(np.append(v, v[-1]) for v in (mean, half)))
-    axes.plot(index, mean, drawstyle="steps-post", color=colour, linestyle=line, linewidth=1.8, label=LABELS[name])
-    axes.fill_between(index, mean - half, mean + half, step="post", color=colour, alpha=0.12, linewidth=0)
+    look: dict[str, Any] = {"color": variant.colour, "linestyle": variant.linestyle, "linewidth": 1.8}
+    axes.plot(index, mean, drawstyle="steps-post", label=variant.label, **look)
+    axes.fill_between(index, mean - half, mean + half, step="post", color=variant.colour, alpha=0.12, linewidth=0)
 
 
 def _zoom(axes: Axes, experiment: ExperimentRecord) -> None:
-    """From a little below the worst sampler's mean best after a quarter of the evaluations: there the race is."""
+    """Show f from a little below the worst sampler's mean best after a quarter of the evaluations."""
     quarter = max(0, experiment.config.num_evaluations // 4 - 1)
     curves = [best_so_far(records) for name in searched(experiment) if (records := experiment.studies[name])]
     means = [curve.mean(0)[min(quarter, curve.shape[1] - 1)] for curve in curves if curve.shape[1]]
@@ -92,20 +80,18 @@ def sizes_figure(experiment: ExperimentRecord) -> Figure:
     if table.empty:
         return style.in_words(figure, NOTHING)
     axes = figure.add_subplot()
-    for method, marker, colour in (("width scaling", "D", style.PURPLE), ("magnitude pruning", "^", style.GREY)):
-        rows = table[table["method"] == method]
+    for method, rows in table.groupby("method"):
+        marker, colour = ("^", style.GREY) if method == PRUNING else ("D", style.PURPLE)
         look: dict[str, Any] = {"color": colour, "markersize": 5, "alpha": 0.7, "markerfacecolor": "none"}
         axes.plot(rows["params"], rows["f"], marker, linestyle="none", label=f"{method}, no search", **look)
-    for name in (name for name in LOOKS if name != "narrow"):
-        best = [record.best for record in experiment.finished(name) if record.best is not None]
-        marker = "*" if name.startswith("esnac") else "o"
-        hollow = name not in PAPER or LOOKS[name][1] == DASHED
+    for variant in (one for one in sampler_variants().values() if one.searches):
+        best = [record.best for record in experiment.finished(variant.name) if record.best is not None]
+        hollow = variant.beyond_the_paper or variant.linestyle == DASHED
+        look = {"color": variant.colour, "markersize": 9 if variant.marker == "*" else 6}
+        look |= {"markerfacecolor": "none" if hollow else None, "label": f"best of {variant.label}"}
         if best:
-            axes.plot(
-                [one.params for one in best], [one.f for one in best], marker, linestyle="none", color=LOOKS[name][0],
-                markersize=9 if marker == "*" else 6, markerfacecolor="none" if hollow else None,
-                label=f"best of {LABELS[name]}",
-            )  # fmt: skip
+            params, f = [one.params for one in best], [one.f for one in best]
+            axes.plot(params, f, variant.marker, linestyle="none", **look)
     style.tidy(axes, xlabel="parameters (log scale)", ylabel="f (search, validation images)")
     bests = [r.best for name in searched(experiment) for r in experiment.studies[name] if r.best is not None]
     top = max([table["f"].max(), *(one.f for one in bests)])

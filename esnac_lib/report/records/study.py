@@ -22,12 +22,11 @@ from esnac_lib.config.paths import outputs_root
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import objective
+from esnac_lib.samplers.registry import SAMPLERS
 from esnac_lib.space.decisions import Decisions
 
 KINDS = ("teacher", "final", "full", "narrowed", "solution", "baseline", "shared", "pruned")
 """The kinds of results that a study leaves in its ledger."""
-
-SAMPLER_NAMES = {"esnac": "ESNAC", "random": "random search"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +78,7 @@ class StudyRecord:
     @property
     def name(self) -> str:
         """The sampler's name in tables and legends."""
-        return SAMPLER_NAMES.get(self.config.sampler, self.config.sampler)
+        return SAMPLERS[self.config.sampler].label
 
     # -- the trials --------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Samplers side by side: what sampler_comparison.ipynb claims, from the ledgers of its studies.
+"""A comparison of samplers: what sampler_comparison.ipynb claims, from the ledgers of its studies.
 
 >>> experiment = read_experiment(config)                  # a ComparisonConfig
 >>> comparison_table(experiment), margins_table(experiment, "esnac_ours_k8")
@@ -18,41 +18,24 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from esnac_lib.config.comparison import PROXY, WITHOUT_A_SEARCH
+from esnac_lib.config.comparison import PROXY, REFERENCE, sampler_variants
 from esnac_lib.objective import objective
 from esnac_lib.report.figures.variants import best_so_far, mean_and_band
 from esnac_lib.report.records.experiment import ExperimentRecord
 from esnac_lib.report.records.runs import stat
 from esnac_lib.report.records.study import StudyRecord, trial_of
 
-LABELS = {
-    "narrow": "width scaling, no search",
-    "random": "random",
-    "evolution": "evolution",
-    "tpe": "TPE",
-    "tpe_multivariate": "TPE, multivariate",
-    "n2n": "N2N",
-    "esnac_k1": "ESNAC, K = 1",
-    "esnac_k8": "ESNAC, K = 8",
-    "random_mild": "random, mild",
-    "evolution_mild": "evolution, mild",
-    "evolution_narrowed": "evolution from narrowed",
-    "esnac_ours_f_k8": "ours, but f is learned",
-    "esnac_ours_evolution_k8": "ours, but candidates evolve",
-    "esnac_ours_random_k8": "ours, but from random students",
-    "esnac_ours_half_k8": "ours, but on half of the observed",
-    "esnac_ours_k1": "ESNAC ours, K = 1",
-    "esnac_ours_k8": "ESNAC ours, K = 8",
-}
+PRUNING = "magnitude pruning"
 LEAST = 3  # pairs, below which there is no rank correlation
 
 
 def comparison_summary(experiment: ExperimentRecord) -> dict[str, dict[str, Any]]:
-    """For each sampler with a finished run: best_f {mean, std, ci95}, evaluations_to_random_best {mean, std, reached},
-    rank_correlation {mean, std} where it predicts, seeds, evaluations.
+    """Return the numbers of each sampler with a finished run.
 
-    ci95 is half the width of Student's 95 % confidence interval of the mean. A run that never reaches random search's
-    final best with the same seed counts with all its evaluations, and not as reached.
+    They are best_f {mean, std, ci95}, evaluations_to_random_best {mean, std, reached}, rank_correlation {mean, std}
+    where it predicts, seeds, evaluations. ci95 is half the width of Student's 95 % confidence interval of the mean. A
+    run that never reaches random search's final best with the same seed counts with all its evaluations, and not as
+    reached.
     """
     found = {}
     for name in searched(experiment):
@@ -60,9 +43,9 @@ def comparison_summary(experiment: ExperimentRecord) -> dict[str, dict[str, Any]
         if not records:
             continue
         best = [float(best_so_far([record])[0, -1]) for record in records]
-        needed = [_needed(record, _of_seed(experiment, "random", record.config.seed)) for record in records]
+        needed = [_needed(record, _of_seed(experiment, REFERENCE, record.config.seed)) for record in records]
         counted = [n for n, _ in needed if n is not None]
-        ranks = [rank for record in records if (rank := _foreseen(record)) is not None]
+        ranks = [rank for record in records if (rank := _rank_correlation(record)) is not None]
         entry: dict[str, Any] = {"best_f": _spread(best) | {"ci95": _half_width(best)}}
         entry["evaluations_to_random_best"] = _spread(counted) | {"reached": sum(reached for _, reached in needed)}
         if ranks:
@@ -75,7 +58,7 @@ def comparison_summary(experiment: ExperimentRecord) -> dict[str, dict[str, Any]
 
 
 def comparison_table(experiment: ExperimentRecord) -> pd.DataFrame:
-    """`comparison_summary` as one line a sampler, with the seconds that a proposal and an evaluation took."""
+    """Return `comparison_summary` as one line a sampler, with the seconds that a proposal and an evaluation took."""
     lines = []
     for name, entry in comparison_summary(experiment).items():
         records = experiment.finished(name)
@@ -83,7 +66,7 @@ def comparison_table(experiment: ExperimentRecord) -> pd.DataFrame:
         to_best, ranks = entry["evaluations_to_random_best"], entry.get("rank_correlation", {})
         lines.append(
             {
-                "sampler": LABELS[name],
+                "sampler": label_of(name),
                 "best f": entry["best_f"]["mean"],
                 "best f ±": entry["best_f"]["std"],
                 "95 % half-width": entry["best_f"]["ci95"],
@@ -102,8 +85,11 @@ def comparison_table(experiment: ExperimentRecord) -> pd.DataFrame:
 
 
 def margins_table(experiment: ExperimentRecord, ahead: str) -> pd.DataFrame:
-    """By how much a sampler's best f is above each other one's, seed by seed: the mean difference, half the width of
-    its 95 % interval, the number of seeds, and whether the difference is beyond that band."""
+    """Return by how much a sampler's best f is above each other one's, seed by seed.
+
+    One line has the mean difference, half the width of its 95 % interval, the number of seeds, and whether the
+    difference is beyond that band.
+    """
     mine = {record.config.seed: best_so_far([record])[0, -1] for record in experiment.finished(ahead)}
     lines = []
     for name in searched(experiment):
@@ -113,38 +99,29 @@ def margins_table(experiment: ExperimentRecord, ahead: str) -> pd.DataFrame:
             continue
         differences = [float(mine[seed] - theirs[seed]) for seed in seeds]
         mean, half = float(np.mean(differences)), _half_width(differences)
-        said = (
-            "one seed tells nothing"
-            if half is None
-            else "above"
-            if mean > half
-            else "below"
-            if mean < -half
-            else "within"
-        )
-        lines.append((LABELS[name], mean, half, len(seeds), said))
+        said = "above" if half is None or mean > half else "below" if mean < -half else "within"
+        said = "one seed tells nothing" if half is None else said
+        lines.append((label_of(name), mean, half, len(seeds), said))
     return pd.DataFrame(lines, columns=["against", "difference in best f", "95 % half-width", "seeds", "the band says"])
 
 
 def without_a_search(experiment: ExperimentRecord) -> pd.DataFrame:
-    """Width scaling and magnitude pruning at the same sizes: seed, method, params, times, accuracy, f."""
+    """Return width scaling and magnitude pruning at the same sizes: seed, method, params, times, accuracy, f."""
+    variants = [variant for variant in sampler_variants().values() if not variant.searches]
     lines = []
-    for record in experiment.finished(WITHOUT_A_SEARCH):
+    for record in (record for variant in variants for record in experiment.finished(variant.name)):
         teacher = record.search_teacher
         assert teacher is not None
-        found = [
-            ("width scaling", row["params"], row["accuracy"], row["f"]) for row in record.complete.to_dict("records")
-        ]
-        found += [
-            ("magnitude pruning", one["params"], one["accuracy"], one["f"]) for one in record.results["pruned"].values()
-        ]
-        for method, params, accuracy, f in sorted(found):
-            lines.append((record.config.seed, method, params, teacher.params / params, 100 * accuracy, f))
+        found: list[tuple[str, dict[Any, Any]]] = [(record.name, row) for row in record.complete.to_dict("records")]
+        found += [(PRUNING, row) for row in record.results["pruned"].values()]
+        for method, row in sorted(found, key=lambda one: (one[0], one[1]["params"])):
+            times, accuracy = teacher.params / row["params"], 100 * row["accuracy"]
+            lines.append((record.config.seed, method, row["params"], times, accuracy, row["f"]))
     return pd.DataFrame(lines, columns=["seed", "method", "params", "times", "accuracy [%]", "f"])
 
 
 def without_a_search_table(experiment: ExperimentRecord) -> pd.DataFrame:
-    """The best of each seed without a search: mean and deviation of f, its times, and the seeds."""
+    """Return the best of each seed without a search: mean and deviation of f, its times, and the seeds."""
     table = without_a_search(experiment)
     lines = []
     for method, rows in table.groupby("method", sort=False):
@@ -157,27 +134,28 @@ def without_a_search_table(experiment: ExperimentRecord) -> pd.DataFrame:
 
 
 def draws_table(experiment: ExperimentRecord) -> pd.DataFrame:
-    """f of the students that were drawn at random, and of width scaling: mean, quartiles, best, and the accuracy."""
+    """Return the f of what was drawn at random, and of width scaling: mean, quartiles, best, and the accuracy."""
     lines = []
-    for name in ("random", "random_mild", WITHOUT_A_SEARCH):
+    variants = sorted(sampler_variants().values(), key=lambda variant: not variant.searches)
+    for name in (one.name for one in variants if one.sampler == REFERENCE or not one.searches):
         trials = [record.told for record in experiment.finished(name)]
         if trials:
             rows = pd.concat(trials)
             f = rows["f"].fillna(0.0)
             low, middle, high = np.percentile(f, (25, 50, 75))
             accuracy = 100 * rows["accuracy"].fillna(0.0).median()
-            lines.append((LABELS[name], len(rows), float(f.mean()), low, middle, high, float(f.max()), accuracy))
+            lines.append((label_of(name), len(rows), float(f.mean()), low, middle, high, float(f.max()), accuracy))
     columns = ["drawn", "students", "mean f", "lower quartile", "median f", "upper quartile", "best f"]
     return pd.DataFrame(lines, columns=[*columns, "median accuracy [%]"])
 
 
 def read_proxy(experiment: ExperimentRecord) -> StudyRecord | None:
-    """The study whose students were all trained to the end; None before it has begun."""
+    """Return the study whose students were all trained to the end; None before it has begun."""
     return experiment.first(PROXY)
 
 
 def proxy_table(record: StudyRecord) -> pd.DataFrame:
-    """What search f is worth: epochs of search training, rank correlation with f after final training, students.
+    """Return what search f is worth: search epochs, rank correlation with f after final training, students.
 
     Search training has one learning rate throughout, so the first n epochs of a longer one are a training of n epochs,
     whose best epoch counts. Both f are of the validation images.
@@ -200,8 +178,10 @@ def proxy_table(record: StudyRecord) -> pd.DataFrame:
 
 
 def write_summary(experiment: ExperimentRecord) -> dict[str, Any]:
-    """Write summary.json into the experiment's folder: one entry a sampler, what wins without a search, and the proxy's
-    worth. Returns what it holds."""
+    """Write summary.json into the experiment's folder, and return what it holds.
+
+    That is one entry a sampler, the best without a search, and what search f is worth.
+    """
     config = experiment.config
     proxy = read_proxy(experiment)
     summary: dict[str, Any] = {
@@ -219,8 +199,17 @@ def write_summary(experiment: ExperimentRecord) -> dict[str, Any]:
 
 
 def searched(experiment: ExperimentRecord) -> tuple[str, ...]:
-    """Who is compared, in the order of `LABELS`."""
-    return tuple(name for name in LABELS if name in experiment.studies)
+    """Return who is compared, in the order of `sampler_variants`."""
+    return tuple(name for name in sampler_variants() if name in experiment.studies)
+
+
+def label_of(variant: str) -> str:
+    """Return the name in tables and figures of what takes part in a comparison.
+
+    >>> label_of("esnac_ours_k8")
+    'ESNAC ours, K = 8'
+    """
+    return sampler_variants()[variant].label
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -231,7 +220,7 @@ def _of_seed(experiment: ExperimentRecord, name: str, seed: int) -> StudyRecord 
 
 
 def _needed(record: StudyRecord, random: StudyRecord | None) -> tuple[int | None, bool]:
-    """How many evaluations until the random study's final best is reached, and whether it is."""
+    """Return how many evaluations it took to reach the random study's final best, and whether it was reached."""
     if random is None:
         return None, False
     best, wanted = best_so_far([record])[0], best_so_far([random])[0, -1]
@@ -239,8 +228,8 @@ def _needed(record: StudyRecord, random: StudyRecord | None) -> tuple[int | None
     return (int(reached[0]) + 1, True) if len(reached) else (len(best), False)
 
 
-def _foreseen(record: StudyRecord) -> float | None:
-    """Rank correlation of f with what was predicted before the evaluation; None where nothing was."""
+def _rank_correlation(record: StudyRecord) -> float | None:
+    """Return the rank correlation of f with its prediction before the evaluation; None without predictions."""
     rows = record.told[record.told["mean"].notna() & record.told["f"].notna()]
     return None if len(rows) < LEAST else _rank(rows["mean"], rows["f"])
 
@@ -257,12 +246,12 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def _half_width(values: Sequence[float]) -> float | None:
-    """Half of Student's 95 % interval of the mean; None for one value."""
+    """Return half of Student's 95 % interval of the mean; None for one value."""
     return float(mean_and_band(np.array(values, float)[:, None])[1][0]) if len(values) > 1 else None
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Plain data, missing numbers as None."""
+    """Return plain data, missing numbers as None."""
     return [
         {str(name): None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
         for row in table.to_dict("records")
