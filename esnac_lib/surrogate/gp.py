@@ -50,7 +50,7 @@ def leave_one_out_moments(h: Tensor, f: Tensor, sigma2: float, noise: float) -> 
 
 
 def leave_one_out(h: Tensor, f: Tensor, sigma2: float, noise: float) -> Tensor:
-    """log p(f_i | all others) of each observation: h (..., n, d), f (..., n) -> (..., n)."""
+    """Return log p(f_i | all others) of each observation: h (..., n, d), f (..., n) -> (..., n)."""
     mean, variance = leave_one_out_moments(h, f, sigma2, noise)
     return -0.5 * ((f.double() - mean).square() / variance + variance.log() + LOG_2PI)
 

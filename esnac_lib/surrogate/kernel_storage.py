@@ -51,6 +51,7 @@ def load_kernels(folder: Path, target: Architecture) -> tuple[list[Kernel], dict
     """Return the kernels of a folder and what they were learned on.
 
     Args:
+        folder: Where `save_kernels` wrote them.
         target: The teacher of the space of which they shall predict f.
 
     Raises:

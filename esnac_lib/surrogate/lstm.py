@@ -309,7 +309,7 @@ def _doubled(hidden: int, like: Tensor) -> Tensor:
 
 
 def linear(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a (M, K) times b (N, K)ᵀ, plus bias (N,).
+    """Return a (M, K) times b (N, K)ᵀ, plus bias (N,).
 
     Large float32 products on a CPU go to oneDNN where PyTorch offers it: on AMD's processors with AVX-512 that is twice
     as fast as MKL, which PyTorch multiplies with by itself.

@@ -30,15 +30,25 @@ MISSES = 200  # draws in a row without a new architecture after which a space co
 class Space(Protocol):
     """What a maximiser needs of a search space."""
 
-    def sample(self, rng: np.random.Generator) -> Any: ...
-    def mutate(self, decisions: Any, rng: np.random.Generator) -> Any: ...
-    def cross(self, a: Any, b: Any, rng: np.random.Generator) -> Any: ...
+    def sample(self, rng: np.random.Generator) -> Any:
+        """Draw decisions."""
+        ...
+
+    def mutate(self, decisions: Any, rng: np.random.Generator) -> Any:
+        """Change a few decisions."""
+        ...
+
+    def cross(self, a: Any, b: Any, rng: np.random.Generator) -> Any:
+        """Take each decision from one of two."""
+        ...
 
 
 class Maker(Protocol):
     """What makes a candidate of decisions, as `CandidateMaker`."""
 
-    def make(self, decisions: Any) -> Candidate: ...
+    def make(self, decisions: Any) -> Candidate:
+        """Return the candidate of decisions."""
+        ...
 
 
 @dataclass(frozen=True)

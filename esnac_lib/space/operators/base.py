@@ -100,8 +100,7 @@ class Operator(ABC):
     def normalise(self, space: SearchSpace, part: Any, before: Mapping[str, Any]) -> Any:
         """Return the one form of all parts that give the same student.
 
-        Args:
-            before: The parts, in that form, of the operators before it in the registry.
+        `before` has the parts, in that form, of the operators before it in the registry.
 
         Raises:
             SpaceError: The part is of another space.
@@ -117,8 +116,7 @@ class Operator(ABC):
     def read(self, space: SearchSpace, student: Architecture, here: Mapping[int, int]) -> Any:
         """Return the part that gives a student, None if none does.
 
-        Args:
-            here: The student's layer for each layer of the teacher that it has.
+        `here` has the student's layer for each layer of the teacher that is left.
         """
 
     def change_candidate(self, part: Any, changes: CandidateChanges) -> bool:

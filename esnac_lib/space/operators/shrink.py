@@ -176,6 +176,7 @@ def shrink(architecture: Architecture, keep: Mapping[int, np.ndarray]) -> Archit
     Weights are not touched. Names, origins and kept channels come along, so that a student can always inherit.
 
     Args:
+        architecture: Of a teacher.
         keep: For the index of a convolution or linear layer, the positions (in order) of the output channels that stay.
             Depthwise convolutions and batch norms follow their input and cannot be given.
 
