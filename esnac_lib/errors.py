@@ -45,7 +45,7 @@ class StorageError(EsnacError):
     """A file of a study cannot be written or read: the disk is full, or a folder is gone."""
 
 
-class ProofError(EsnacError):
+class VerificationError(EsnacError):
     """A student is not what its architecture says."""
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Network, build, inherit, module_name
 from esnac_lib.data.batches import DeviceData
-from esnac_lib.space.operators import shrink
+from esnac_lib.space.operators.shrink import shrink
 from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks
 from esnac_lib.training.job import Trainee, TrainingJob
 from esnac_lib.training.recipes import Recipe

@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # PyTorch is loaded by the first policy: the registry of samp
 
     from esnac_lib.samplers.n2n_policies import Learner
 
+STAGES = ("remove", "shrink")  # the operators of the two stages; where the space has others, they stay unused
 # DEVIATION: their 0.003 hardly moves a policy in a sixth of their updates; ten times that did, on synthetic f.
 REMOVAL_RATE = 0.03
 SHRINKAGE_RATE = 0.1  # theirs; both with Adam
@@ -100,7 +101,7 @@ class Stage:
 
 
 class N2nSampler:
-    """N2N's two policies behind ask and tell. They remove and shrink; where the space has skips, none is proposed.
+    """N2N's two policies behind ask and tell. They remove and shrink; other operators of the space stay unused.
 
     evaluations: of the whole study; removal_share: the share of them after which stage 2 begins. Where the space cannot
     shrink (or not remove), all of them are stage 1's (stage 2's). max_edge: as in `encode`.
@@ -119,15 +120,15 @@ class N2nSampler:
         shrinkage_rate: float = SHRINKAGE_RATE,
         max_edge: int = MAX_EDGE,
     ) -> None:
-        operators = [name for name in space.operators if name != "skip"]
+        operators = [name for name in STAGES if name in space.operators]
         if not operators:
-            raise SpaceError("operators = ['skip']: N2N only removes and shrinks; give it one or both of those")
+            raise SpaceError(f"operators = {list(space.operators)}: N2N only removes and shrinks; add one or both")
         self.space = space
         self.seed = seed
         self.removal_rate = removal_rate
         self.shrinkage_rate = shrinkage_rate
         self.max_edge = max_edge
-        self._without_skips = SearchSpace(space.teacher, operators, space.grouping.kind, space.limits)
+        self._staged = SearchSpace(space.teacher, operators, space.grouping.kind, space.limits)
         can_remove, can_shrink = "remove" in operators and bool(space.removable), "shrink" in operators
         self._removals = round(removal_share * evaluations) if can_remove and can_shrink else math.inf * can_remove
         self._scale = np.maximum(1.0, encode(space.teacher, max_edge).max(0))
@@ -140,7 +141,7 @@ class N2nSampler:
         unseen = Unseen(self.space, self._observations)
         proposals = list(islice(unseen.among(self._draw(self._stage())), n))
         left = n - len(proposals)
-        return proposals + random_proposals(self._without_skips, self.seed, self._observations, left, proposals)
+        return proposals + random_proposals(self._staged, self.seed, self._observations, left, proposals)
 
     def tell(self, trials: Sequence[Observation]) -> None:
         """Remember finished trials; the policies learn from them at the next `ask`."""
@@ -162,8 +163,8 @@ class N2nSampler:
         """The layers missing in the best observed student that is not shrunk; none if no such one beats the teacher."""
         best, removed = 0.0, self.space.nothing.removed
         for trial in self._observations:
-            plain = not any(trial.decisions.ratios) and not trial.decisions.skips
-            if plain and trial.f is not None and trial.f > best:
+            plain = Decisions(trial.decisions.removed, self.space.nothing.ratios, frozenset())
+            if trial.decisions == plain and trial.f is not None and trial.f > best:
                 best, removed = trial.f, trial.decisions.removed
         return removed
 
@@ -218,12 +219,13 @@ class N2nSampler:
 
 
 def check(config: StudyConfig) -> None:
-    """Refuse limits, and a space that can neither remove nor shrink."""
+    """Refuse limits, and operators that neither remove nor shrink."""
     limit = "max_params" if config.max_params else "max_macs" if config.max_macs else ""
     if limit:
         raise ConfigError(f"{limit} = {getattr(config, limit)}: sampler = 'n2n' keeps no limits; leave it 0")
-    if config.operators == "skip":
-        raise ConfigError("operators = 'skip': sampler = 'n2n' only removes and shrinks; give it one or both of those")
+    if not set(STAGES) & set(config.operator_names):
+        given = f"operators = {config.operators!r}"
+        raise ConfigError(f"{given}: sampler = 'n2n' only removes and shrinks; give it one or both of those")
 
 
 ENTRY = SamplerEntry(

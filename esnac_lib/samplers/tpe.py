@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from esnac_lib.architecture.graph import INPUT
 from esnac_lib.config.comparison import DASHED, ONE_BY_ONE, Variant
 from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.samplers.unseen import Unseen
 from esnac_lib.seeding import derive_seed
 from esnac_lib.space.decisions import Decisions
+from esnac_lib.space.operators.base import Interval
 from esnac_lib.space.search_space import SearchSpace
 
 MAX_ASKS = 20  # of Optuna for one proposal; a random member of the space fills in if all of them bring nothing new
@@ -29,14 +28,15 @@ MAX_ASKS = 20  # of Optuna for one proposal; a random member of the space fills 
 class TpeSampler:
     """Tree-structured Parzen estimators (Bergstra et al., 2011) over the decisions of a space.
 
-    multivariate: one estimator for all parameters together, so that it sees how they interact, instead of one for each.
-    constant_liar: proposals not observed yet count as bad, so that the proposals of one step differ. Both are on in
-    Optuna's default form, both off in the classic one. (Optuna's `group` would change nothing: every trial has every
-    parameter.) startup: random trials before the first estimate, uniform over the parameters as Optuna draws them:
-    half of all layers removed and half of all pairs connected (the paper found "too many skip connections" in them).
+    Optuna stores nothing: each `ask` makes a study in memory from the observations, and seeds it by their number, so a
+    resumed study draws what it would have drawn. Its `group` would change nothing: every trial has every parameter.
 
-    Optuna stores nothing: each `ask` makes a study in memory from the observations, and seeds it by their
-    number, so a resumed study draws what it would have drawn.
+    Args:
+        multivariate: One estimator for all parameters together, so that it sees how they interact, instead of one for
+            each. On in Optuna's default form, off in the classic one, as is the next.
+        constant_liar: Proposals that are not observed yet count as bad, so that the proposals of one step differ.
+        startup: Random trials before the first estimate, uniform over the parameters as Optuna draws them: half of all
+            layers removed and half of all pairs connected (the paper found "too many skip connections" in them).
     """
 
     def __init__(
@@ -108,76 +108,37 @@ class TpeSampler:
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """One parameter a decision, `space.num_decisions` of them, by name.
+    """Return one parameter for each decision, `space.num_decisions` of them, by name.
 
     As in the paper's counts there is one for every layer of the teacher: those of layers that must stay change nothing.
     """
-    choice = CategoricalDistribution((False, True))
     found: dict[str, BaseDistribution] = {}
-    if "remove" in space.operators:
-        found |= {_removal(i): choice for i in range(len(space.teacher.layers))}
-    if "shrink" in space.operators:
-        found |= {_ratio(g): FloatDistribution(0.0, _largest_ratio(space, g)) for g in range(len(space.groups))}
-    if "skip" in space.operators:
-        found |= {_skip(i, j): choice for i, j in space.connectable}
+    for operator in space.used:
+        for name, kind in operator.hyperparameters(space).items():
+            if isinstance(kind, Interval):
+                found[name] = FloatDistribution(kind.low, kind.high)
+            else:
+                found[name] = CategoricalDistribution(kind.options)
     return found
 
 
 def decisions_of(space: SearchSpace, parameters: dict[str, Any]) -> Decisions:
-    """The decisions, in one form and within the limits, that a set of parameters stands for.
+    """Return the decisions, in one form and within the limits, that a set of parameters stands for.
 
     An operator that the space lacks does nothing.
     """
-    removed = frozenset(i for i in range(len(space.teacher.layers)) if parameters.get(_removal(i)))
-    ratios = tuple(float(parameters.get(_ratio(g), 0.0)) for g in range(len(space.groups)))
-    skips = frozenset((i, j) for i, j in space.connectable if parameters.get(_skip(i, j)))
-    return space.within(Decisions(removed, ratios, skips))
+    parts = {operator.name: operator.from_hyperparameters(space, parameters) for operator in space.used}
+    return space.within(space.decide(parts))
 
 
 def parameters_of(space: SearchSpace, decisions: Decisions) -> dict[str, Any]:
-    """The parameters that stand for some decisions, such that `decisions_of` gives them back, normalised.
+    """Return the parameters that stand for some decisions, such that `decisions_of` gives them back, normalised.
 
-    A skip that starts at the network's input is no parameter: it came from a pair whose first layer was removed, and
-    that pair stands for it. (Decisions that no parameters give, such as such a skip without such a layer, lose it.)
+    Decisions that no parameters give (`Skip.to_hyperparameters`) lose what none stands for.
     """
     decisions = space.normalise(decisions)
-    found: dict[str, Any] = {}
-    if "remove" in space.operators:
-        found |= {_removal(i): i in decisions.removed for i in range(len(space.teacher.layers))}
-    if "shrink" in space.operators:
-        found |= {_ratio(g): min(ratio, _largest_ratio(space, g)) for g, ratio in enumerate(decisions.ratios)}
-    if "skip" in space.operators:
-        skips = {(i, j) for i, j in decisions.skips if i != INPUT}
-        skips |= {_stand_in(space, decisions, j) for i, j in decisions.skips if i == INPUT}
-        found |= {_skip(i, j): (i, j) in skips for i, j in space.connectable}
-    return found
-
-
-def _stand_in(space: SearchSpace, decisions: Decisions, target: int) -> tuple[int, int]:
-    """A pair of layers that normalises to a skip from the input into `target`, and to no skip that is not there."""
-    for i, j in space.connectable:
-        if j == target and i in decisions.removed:
-            skips = space.normalise(Decisions(decisions.removed, decisions.ratios, frozenset({(i, j)}))).skips
-            if (INPUT, target) in skips and skips <= decisions.skips:
-                return i, j
-    return INPUT, target
-
-
-def _largest_ratio(space: SearchSpace, group: int) -> float:
-    """Optuna's ranges include their upper end, ours does not."""
-    return float(np.nextafter(space.groups[group].max_ratio, 0.0))
-
-
-def _removal(layer: int) -> str:
-    return f"remove {layer}"
-
-
-def _ratio(group: int) -> str:
-    return f"ratio {group}"
-
-
-def _skip(source: int, target: int) -> str:
-    return f"skip {source} {target}"
+    parts = [operator.to_hyperparameters(space, decisions) for operator in space.used]
+    return {name: value for part in parts for name, value in part.items()}
 
 
 CLASSIC = SamplerEntry(

@@ -1,8 +1,8 @@
-"""The search space: what can be removed, shrunk and connected in a teacher, and candidates drawn from it.
+"""The search space: what operators can do to a teacher, and candidates drawn from it.
 
-Start with `search_space.py` (`SearchSpace`) and `operators.py`; `channel_groups.py` says which channels share a ratio,
-`channel_dependencies.py` which are coupled, `candidates.py` encodes candidates without building them, `verification.py`
-checks students.
+Start with `search_space.py` (`SearchSpace`) and `operators/` (remove, shrink, skip; `registry.py` lists them).
+`channel_groups.py` says which channels share a ratio, `channel_dependencies.py` which are coupled, `candidates.py`
+encodes candidates without building them, `verification.py` checks students.
 """
 
 import lazy_loader as lazy

@@ -2,7 +2,7 @@
 
 A candidate is encoded, scored, and in most cases forgotten. `CandidateMaker` goes from decisions to `arch_id` and
 encoding by the teacher's tables: a ratio changes numbers of channels, a removal and a skip change edges. `space.apply`
-makes the whole architecture, checked and with all that weights are inherited by; the two agree (tests hold them so).
+makes the whole architecture, checked and with all that weights are inherited by; the two agree, as tests verify.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from esnac_lib.architecture.layer_types import LAYER_TYPES, Shape, Slot
 from esnac_lib.space.channel_dependencies import kept_count, trace_channels
 from esnac_lib.space.channel_groups import ChannelGroup
 from esnac_lib.space.decisions import Decisions
+from esnac_lib.space.operators.base import CandidateChanges
 from esnac_lib.space.search_space import SearchSpace
 
 BUILT = frozenset({"select"})
@@ -105,9 +106,10 @@ class Candidate:
 
 
 class CandidateMaker:
-    """Makes the outlines of a space's students.
+    """Makes the candidates of a space.
 
-    Students of teachers with layers of the kinds `BUILT` are built, not outlined: slower, and the same.
+    Where a teacher has layers of the kinds `BUILT`, or an operator does not say what it changes of a candidate, the
+    architecture is built: slower, and the same.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -119,12 +121,13 @@ class CandidateMaker:
         self._only = [_only_source(layer.inputs) for layer in space.teacher.layers]
 
     def make(self, decisions: Decisions) -> Candidate:
-        """The student of decisions in the one form that `sample`, `mutate`, `cross` and `normalise` give them."""
-        if self._built:
+        """Return the candidate of decisions in the one form that `sample`, `mutate`, `cross` and `normalise` give."""
+        changes = None if self._built else self.space.candidate_changes(decisions)
+        if changes is None:
             return Candidate.of(self.space.apply(decisions))
-        inputs, output = self._edges(decisions)
-        left = [i for i in range(len(self._rows)) if i not in decisions.removed]
-        widths = self._widths.at(decisions.ratios)
+        inputs, output = self._edges(changes)
+        left = [i for i in range(len(self._rows)) if i not in changes.removed]
+        widths = self._widths.at(changes.ratios)
         rows = self._rows[left]
         rows[:, -2:] = widths[left] * self._widths.filters[left]
         natures = [self._natures[i] for i in left]
@@ -140,12 +143,10 @@ class CandidateMaker:
         count_macs = partial(self._widths.macs, left, widths)
         return Candidate(graph, rows, self.space.teacher.input_shape, output, num_params, count_macs)
 
-    def _edges(self, decisions: Decisions) -> tuple[list[tuple[Slot, ...]], Slot]:
-        """The slots that each layer of the student reads, and its output (compare `operators.remove`, `add_skips`)."""
-        added: dict[int, list[int]] = {}
-        for i, j in decisions.skips:
-            added.setdefault(j, []).append(i)
-        removed, stands_for = decisions.removed, [slot(INPUT)] * (len(self._only) + 1)  # INPUT is the last
+    def _edges(self, changes: CandidateChanges) -> tuple[list[tuple[Slot, ...]], Slot]:
+        """The slots that each layer of the student reads, and its output (compare `remove` and `add_skips`)."""
+        removed, added = changes.removed, changes.added
+        stands_for = [slot(INPUT)] * (len(self._only) + 1)  # INPUT is the last
         inputs: list[tuple[Slot, ...]] = []
         for index, only in enumerate(self._only):
             if only is not None:
@@ -249,7 +250,7 @@ def _through(part: Slot, stands_for: Sequence[Slot]) -> Slot:
 
 
 def _sum(terms: list[tuple[Slot, int]]) -> Slot:
-    """As `architecture.sum_slots`, in half the time."""
+    """As `esnac_lib.architecture.graph.sum_slots`, in half the time."""
     total: dict[int, int] = {}
     for part, times in terms:
         for source, count in part:

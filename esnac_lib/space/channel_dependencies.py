@@ -1,12 +1,12 @@
-"""Which filters must be shrunk together, from the data flow, and how many of them a ratio leaves.
+"""Coupled channels: which filters must be shrunk together, from the data flow, and how many of them a ratio leaves.
 
-Every output channel of every convolution and linear layer is an atom. Following the data, sums tie atoms channel by
+Every output channel of every convolution and linear layer is an atom. Following the data, sums couple atoms channel by
 channel, and so do products (a gate of squeeze-and-excitation); depthwise convolutions, norms, activations and pools
-pass them on; concats stack, shuffles permute, selections pick and a flatten repeats them. Atoms tied to the network's
-input or output are frozen, and so are those that an opaque layer reads or puts out. What is tied, comes from the same
-layers and is picked by the same selections is a `Segment`: a run of channels that are kept or dropped as one. Segments
-that share a layer are a *family*: in ShuffleNet a stage's width (200) is a family of two segments, the branch's
-channels (176) and the shortcut's (24).
+pass them on; concats stack, shuffles permute, selections pick and a flatten repeats them. Atoms coupled to the
+network's input or output are frozen, and so are those that an opaque layer reads or puts out. Coupled sets that come
+from the same layers and are picked by the same selections are a `Segment`: a run of channels that are kept or dropped
+as one. Segments that share a layer are a *family* (a dependency group, as Fang et al., 2023, call it): in ShuffleNet a
+stage's width (200) is a family of two segments, the branch's channels (176) and the shortcut's (24).
 
 Two things no ratio can shrink, so they are frozen too: maps that are summed after one of them was shuffled (of fewer
 channels a shuffle makes another order), and families of which a part does not divide into the groups that read it.
@@ -57,15 +57,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class Flow:
-    """The channels of every layer, as the tied sets that they belong to."""
+    """The channels of every layer, as the coupled sets that they belong to."""
 
     segments: tuple[Segment, ...]
     families: int
-    out_atoms: tuple[np.ndarray, ...]  # of every layer: the tied set that each output channel belongs to
+    out_atoms: tuple[np.ndarray, ...]  # of every layer: the coupled set that each output channel belongs to
     in_atoms: tuple[np.ndarray, ...]  # of every layer's first slot, likewise
-    segment_of: np.ndarray  # of a tied set
+    segment_of: np.ndarray  # of a coupled set
     multiples: tuple[int, ...]  # of every family: the groups, jointly, that its channels must divide into
-    reasons: dict[int, str]  # tied set -> why nothing may shrink it
+    reasons: dict[int, str]  # coupled set -> why nothing may shrink it
     enclosing: dict[int, int]  # family -> the family of the block it lies within, if it lies within one
 
     @cached_property
@@ -76,9 +76,9 @@ class Flow:
     def why_fixed(self, index: int) -> str | None:
         """Why the output channels of a layer cannot be shrunk, in words; None if they can."""
         sets = np.unique(self.out_atoms[index])
-        for tied in sets:
-            if int(tied) in self.reasons:
-                return self.reasons[int(tied)]
+        for coupled in sets:
+            if int(coupled) in self.reasons:
+                return self.reasons[int(coupled)]
         for family in {self.segments[s].family for s in self.segment_of[sets] if s >= 0} & self.fixed:
             frozen = [self.reasons[int(t)] for t in np.flatnonzero(self._families == family) if int(t) in self.reasons]
             return frozen[0] if frozen else f"a part of it does not divide into {self.multiples[family]} groups"
@@ -86,7 +86,7 @@ class Flow:
 
     @cached_property
     def _families(self) -> np.ndarray:
-        """The family of each tied set, -1 for none."""
+        """The family of each coupled set, -1 for none."""
         families = np.array([segment.family for segment in self.segments] + [-1])
         return families[self.segment_of]  # segment -1 is the last of them
 
@@ -101,19 +101,19 @@ def trace_channels(architecture: Architecture) -> Flow:
     for index in range(len(architecture.layers)):
         atoms.follow(index)
     atoms.freeze(atoms.read(architecture.output), "it is the network's output")
-    tied, reasons = atoms.tied_sets()
+    coupled, reasons = atoms.coupled_sets()
     frozen = set(reasons)
-    cuts = _cuts(architecture, tied, atoms.out)
-    segments, families, segment_of = _segments(architecture, tied, atoms.starts, frozen, cuts)
-    out_atoms = tuple(tied[channels] for channels in atoms.out)
-    in_atoms = tuple(tied[channels] for channels in atoms.into)
+    cuts = _cuts(architecture, coupled, atoms.out)
+    segments, families, segment_of = _segments(architecture, coupled, atoms.starts, frozen, cuts)
+    out_atoms = tuple(coupled[channels] for channels in atoms.out)
+    in_atoms = tuple(coupled[channels] for channels in atoms.into)
     multiples = _multiples(architecture, segments, families, in_atoms, segment_of)
     enclosing = _enclosing(architecture, segments, out_atoms, segment_of)
     return Flow(segments, families, out_atoms, in_atoms, segment_of, multiples, reasons, enclosing)
 
 
 class _Atoms:
-    """Which atom every channel of every layer is, and which atoms are tied.
+    """Which atom every channel of every layer is, and which atoms are coupled.
 
     out, into: for each layer followed so far the atoms that it puts out, and those of its first slot. starts: the first
     atom of each layer that has atoms of its own.
@@ -127,7 +127,7 @@ class _Atoms:
         self.starts: dict[int, int] = {}
         self.out: list[np.ndarray] = []
         self.into: list[np.ndarray] = []
-        self._ties: list[tuple[np.ndarray, np.ndarray]] = []
+        self._couplings: list[tuple[np.ndarray, np.ndarray]] = []
         self._shuffled: list[bool] = []  # of every layer: whether its channels went through a shuffle
 
     def _new(self, count: int) -> np.ndarray:
@@ -139,12 +139,12 @@ class _Atoms:
         self._frozen.append((atoms, reason))
 
     def read(self, part: Slot) -> np.ndarray:
-        """The atoms of a slot, whose terms are tied."""
-        return self._tie([(self.inputs if i == INPUT else self.out[i], i) for i, _ in part])
+        """The atoms of a slot, whose terms are coupled."""
+        return self._couple([(self.inputs if i == INPUT else self.out[i], i) for i, _ in part])
 
-    def _tie(self, terms: list[tuple[np.ndarray, int]]) -> np.ndarray:
+    def _couple(self, terms: list[tuple[np.ndarray, int]]) -> np.ndarray:
         (first, _), *rest = terms
-        self._ties.extend((first, other) for other, _ in rest)
+        self._couplings.extend((first, other) for other, _ in rest)
         if rest and any(i != INPUT and self._shuffled[i] for _, i in terms):
             self.freeze(first, "it is summed after a channel shuffle")
         return first
@@ -182,69 +182,43 @@ class _Atoms:
         if layer.kind in ("multiply", "add"):
             widest = max(shape[0] for shape in shapes)  # one channel alone serves all of the other side
             wide = zip(parts, layer.inputs, strict=True)
-            return self._tie([(atoms, part[0][0]) for atoms, part in wide if len(atoms) == widest])
+            return self._couple([(atoms, part[0][0]) for atoms, part in wide if len(atoms) == widest])
         return np.concatenate(parts)
 
-    def tied_sets(self) -> tuple[np.ndarray, dict[int, str]]:
-        """Of every atom the set of tied ones that it is in, and of the sets that are frozen the reason."""
-        left = np.concatenate([a for a, _ in self._ties] or [np.arange(0)])
-        right = np.concatenate([b for _, b in self._ties] or [np.arange(0)])
+    def coupled_sets(self) -> tuple[np.ndarray, dict[int, str]]:
+        """Of every atom the set of coupled ones that it is in, and of the sets that are frozen the reason."""
+        left = np.concatenate([a for a, _ in self._couplings] or [np.arange(0)])
+        right = np.concatenate([b for _, b in self._couplings] or [np.arange(0)])
         edges = (np.ones(len(left), dtype=np.int8), (left, right))
-        _, tied = connected_components(coo_matrix(edges, shape=(self.total, self.total)), directed=False)
+        _, coupled = connected_components(coo_matrix(edges, shape=(self.total, self.total)), directed=False)
         reasons: dict[int, str] = {}
         for atoms, reason in self._frozen:
-            for found in np.unique(tied[atoms]):
+            for found in np.unique(coupled[atoms]):
                 reasons.setdefault(int(found), reason)
-        return tied, reasons
+        return coupled, reasons
 
 
-def _cuts(architecture: Architecture, tied: np.ndarray, out: list[np.ndarray]) -> dict[int, _Cuts]:
-    """For each tied set the selections that pick it; where they differ, neither part may lose all of its channels."""
+def _cuts(architecture: Architecture, coupled: np.ndarray, out: list[np.ndarray]) -> dict[int, _Cuts]:
+    """For each coupled set the selections that pick it; where they differ, neither part may lose all its channels."""
     picked: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for index, layer in enumerate(architecture.layers):
         if layer.kind == "select":
-            for atom, times in zip(*np.unique(tied[out[index]], return_counts=True), strict=True):
+            for atom, times in zip(*np.unique(coupled[out[index]], return_counts=True), strict=True):
                 picked[int(atom)].append((index, int(times)))
     return {atom: tuple(by) for atom, by in picked.items()}
 
 
 def _segments(
-    architecture: Architecture,
-    tied: np.ndarray,
-    starts: dict[int, int],
-    frozen: set[int],
-    cuts: dict[int, _Cuts],
+    architecture: Architecture, coupled: np.ndarray, starts: dict[int, int], frozen: set[int], cuts: dict[int, _Cuts]
 ) -> tuple[tuple[Segment, ...], int, np.ndarray]:
-    members: dict[int, list[int]] = defaultdict(list)  # tied set -> the layers that produce a channel of it
-    for index, start in starts.items():
-        for atom in tied[start : start + architecture.layers[index].channels]:
-            members[int(atom)].append(index)
-    sets: dict[_Key, list[int]] = defaultdict(list)
-    for atom, producers in members.items():
-        sets[tuple(producers), atom in frozen, cuts.get(atom, ())].append(atom)
-    parent = {key: key for key in sets}
-
-    def find(key: _Key) -> _Key:
-        while parent[key] != key:
-            key = parent[key]
-        return key
-
-    by_layer: dict[int, list[_Key]] = defaultdict(list)
-    for key in sets:
-        for index in set(key[0]):
-            by_layer[index].append(key)
-    for keys in by_layer.values():
-        for key in keys[1:]:
-            parent[find(key)] = find(keys[0])
-    families: dict[_Key, list[_Key]] = defaultdict(list)
-    for key in sets:
-        families[find(key)].append(key)
-
+    """The segments, the number of their families, and the segment of each coupled set."""
+    sets = _alike_sets(architecture, coupled, starts, frozen, cuts)
+    families = _families(list(sets))
     segments: list[Segment] = []
-    segment_of = np.full(int(tied.max()) + 1, -1)
-    for family, keys in enumerate(families.values()):
-        whole = max({i for key in keys for i in key[0]}, key=lambda i: architecture.layers[i].channels)
-        rank = {int(atom): p for p, atom in enumerate(_atoms(architecture, tied, starts, whole))}
+    segment_of = np.full(int(coupled.max()) + 1, -1)
+    for family, keys in enumerate(families):
+        widest = max({i for key in keys for i in key[0]}, key=lambda i: architecture.layers[i].channels)
+        rank = {int(atom): p for p, atom in enumerate(_atoms(architecture, coupled, starts, widest))}
         lower = 0
         for key in sorted(keys, key=lambda key: (min(rank.get(a, len(rank)) for a in sets[key]), key)):
             atoms = sets[key]
@@ -252,7 +226,7 @@ def _segments(
             order = {atom: p for p, atom in enumerate(atoms)}
             positions = {}
             for index in sorted(set(key[0])):
-                here = _atoms(architecture, tied, starts, index)
+                here = _atoms(architecture, coupled, starts, index)
                 found = [p for p, atom in enumerate(here) if int(atom) in order]
                 positions[index] = np.array(sorted(found, key=lambda p: (order[int(here[p])], p)))
             segments.append(Segment(positions, family, lower, lower + len(atoms), key[1]))
@@ -260,8 +234,32 @@ def _segments(
     return tuple(segments), len(families), segment_of
 
 
-def _atoms(architecture: Architecture, tied: np.ndarray, starts: dict[int, int], index: int) -> np.ndarray:
-    return tied[starts[index] : starts[index] + architecture.layers[index].channels]
+def _alike_sets(
+    architecture: Architecture, coupled: np.ndarray, starts: dict[int, int], frozen: set[int], cuts: dict[int, _Cuts]
+) -> dict[_Key, list[int]]:
+    """The coupled sets by what those of one segment share."""
+    producers: dict[int, list[int]] = defaultdict(list)
+    for index in starts:
+        for atom in _atoms(architecture, coupled, starts, index):
+            producers[int(atom)].append(index)
+    sets: dict[_Key, list[int]] = defaultdict(list)
+    for atom, layers in producers.items():
+        sets[tuple(layers), atom in frozen, cuts.get(atom, ())].append(atom)
+    return sets
+
+
+def _families(keys: list[_Key]) -> list[list[_Key]]:
+    """The segments that share a layer, directly or through others, by their keys."""
+    first: dict[int, int] = {}  # of each layer, its first segment
+    pairs = [(first.setdefault(index, place), place) for place, key in enumerate(keys) for index in set(key[0])]
+    left, right = np.array(pairs, np.int64).reshape(-1, 2).T
+    edges = coo_matrix((np.ones(len(left), np.int8), (left, right)), shape=(len(keys), len(keys)))
+    count, family = connected_components(edges, directed=False)
+    return [[keys[place] for place in np.flatnonzero(family == number)] for number in range(count)]
+
+
+def _atoms(architecture: Architecture, coupled: np.ndarray, starts: dict[int, int], index: int) -> np.ndarray:
+    return coupled[starts[index] : starts[index] + architecture.layers[index].channels]
 
 
 def _enclosing(
@@ -318,10 +316,10 @@ def _multiples(
 
 
 def kept_count(width: int, ratio: float, multiple: int) -> int:
-    """How many of `width` filters a shrinkage ratio leaves (ESNAC §3.2, [code]).
+    """Return how many of `width` filters a shrinkage ratio leaves (ESNAC §3.2, as the authors' code rounds it).
 
-    max(1, ⌊(1 − r)·F⌋); where channels must divide into groups, rounded up to a multiple of them, and then never more
-    than there are.
+    It is max(1, ⌊(1 − r)·F⌋); where channels must divide into groups, rounded up to a multiple of them, and then never
+    more than there are.
     """
     exact = round((1 - ratio) * width, 9)  # so that 1 - 0.7 does not lose a filter to binary fractions
     if multiple == 1:

@@ -1,14 +1,14 @@
 """Which channels one shrinkage ratio serves, and which layers therefore keep equal shapes at every ratio.
 
-`grouping="dimension"` is the paper's: one ratio for all channels of one width, where what the data flow ties together,
-and what lies within one block, counts as the block's width (ESNAC §6.5). `grouping="dependency"` gives one to each
-family of tied channels. Both read the same `Flow`; they differ in which families share a group.
+`grouping="dimension"` is the paper's: one ratio for all channels of one width, where coupled channels, and those within
+one block, have the block's width (ESNAC §6.5). `grouping="dependency"` gives one to each family of
+coupled channels. Both read the same `Flow`; they differ in which families share a group.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from esnac_lib.architecture.graph import Architecture
+from esnac_lib.architecture.graph import INPUT, Architecture
 from esnac_lib.errors import SpaceError
 from esnac_lib.space.channel_dependencies import Flow, Segment, kept_count, trace_channels
-from esnac_lib.space.operators import is_removable
+from esnac_lib.space.operators.remove import is_removable
 
 GROUPINGS = ("dimension", "dependency")
-MAX_RATIO_IN_GROUPS = 0.9  # [code], where channels must divide into groups
+MAX_RATIO_IN_GROUPS = 0.9  # of the authors' code, where channels must divide into groups
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class ChannelGroup:
         return 1.0 if self.multiple == 1 else MAX_RATIO_IN_GROUPS
 
     def keep(self, ratio: float) -> dict[int, np.ndarray]:
-        """For each layer, the positions of the group's channels that stay: the first ones of every segment [code].
+        """For each layer, the positions of the group's channels that stay: the first ones of every segment.
 
-        Segments of one family share its kept width: a shortcut gets the stage's width less the branch's (SPEC §1).
+        So does the authors' code. Segments of one family share its kept width: a shortcut gets the stage's width less
+        the branch's.
         """
         kept: dict[int, list[np.ndarray]] = {}
         for segment in self.segments:
@@ -174,13 +175,13 @@ class Grouping:
                 runs[key] += int(count) // segment.width
             elif self.kind == "dimension":
                 runs["fixed", 0, 0] += int(count)
-            else:  # whoever joins channels that are not tied ties them, and so they are told apart
+            else:  # joining channels that are not coupled couples them, so they are kept apart
                 runs["fixed", *np.unique(atoms[owners == s]).tolist()] += int(count)
         return _Content(shape, frozenset(runs.items()))
 
     @cached_property
     def removable(self) -> tuple[int, ...]:
-        """Layers whose input shape equals their output shape at every ratio, or at equal ratios of `ties`."""
+        """Layers whose input shape equals their output shape at every ratio, or at equal ratios of `couplings`."""
         indices = range(len(self.architecture.layers))
         return tuple(
             i
@@ -201,7 +202,7 @@ class Grouping:
         return runs[0] == runs[1]
 
     @cached_property
-    def ties(self) -> dict[int, tuple[int, int]]:
+    def couplings(self) -> dict[int, tuple[int, int]]:
         """Removable layers between two groups, with these: without the layer, both need the same ratio."""
         found = {}
         for index in self.removable:
@@ -232,3 +233,20 @@ class Grouping:
             if len(layer.inputs) == 1 and layer.kind != "zeros":
                 readers.setdefault(self.into[j], []).append(j)
         return tuple((i, j) for i, made in enumerate(self.out) for j in readers.get(made, ()) if j > i)
+
+    @cached_property
+    def known_skips(self) -> frozenset[tuple[int, int]]:
+        """Pairs that can be joined, also where the network's input stands in for a removed first layer."""
+        before = {INPUT}  # layers in whose place the input stands when they, and what leads to them, are removed
+        for i in self.removable:
+            if self.architecture.layers[i].sources & before:
+                before.add(i)
+        return frozenset(self.connectable) | {(INPUT, j) for i, j in self.connectable if i in before}
+
+    def firsts(self, removed: Iterable[int]) -> list[int]:
+        """Return for each group the first of those that share its ratio once these layers are removed."""
+        firsts = list(range(len(self.groups)))
+        for low, high in sorted({self.couplings[i] for i in removed if i in self.couplings}):
+            a, b = sorted((firsts[low], firsts[high]))
+            firsts = [a if g == b else g for g in firsts]
+        return firsts

@@ -1,8 +1,8 @@
 """The teacher's filters in another order: the same function, those of the largest norm first.
 
-Shrinking keeps the first filters of a layer [code], and the order in which training leaves filters says nothing about
-them. Put in order of their norms (Li et al., 2017), summed over all weights that go when a channel goes (Fang et al.,
-2023), the first ones are those whose loss is felt least when the others go. Beyond both papers of this library.
+Shrinking keeps the first filters of a layer, as in the authors' code, and the order in which training leaves filters
+says nothing about them. Put in order of their norms (Li et al., 2017), summed over all weights that go when a channel
+goes (Fang et al., 2023), those come first whose loss would be felt most. Beyond both papers of this library.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from esnac_lib.space.channel_dependencies import Flow, Segment, trace_channels
 def largest_first(architecture: Architecture, weights: Mapping[str, Tensor]) -> Weights:
     """Weights of the same shapes and the same function, in which every set of filters to shrink stands by falling norm.
 
-    Filters that are tied to each other, within a layer or across layers, move together. Those that cannot be shrunk
+    Filters that are coupled, within a layer or across layers, move together. Those that cannot be shrunk
     stay where they are, and so do those of grouped convolutions and shuffles, where a place has a meaning. Channels
     that a student of these weights says it keeps are numbered in this order.
     """
     flow = trace_channels(architecture)
     norms = _squared_norms(architecture, weights, flow)
-    content = np.arange(len(norms))  # of each tied set: whose channels stand in its place from now on
+    content = np.arange(len(norms))  # of each coupled set: whose channels stand in its place from now on
     for segment in flow.segments:
         if segment.family not in flow.fixed and flow.multiples[segment.family] == 1:
-            sets = _tied_sets(segment, flow)
+            sets = _coupled_sets(segment, flow)
             content[sets] = sets[np.argsort(-norms[sets], kind="stable")]
     layers = list(architecture.layers)
     for i in _with_channels(architecture):
@@ -41,7 +41,7 @@ def largest_first(architecture: Architecture, weights: Mapping[str, Tensor]) -> 
 
 
 def _squared_norms(architecture: Architecture, weights: Mapping[str, Tensor], flow: Flow) -> np.ndarray:
-    """Of each tied set the sum of squares of all weights that would go with it, biases apart; float64."""
+    """Of each coupled set the sum of squares of all weights that would go with it, biases apart; float64."""
     norms = np.zeros(len(flow.segment_of))
     for i in _with_channels(architecture):
         if (weight := weights.get(f"{architecture.layers[i].name}.weight")) is not None:
@@ -57,14 +57,14 @@ def _with_channels(architecture: Architecture) -> list[int]:
     return [i for i, layer in enumerate(architecture.layers) if layer.has_filters or follows_channels(layer)]
 
 
-def _tied_sets(segment: Segment, flow: Flow) -> np.ndarray:
-    """The tied sets of a segment, in the order in which its channels are kept."""
+def _coupled_sets(segment: Segment, flow: Flow) -> np.ndarray:
+    """The coupled sets of a segment, in the order in which its channels are kept."""
     index, positions = next(iter(segment.positions.items()))
     return flow.out_atoms[index][positions[:: len(positions) // segment.width]]
 
 
 def _source(places: np.ndarray, content: np.ndarray) -> np.ndarray:
-    """For each channel of a layer, the tied set of each given, the former position of what stands there from now on.
+    """For each channel of a layer, the coupled set of each given, the former position of what stands there from now on.
 
     A set may be there more than once; its parts keep their order.
     """

@@ -1,4 +1,4 @@
-"""A proof that a student is what its architecture says, and that it can be trained, saved and taken away.
+"""Verification that a student is what its architecture says, and that it can be trained, saved and exported.
 
     >>> verify(space.apply(decisions), weights).checks
     ('shapes', 'parameters', 'macs', 'training', 'json', 'python')
@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from esnac_lib.architecture.export.python_file import python_weights, to_python
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Network, Weights, build, inherit
-from esnac_lib.errors import ArchitectureError, ProofError, one_line
+from esnac_lib.errors import ArchitectureError, VerificationError, one_line
 from esnac_lib.space.search_space import SearchSpace
 
 BATCH = 2
@@ -51,7 +51,7 @@ def verify(architecture: Architecture, teacher_weights: Mapping[str, Tensor], *,
     of an untrained teacher may have lost every norm). json: the architecture comes back from its JSON the same. python:
     the exported program gives the student's outputs (left out where a layer is opaque).
 
-    seed: of the noise. Raises ProofError, one line, for the first claim that does not hold.
+    seed: of the noise. Raises VerificationError, one line, for the first claim that does not hold.
     """
     inherited = inherit(teacher_weights, architecture)
     for dtype, scale in ATTEMPTS:
@@ -61,7 +61,7 @@ def verify(architecture: Architecture, teacher_weights: Mapping[str, Tensor], *,
         if torch.isfinite(outputs).all() and _learns(network, noise):
             break
     else:
-        raise ProofError(f"{_name(architecture)} has outputs or gradients that are not finite")
+        raise VerificationError(f"{_name(architecture)} has outputs or gradients that are not finite")
     _saved(architecture)
     checks = ("shapes", "parameters", "macs", "training", "json")
     if opaque := [layer.name for layer in architecture.layers if layer.kind == "opaque"]:
@@ -75,11 +75,11 @@ def verify_teacher(
 ) -> Verification:
     """Check that deciding nothing gives the module's own outputs, and then everything that `verify` does.
 
-    Raises ProofError, one line, for the first claim that does not hold.
+    Raises VerificationError, one line, for the first claim that does not hold.
     """
     architecture = space.apply(space.nothing)
     if architecture != space.teacher:
-        raise ProofError("deciding nothing does not give the teacher's architecture")
+        raise VerificationError("deciding nothing does not give the teacher's architecture")
     modes = {part: part.training for part in module.modules()}
     noise = _noise(architecture, seed)
     try:
@@ -116,18 +116,20 @@ def _counted(network: Network, noise: Tensor) -> Tensor:
         with torch.no_grad(), counter:
             outputs = network.eval()(noise)
     except RuntimeError as error:
-        raise ProofError(f"{_name(architecture)} does not run: {one_line(error, kind=False)}") from None
+        raise VerificationError(f"{_name(architecture)} does not run: {one_line(error, kind=False)}") from None
     finally:
         for hook in hooks:
             hook.remove()
     for layer, shape in zip(architecture.layers, architecture.shapes, strict=True):
         if seen[layer.name] != shape:
-            raise ProofError(f"layer {layer.name!r} puts out {seen[layer.name]}, predicted was {shape}")
+            raise VerificationError(f"layer {layer.name!r} puts out {seen[layer.name]}, predicted was {shape}")
     real = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     if real != architecture.num_params:
-        raise ProofError(f"{_name(architecture)} has {real:,} parameters, predicted were {architecture.num_params:,}")
+        raise VerificationError(
+            f"{_name(architecture)} has {real:,} parameters, predicted were {architecture.num_params:,}"
+        )
     if (flops := counter.get_total_flops()) != 2 * len(noise) * architecture.macs:
-        raise ProofError(
+        raise VerificationError(
             f"{_name(architecture)} computes {flops / 2 / len(noise):,.1f} MACs an image, predicted were "
             f"{architecture.macs:,}"
         )
@@ -137,7 +139,7 @@ def _counted(network: Network, noise: Tensor) -> Tensor:
 def _learns(network: Network, noise: Tensor) -> bool:
     """Whether a forward and a backward pass in train mode stay finite; the network is as before afterwards.
 
-    Raises ProofError for a parameter that gets no gradient.
+    Raises VerificationError for a parameter that gets no gradient.
     """
     before = {name: tensor.clone() for name, tensor in network.named_buffers()}
     outputs = network.train()(noise)
@@ -145,7 +147,7 @@ def _learns(network: Network, noise: Tensor) -> bool:
     finite = bool(torch.isfinite(outputs).all())
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and parameter.grad is None:
-            raise ProofError(f"{_name(network.architecture)}: {name} gets no gradient")
+            raise VerificationError(f"{_name(network.architecture)}: {name} gets no gradient")
         finite = finite and (parameter.grad is None or bool(torch.isfinite(parameter.grad).all()))
     network.zero_grad(set_to_none=True)
     with torch.no_grad():
@@ -158,7 +160,7 @@ def _learns(network: Network, noise: Tensor) -> bool:
 def _saved(architecture: Architecture) -> None:
     back = Architecture.from_json(architecture.to_json())
     if back != architecture or back.arch_id != architecture.arch_id or back.to_json() != architecture.to_json():
-        raise ProofError(f"{_name(architecture)} does not come back from its JSON the same")
+        raise VerificationError(f"{_name(architecture)} does not come back from its JSON the same")
 
 
 def _exported(architecture: Architecture, weights: Weights, noise: Tensor, expected: Tensor) -> None:
@@ -172,7 +174,7 @@ def _exported(architecture: Architecture, weights: Weights, noise: Tensor, expec
         with torch.no_grad():
             found = model.eval()(noise)
     except (ArchitectureError, RuntimeError) as error:
-        raise ProofError(f"{_name(architecture)} cannot be exported: {one_line(error, kind=False)}") from None
+        raise VerificationError(f"{_name(architecture)} cannot be exported: {one_line(error, kind=False)}") from None
     _compare(f"the exported program of {_name(architecture)}", found, expected)
 
 
@@ -180,7 +182,7 @@ def _compare(what: str, found: Tensor, expected: Tensor) -> None:
     scale = float(expected.abs().max()) or 1.0
     if found.shape != expected.shape or (apart := float((found - expected).abs().max())) > TOLERANCE * scale:
         shown = f"{apart:.2g} apart" if found.shape == expected.shape else f"of shape {tuple(found.shape)}"
-        raise ProofError(f"{what} gives other outputs: {shown}, where the largest output is {scale:.2g}")
+        raise VerificationError(f"{what} gives other outputs: {shown}, where the largest output is {scale:.2g}")
 
 
 def _name(architecture: Architecture) -> str:

@@ -1,4 +1,4 @@
-"""What a study could do to a teacher, told before anything is trained.
+"""What a study could do to a teacher, known before anything is trained.
 
 >>> plan = make_plan(Study(config))
 >>> plan.parts          # a table: every layer, what may happen to it, and what not and why
@@ -16,6 +16,7 @@ import torch
 
 from esnac_lib.architecture.network import build
 from esnac_lib.seeding import make_rng
+from esnac_lib.space.registry import core_and
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.study.study import Study
 from esnac_lib.training.progress import duration
@@ -42,15 +43,11 @@ class Plan:
     def parts(self) -> pd.DataFrame:
         """One row a layer: its parameters, what may happen to it, and why it is kept as it is."""
         teacher, grouping = self.space.teacher, self.space.grouping
-        removable, shrinkable, lighter = (set(x) for x in (grouping.removable, grouping.shrinkable, grouping.lighter))
-        joined = {j for _, j in grouping.connectable}
+        shrinkable = frozenset(grouping.shrinkable)
+        possible = [operator.may_happen(self.space) for operator in core_and(self.space.operators)]
         rows = []
         for i, layer in enumerate(teacher.layers):
-            may = [
-                *(["go"] if i in removable else []),
-                *(["lose filters"] if i in shrinkable else ["lose inputs"] if i in lighter else []),
-                *(["get a skip connection"] if i in joined else []),
-            ]
+            may = [words[i] for words in possible if i in words]
             stays = grouping.flow.why_fixed(i) if layer.has_filters and i not in shrinkable else None
             rows.append(
                 {
@@ -73,9 +70,7 @@ class Plan:
         smallest = space.smallest.num_params if "shrink" in space.operators else None
         rows = {
             "teacher": f"{len(teacher.layers)} layers, {size}",
-            "layers that can be removed": f"{len(space.removable)}",
-            "layers that can be shrunk": f"{len(grouping.shrinkable)}, by {len(space.groups)} ratios",
-            "pairs that can be connected": f"{len(space.connectable)}",
+            **dict(operator.plan(space) for operator in core_and(space.operators)),
             "parameters that shrinking can take away": f"{share:.1%}",
             "not understood, and so kept as they are": self._opaque(),
             f"students drawn at random ({len(self.params)})": f"{low:,} to {high:,} parameters, half below {middle:,}",
@@ -99,7 +94,7 @@ class Plan:
     def warning(self) -> str:
         """What a user must know before believing the numbers."""
         if not self.gives_weights:
-            return "The teacher is trained here, and sees no image that judges its students."
+            return "The teacher is trained here, and sees no image that its students are evaluated on."
         return (
             "**Warning.** The teacher comes with its weights. If it was trained on the images that validate the "
             "students, it flatters them: they learn its answers to those images. Give training images that it has not "
@@ -121,8 +116,8 @@ def _seconds(study: Study, macs: float) -> dict[str, float]:
     forward = _forward_seconds(study)
     smaller = macs / max(1, study.space.teacher.macs)
     search = len(data.splits.search) * Recipe.search(config).epochs
-    judged = len(data.splits.validation) * config.epochs
-    one_student = forward * (search * TRAINING_COST + judged) * smaller
+    evaluated = len(data.splits.validation) * config.epochs
+    one_student = forward * (search * TRAINING_COST + evaluated) * smaller
     parts: dict[str, Any] = {}
     if not config.teacher_weights:
         images = len(data.splits.train) + len(data.dataset.train_labels) * (config.final != "none")

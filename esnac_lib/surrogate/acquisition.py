@@ -9,7 +9,7 @@ from scipy.special import erfcx, ndtr
 
 
 def log_expected_improvement(mean: np.ndarray, variance: np.ndarray, best: float) -> np.ndarray:
-    """log E[max(0, f - best)] for f ~ N(mean, variance); arrays of one shape, float64.
+    """Return log E[max(0, f - best)] for f ~ N(mean, variance); arrays of one shape, float64.
 
     With z = (mean - best) / σ it is log σ + log(φ(z) + z Φ(z)), which stays finite far in the lower tail, where the
     improvement itself is 0 in float64. A variance of 0 gives the logarithm of the certain improvement, -inf for none.
@@ -23,7 +23,7 @@ def log_expected_improvement(mean: np.ndarray, variance: np.ndarray, best: float
 
 
 def expected_improvement(mean: np.ndarray, variance: np.ndarray, best: float) -> np.ndarray:
-    """E[max(0, f - best)] for f ~ N(mean, variance) (ESNAC Eq. 3); arrays of one shape, float64."""
+    """Return E[max(0, f - best)] for f ~ N(mean, variance) (ESNAC Eq. 3); arrays of one shape, float64."""
     return np.exp(log_expected_improvement(mean, variance, best))
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from esnac_lib.errors import ArchitectureError
-from esnac_lib.surrogate.lstm import Packing, Weights, averaged
+from esnac_lib.surrogate.lstm import Weights, averaged
+from esnac_lib.surrogate.packing import Packing
 
 Encodings = Sequence[np.ndarray]  # each (L, d) float32
 
@@ -20,7 +21,7 @@ CHUNK = 16_000  # rows (layers) embedded at once: bounds the memory, some 80 MB
 class Embedding(nn.Module):
     """Encodings -> unit vectors: a Bi-LSTM, its hidden states averaged over the layers, L2-normalised (ESNAC §3.1).
 
-    input_size: width of an encoding. hidden: units a direction. layers: of the LSTM; 4 of 64 units are [code]'s.
+    input_size: width of an encoding. hidden: units a direction. layers: of the LSTM (the authors' code: 4 of 64).
     The weights are drawn from `generator` (on the CPU) as PyTorch draws an LSTM's, uniform in ±1/√hidden; no global
     state is read or moved.
 

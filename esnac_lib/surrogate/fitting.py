@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from esnac_lib.errors import ConfigError, TrainingError
 from esnac_lib.surrogate import gp
 from esnac_lib.surrogate.embedding import Embedding, used_columns
-from esnac_lib.surrogate.lstm import BiLstm, Packing, Weights
+from esnac_lib.surrogate.lstm import BiLstm, Weights
+from esnac_lib.surrogate.packing import Packing
 
 OBJECTIVES = ("posterior", "marginal", "euclidean")
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
@@ -25,7 +26,7 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
 
 @dataclass(frozen=True)
 class KernelSettings:
-    """How a kernel is learned; the defaults are the published program's [code].
+    """How a kernel is learned; the defaults are those of the authors' code.
 
     objective: "posterior" (ESNAC Eq. 5), "marginal" or "euclidean" (§6.7).
     sigma2, noise: of the Gaussian process (ESNAC Eq. 4; the noise variance of f).

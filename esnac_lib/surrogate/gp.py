@@ -27,7 +27,7 @@ def posterior(h_train: Tensor, f: Tensor, h_test: Tensor, sigma2: float, noise: 
     """Mean and variance of what an evaluation at h_test would give (ESNAC Eq. 2; Rasmussen & Williams Alg. 2.1).
 
     h_train (..., n, d), f (..., n), h_test (..., m, d) -> mean (..., m), variance (..., m). The variance counts the
-    noise of the evaluation itself [code], so it lies between `noise` and 1 + `noise`.
+    noise of the evaluation itself, as in the authors' code, so it lies between `noise` and 1 + `noise`.
     """
     root = _root(h_train, sigma2, noise)  # (..., n, n)
     cross = rbf(h_train, h_test, sigma2)  # (..., n, m)
@@ -50,7 +50,7 @@ def leave_one_out_moments(h: Tensor, f: Tensor, sigma2: float, noise: float) -> 
 
 
 def leave_one_out(h: Tensor, f: Tensor, sigma2: float, noise: float) -> Tensor:
-    """log p(f_i | all others) of each observation: h (..., n, d), f (..., n) -> (..., n)."""
+    """Return log p(f_i | all others) of each observation: h (..., n, d), f (..., n) -> (..., n)."""
     mean, variance = leave_one_out_moments(h, f, sigma2, noise)
     return -0.5 * ((f.double() - mean).square() / variance + variance.log() + LOG_2PI)
 

@@ -1,7 +1,7 @@
 """Learning kernels: K embeddings, each trained afresh on its own subset of the observations (ESNAC §3.1, §3.3).
 
-An observation is an encoding with its f. The teacher, f = 0, is the first observation and belongs to every subset D^k
-[code]. All draws are made on the CPU, so that kernels start from the same weights whatever device learns them.
+An observation is an encoding with its f. The teacher, f = 0, is the first observation and belongs to every subset D^k,
+as in the authors' code. All draws are made on the CPU, so that kernels start from the same weights on any device.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Kernel:
         return self.embedding.embed(encodings, self.device)
 
     def predict(self, encodings: Encodings) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance (noise counted) of f for each encoding, both (n,) float64."""
+        """Mean and variance (including observation noise) of f for each encoding, both (n,) float64."""
         f = torch.from_numpy(self.f).to(self.device)
         moments = gp.posterior(self._observed, f, self.embed(encodings), self.settings.sigma2, self.settings.noise)
         mean, variance = (moment.cpu().numpy() for moment in moments)
@@ -98,7 +98,7 @@ class Kernel:
 def choose_subset(n: int, rng: np.random.Generator, p: float = 0.5) -> np.ndarray:
     """The indices, ascending, of one D^k among n observations, of which the first is the teacher.
 
-    Every evaluated architecture is kept with probability p, the teacher always [code].
+    Every evaluated architecture is kept with probability p, the teacher always, as in the authors' code.
     """
     keep = rng.random(n) < p
     keep[:1] = True
@@ -117,7 +117,7 @@ def learn_kernel(
     Adam on the objective. The early stop reads the objective's negative as the log likelihood v₁, v₂, … before each
     step (for "euclidean" it is the negative squared error) and keeps a₁ = v₁, aₜ = average·aₜ₋₁ + (1 - average)·vₜ.
     Once `min_steps` steps are made, it stops at the first t where |aₜ₋₁ - vₜ| < tolerance: vₜ is no news. With fewer
-    than two observations nothing is learned [code].
+    than two observations nothing is learned, as in the authors' code.
 
     Raises TrainingError if D^k is empty, has unequal numbers of encodings and f, holds an f that is not finite or
     encodings of another width than the settings' `max_edge` gives, or if the objective is no longer finite.

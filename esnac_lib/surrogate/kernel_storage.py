@@ -34,7 +34,7 @@ _FORMAT = 1
 def save_kernels(folder: Path, kernels: Sequence[Kernel], learned_on: Mapping[str, Any]) -> None:
     """Write kernels to a folder, in place of those that were there. learned_on: plain data for the reader.
 
-    The index is written last, so that a folder with an index holds the whole.
+    The index is written last, so that a folder with an index is complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
@@ -49,9 +49,14 @@ def save_kernels(folder: Path, kernels: Sequence[Kernel], learned_on: Mapping[st
 
 
 def load_kernels(folder: Path, target: Architecture) -> tuple[list[Kernel], dict[str, Any]]:
-    """The kernels of a folder and what they were learned on; target: the teacher of the space they shall judge.
+    """Return the kernels of a folder and what they were learned on.
 
-    Raises DataError, in one line, if there are none, a file is damaged, or one cannot read the target's layers.
+    Args:
+        folder: Where `save_kernels` wrote them.
+        target: The teacher of the space of which they shall predict f.
+
+    Raises:
+        DataError: There are none, a file is damaged, or one cannot read the target's layers.
     """
     try:
         index = json.loads((folder / INDEX).read_text())
@@ -76,16 +81,6 @@ def check_readable(kernel: Kernel, target: Architecture, name: str = "the kernel
             f"{name} cannot read the target's layers: it was learned on encodings of width "
             f"{kernel.embedding.lstm.input_size}, the target's have {width}"
         )
-
-
-def unseen_kinds(kernel: Kernel, target: Architecture) -> tuple[str, ...]:
-    """Kinds of the target's layers that no observation of the kernel has: it reads them, but learned nothing of them.
-
-    In the paper's transfer from ResNet-18 to VGG-19 the max-pool is such a kind.
-    """
-    seen = sum(encoding[:, : len(KINDS)].sum(0) for encoding in kernel.encodings)
-    kinds = {layer.kind for layer in target.layers}
-    return tuple(kind for position, kind in enumerate(KINDS) if kind in kinds and not seen[position])
 
 
 def _load(folder: Path, k: int, entry: Mapping[str, Any], target: Architecture) -> Kernel:

@@ -15,12 +15,12 @@ precision in float32, which is what float32 has near 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from esnac_lib.surrogate.packing import Packing
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -33,57 +33,6 @@ class Weights(NamedTuple):
     hh: Tensor  # (G, 2, 4H, H)
     bias_ih: Tensor  # (G, 2, 4H)
     bias_hh: Tensor  # (G, 2, 4H)
-
-
-class Packing:
-    """Where the elements of the sequences of G networks lie.
-
-    lengths: of every network's sequences, each at least 1. Networks may have different numbers of sequences.
-
-    The sequences of a network are ranked, the longest first. Element t of the sequence of rank r is row
-    starts[t] + r, for r < counts[t], the largest number of sequences longer than t that a network has; where a network
-    has fewer, the row holds nothing.
-    """
-
-    def __init__(self, lengths: Sequence[Sequence[int]], device: str | torch.device = "cpu") -> None:
-        self.orders = [np.argsort([-n for n in own], kind="stable") for own in lengths]
-        ranked = np.zeros((len(lengths), max(map(len, lengths))), np.int64)  # (G, n)
-        for row, own, order in zip(ranked, lengths, self.orders, strict=True):
-            row[: len(own)] = np.asarray(own)[order]
-        longest = ranked.max(0)  # (n,), ranked too
-        self.counts = [int((longest > t).sum()) for t in range(longest[0])]
-        self.starts = [0, *accumulate(self.counts)]
-        self._time = np.repeat(np.arange(len(self.counts)), self.counts)  # (T,)
-        self._rank = np.concatenate([np.arange(count) for count in self.counts])  # (T,)
-        own_length = ranked[:, self._rank]  # (G, T)
-        self._real = self._time < own_length  # (G, T): whether the row holds anything
-        mirrored = np.where(self._real, own_length - 1 - self._time, self._time)
-        self.mirror = torch.from_numpy(np.asarray(self.starts)[mirrored] + self._rank).to(device)
-        self.real = torch.from_numpy(self._real.astype(np.float32)).to(device)
-        self.lengths = torch.from_numpy(ranked).to(device)  # (G, n); 0: no such sequence
-
-    @property
-    def networks(self) -> int:
-        """G."""
-        return len(self.orders)
-
-    @property
-    def total(self) -> int:
-        """T, the rows of one network."""
-        return self.starts[-1]
-
-    def ranks(self, network: int) -> np.ndarray:
-        """The rank of each of the network's sequences."""
-        return np.argsort(self.orders[network])
-
-    def arrange(self, network: int, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        """The elements of a network's sequences (each (length, d)) as rows (T, d); zeros where there is nothing."""
-        ends = np.cumsum([0, *map(len, sequences)])
-        real = self._real[network]
-        source = ends[self.orders[network][self._rank[real]]] + self._time[real]
-        result = np.zeros((self.total, sequences[0].shape[1]), sequences[0].dtype)
-        result[real] = np.concatenate(sequences)[source]
-        return result
 
 
 class _Step(NamedTuple):
@@ -336,8 +285,10 @@ def _advance(
     gates: Sequence[Tensor], before: Tensor, less: tuple[Tensor, Tensor],
     *, cell: Tensor, after: Tensor, tanh: Tensor, h: Tensor,
 ) -> None:  # fmt: skip
-    """One step of time from the gates' σ: fills cell, after, tanh and h (compare `_Step`). `after` may be `before`, and
-    `tanh` `cell`, where nobody needs the first of the two any more."""
+    """One step of time from the gates' σ: fills cell, after, tanh and h (compare `_Step`).
+
+    `after` may be `before`, and `tanh` `cell`, where the first of the two is needed no more.
+    """
     i, f, s, o = gates
     less_two, less_one = less
     torch.add(less_two, s, alpha=4, out=cell)
@@ -358,7 +309,7 @@ def _doubled(hidden: int, like: Tensor) -> Tensor:
 
 
 def linear(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a (M, K) times b (N, K)ᵀ, plus bias (N,).
+    """Return a (M, K) times b (N, K)ᵀ, plus bias (N,).
 
     Large float32 products on a CPU go to oneDNN where PyTorch offers it: on AMD's processors with AVX-512 that is twice
     as fast as MKL, which PyTorch multiplies with by itself.

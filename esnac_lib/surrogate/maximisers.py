@@ -1,7 +1,7 @@
-"""Expected improvement (ESNAC Eq. 3) and its two maximisers over a search space (ESNAC §3.2, §6.3).
+"""The maximisers of expected improvement (ESNAC Eq. 3) over a search space (ESNAC §3.2, §6.3).
 
-Both maximisers score the same number of architectures, each `arch_id` once, so that their results can be compared.
-They draw decisions and look at outlines; no architecture is built. Decisions are whatever the space makes of them; here
+All score the same number of architectures, each `arch_id` once, so that their results can be compared.
+They draw decisions and score candidates; no architecture is built. Decisions are whatever the space makes of them; here
 they are only passed on.
 """
 
@@ -30,15 +30,25 @@ MISSES = 200  # draws in a row without a new architecture after which a space co
 class Space(Protocol):
     """What a maximiser needs of a search space."""
 
-    def sample(self, rng: np.random.Generator) -> Any: ...
-    def mutate(self, decisions: Any, rng: np.random.Generator) -> Any: ...
-    def cross(self, a: Any, b: Any, rng: np.random.Generator) -> Any: ...
+    def sample(self, rng: np.random.Generator) -> Any:
+        """Draw decisions."""
+        ...
+
+    def mutate(self, decisions: Any, rng: np.random.Generator) -> Any:
+        """Change a few decisions."""
+        ...
+
+    def cross(self, a: Any, b: Any, rng: np.random.Generator) -> Any:
+        """Take each decision from one of two."""
+        ...
 
 
-class Outlines(Protocol):
-    """What makes an outline of decisions."""
+class Maker(Protocol):
+    """What makes a candidate of decisions, as `CandidateMaker`."""
 
-    def make(self, decisions: Any) -> Candidate: ...
+    def make(self, decisions: Any) -> Candidate:
+        """Return the candidate of decisions."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,8 +72,8 @@ def scorer(kernel: Kernel, surrogate: Surrogate | None = None) -> Score:
     """
     of = surrogate or ObjectiveTarget()
 
-    def score(outlines: list[Candidate]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        mean, variance = of.moments(kernel, outlines)
+    def score(candidates: list[Candidate]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mean, variance = of.moments(kernel, candidates)
         return mean, variance, log_expected_improvement(mean, variance, of.best(kernel))
 
     return score
@@ -74,7 +84,7 @@ def scorer(kernel: Kernel, surrogate: Surrogate | None = None) -> Score:
 
 def maximise_by_sampling(
     space: Space,
-    outlines: Outlines,
+    maker: Maker,
     score: Score,
     forbidden: Collection[Candidate],
     candidates: int,
@@ -85,7 +95,7 @@ def maximise_by_sampling(
     forbidden: what must not be proposed (evaluated or waiting architectures, the teacher). Fewer are scored if 200
     draws in a row bring nothing new; None if there was nothing at all.
     """
-    pool = _Pool(outlines, score, forbidden, candidates)
+    pool = _Pool(maker, score, forbidden, candidates)
     while pool.gather(lambda: space.sample(rng), BATCH):
         pass
     return pool.best
@@ -93,7 +103,7 @@ def maximise_by_sampling(
 
 def maximise_by_evolution(
     space: Space,
-    outlines: Outlines,
+    maker: Maker,
     score: Score,
     forbidden: Collection[Candidate],
     candidates: int,
@@ -110,7 +120,7 @@ def maximise_by_evolution(
     live on. A child that is forbidden or known costs a draw, not the budget; after ten such draws in a row a sample
     takes its place. Ends as `maximise_by_sampling` does.
     """
-    pool = _Pool(outlines, score, forbidden, candidates)
+    pool = _Pool(maker, score, forbidden, candidates)
 
     def first() -> Any:
         if start and rng.random() < 0.5:
@@ -131,7 +141,7 @@ def maximise_by_evolution(
 
 def maximise_locally(
     space: Space,
-    outlines: Outlines,
+    maker: Maker,
     score: Score,
     forbidden: Collection[Candidate],
     candidates: int,
@@ -145,7 +155,7 @@ def maximise_locally(
     of two of them drawn at random, or of that crossed with another one; after ten draws in a row that bring nothing new
     a sample takes its place, as it does for all where there is no start. Ends as `maximise_by_sampling` does.
     """
-    pool = _Pool(outlines, score, forbidden, candidates)
+    pool = _Pool(maker, score, forbidden, candidates)
     while pool.gather(lambda: _child(space, start, pool.misses, rng), BATCH):
         pass
     return pool.best
@@ -168,8 +178,11 @@ def _child(space: Space, parents: Sequence[Any], misses: int, rng: np.random.Gen
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without Python's cyclic garbage collector: thousands of outlines, none in a cycle, set it off again and again,
-    and each time it looks through all that PyTorch has loaded; that was a third of the time of a draw."""
+    """Switch Python's cyclic garbage collector off.
+
+    Thousands of candidates, none in a cycle, set it off again and again, and each time it looks through all that
+    PyTorch has loaded; that was a third of the time of a draw.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -182,30 +195,30 @@ def uncollected() -> Iterator[None]:
 class _Pool:
     """Draws architectures, passes by those that are forbidden or known, scores the others, and keeps the best."""
 
-    def __init__(self, outlines: Outlines, score: Score, forbidden: Collection[Candidate], candidates: int) -> None:
+    def __init__(self, maker: Maker, score: Score, forbidden: Collection[Candidate], candidates: int) -> None:
         self.best: ScoredCandidate | None = None
         self.misses = 0  # draws in a row without a new architecture
-        self._candidates, self._score = outlines, score
+        self._maker, self._score = maker, score
         self._left = candidates
         self._seen: dict[bytes, list[Candidate]] = {}  # by key: where keys differ, arch_ids do
-        for outline in forbidden:
-            self._is_new(outline)
+        for candidate in forbidden:
+            self._is_new(candidate)
 
     def gather(self, draw: Callable[[], Any], number: int) -> list[ScoredCandidate]:
         """Up to `number` new candidates, sorted, best first; empty once the budget or the space is exhausted."""
         found: list[tuple[Any, Candidate]] = []
         while len(found) < min(number, self._left) and self.misses < MISSES:
             decisions = draw()
-            outline = self._candidates.make(decisions)
-            if not self._is_new(outline):
+            candidate = self._maker.make(decisions)
+            if not self._is_new(candidate):
                 self.misses += 1
                 continue
             self.misses = 0
-            found.append((decisions, outline))
+            found.append((decisions, candidate))
         if not found:
             return []
         self._left -= len(found)
-        mean, variance, log_ei = self._score([outline for _, outline in found])
+        mean, variance, log_ei = self._score([candidate for _, candidate in found])
         scored = [
             ScoredCandidate(decisions, float(m), float(v), math.exp(e), float(e))
             for (decisions, _), m, v, e in zip(found, mean, variance, log_ei, strict=True)
@@ -215,10 +228,10 @@ class _Pool:
             self.best = scored[0]
         return scored
 
-    def _is_new(self, outline: Candidate) -> bool:
+    def _is_new(self, candidate: Candidate) -> bool:
         """Whether the architecture was not seen before; now it is."""
-        alike = self._seen.setdefault(outline.key, [])
-        if any(other.arch_id == outline.arch_id for other in alike):
+        alike = self._seen.setdefault(candidate.key, [])
+        if any(other.arch_id == candidate.arch_id for other in alike):
             return False
-        alike.append(outline)
+        alike.append(candidate)
         return True

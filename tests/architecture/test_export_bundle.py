@@ -21,7 +21,7 @@ from esnac_lib.architecture.export.bundle import load_bundle, read_bundle, save_
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.architecture.network import Weights, build, inherit
 from esnac_lib.errors import ArchitectureError, EsnacError
-from esnac_lib.space.operators import shrink
+from esnac_lib.space.operators.shrink import shrink
 from esnac_lib.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parents[2]

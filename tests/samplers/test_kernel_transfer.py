@@ -30,7 +30,7 @@ from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.surrogate.acquisition import expected_improvement
 from esnac_lib.surrogate.fitting import KernelSettings
 from esnac_lib.surrogate.kernel import Kernel, learn_kernel
-from esnac_lib.surrogate.kernel_storage import INDEX, check_readable, load_kernels, save_kernels, unseen_kinds
+from esnac_lib.surrogate.kernel_storage import INDEX, check_readable, load_kernels, save_kernels
 from esnac_lib.teachers import teacher
 
 QUICK = KernelSettings(max_steps=4)
@@ -165,13 +165,6 @@ def test_a_kernel_of_another_width_is_refused_before_anything_is_proposed(
         TransferSampler(target, 0, [kernel])
     with pytest.raises(DataError, match="no kernel"):
         TransferSampler(target, 0, [])
-
-
-def test_unseen_kinds_are_named(kernels: list[Kernel]) -> None:
-    residual = trace(teacher("resnet18", 10, 1, 8, seed=0), torch.zeros(1, 1, 8, 8))[0]
-    shuffle = trace(teacher("shufflenet", 10, 1, 8, seed=0), torch.zeros(1, 1, 8, 8))[0]
-    assert unseen_kinds(kernels[0], residual) == ()  # sums are edges, not layers
-    assert set(unseen_kinds(kernels[0], shuffle)) == {"concat", "channel_shuffle"}
 
 
 # -- proposing ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from esnac_lib.architecture.tracing import trace
 from esnac_lib.errors import ArchitectureError
 from esnac_lib.space.channel_dependencies import Segment, kept_count, trace_channels
 from esnac_lib.space.channel_groups import ChannelGroup
-from esnac_lib.space.operators import shrink
+from esnac_lib.space.operators.shrink import shrink
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.teachers import TEACHERS
 

@@ -81,7 +81,7 @@ def test_a_layer_between_two_groups_can_go_and_makes_them_one() -> None:
     found = space()
     index = found.teacher.index("second")
     assert index in found.removable and found.teacher.index("first") not in found.removable
-    low, high = found.grouping.ties[index]
+    low, high = found.grouping.couplings[index]
     ratios = tuple(0.5 if g == low else 0.25 if g == high else 0.0 for g in range(len(found.groups)))
     decided = found.normalise(Decisions(frozenset({index}), ratios, frozenset()))
     assert decided.ratios[low] == decided.ratios[high] == 0.5 and found.normalise(decided) == decided

@@ -20,7 +20,9 @@ from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.architecture.layer_types import Slot
 from esnac_lib.architecture.network import build, inherit, weight_shapes
 from esnac_lib.errors import ArchitectureError
-from esnac_lib.space.operators import add_skips, is_removable, remove, shrink
+from esnac_lib.space.operators.remove import is_removable, remove
+from esnac_lib.space.operators.shrink import shrink
+from esnac_lib.space.operators.skip import add_skips
 from esnac_lib.space.search_space import SearchSpace
 
 SAME = {"kernel_size": 3, "padding": 1}

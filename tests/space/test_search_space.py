@@ -22,15 +22,13 @@ from esnac_lib.seeding import make_rng
 from esnac_lib.space.channel_dependencies import kept_count
 from esnac_lib.space.channel_groups import MAX_RATIO_IN_GROUPS
 from esnac_lib.space.decisions import Decisions
-from esnac_lib.space.operators import add_skips, shrink
-from esnac_lib.space.search_space import (
-    MILD_REMOVAL_PROBABILITIES,
-    OPERATORS,
-    REMOVAL_PROBABILITIES,
-    SKIP_PROBABILITIES,
-    SearchSpace,
-)
+from esnac_lib.space.operators.shrink import shrink
+from esnac_lib.space.operators.skip import add_skips, sources
+from esnac_lib.space.registry import OPERATORS
+from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.teachers import TEACHERS
+
+REMOVAL_RATES, SKIP_RATES = (OPERATORS[name].rates["paper"] for name in ("remove", "skip"))
 
 
 @cache
@@ -337,8 +335,8 @@ def test_samples_are_what_was_drawn(name: str) -> None:
         assert decisions.ratios == tuple(float(u) * top for u in ratios)
         wanted = {pair for pair, u in zip(space.connectable, skips, strict=True) if u < p_skip[1]}
         assert decisions == space.normalise(replace(decisions, skips=frozenset(wanted)))
-    assert seen.keys() == {(p, v) for p in (REMOVAL_PROBABILITIES, SKIP_PROBABILITIES) for v in p}
-    assert REMOVAL_PROBABILITIES == (0.3, 0.4, 0.5, 0.6, 0.7) and SKIP_PROBABILITIES == (0.003, 0.005, 0.01, 0.03, 0.05)
+    assert seen.keys() == {(p, v) for p in (REMOVAL_RATES, SKIP_RATES) for v in p}
+    assert REMOVAL_RATES == (0.3, 0.4, 0.5, 0.6, 0.7) and SKIP_RATES == (0.003, 0.005, 0.01, 0.03, 0.05)
     assert MAX_RATIO_IN_GROUPS == 0.9
 
 
@@ -366,7 +364,7 @@ def test_distribution_of_mild_samples() -> None:
     space = SearchSpace(architecture_of("resnet18"), sampling="mild")
     samples = [space.sample(make_rng(1, "mild", k)) for k in range(500)]
     share = np.array([len(d.removed) for d in samples]) / len(space.removable)
-    assert abs(share.mean() - np.mean(MILD_REMOVAL_PROBABILITIES)) < 0.01 and share.max() < 0.5
+    assert abs(share.mean() - np.mean(OPERATORS["remove"].rates["mild"])) < 0.01 and share.max() < 0.5
     ratios = np.array([d.ratios for d in samples])
     assert ratios.min() >= 0 and ratios.max() < 1 and abs(ratios.mean() - 0.5) < 0.05
     assert np.corrcoef(ratios.T)[0, 1] > 0.8
@@ -474,7 +472,7 @@ def test_a_child_takes_from_its_parents_only(name: str) -> None:
         assert all(r in pair for r, *pair in zip(child.ratios, a.ratios, b.ratios, strict=True))
         # a skip is one of a parent's; or one of a parent's starts at a layer that came to be removed
         for i, j in child.skips - (a.skips | b.skips):
-            assert any(t == j and i in space._sources(s, child.removed) for s, t in a.skips | b.skips)
+            assert any(t == j and i in sources(space.teacher, s, child.removed) for s, t in a.skips | b.skips)
         assert space.normalise(child) == child
         differ = a.removed ^ b.removed
         from_a.append(len(differ & child.removed & a.removed) + len((differ & b.removed) - child.removed))

@@ -25,7 +25,7 @@ from esnac_lib.architecture.network import build, inherit, weight_shapes
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.decisions import Decisions
-from esnac_lib.space.operators import shrink
+from esnac_lib.space.operators.shrink import shrink
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.teachers import teacher
 

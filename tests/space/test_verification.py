@@ -14,7 +14,7 @@ from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.architecture.layer_types import LAYER_TYPES, LayerType
 from esnac_lib.architecture.network import build
 from esnac_lib.architecture.tracing import trace
-from esnac_lib.errors import ProofError
+from esnac_lib.errors import VerificationError
 from esnac_lib.seeding import make_rng
 from esnac_lib.space import verification as proof
 from esnac_lib.space.search_space import SearchSpace
@@ -82,14 +82,14 @@ def test_a_wrong_prediction_is_found(claim: str, monkeypatch: pytest.MonkeyPatch
     layer = Layer("c", "conv", (slot(INPUT),), 2, {"kernel_size": 3, "padding": 1})
     weights = build(Architecture((layer,), (1, 8, 8), slot(0))).weights()
     monkeypatch.setitem(LAYER_TYPES, "conv", rules)
-    with pytest.raises(ProofError, match=message):
+    with pytest.raises(VerificationError, match=message):
         verify(Architecture((layer,), (1, 8, 8), slot(0)), weights)
 
 
 def test_a_wrong_count_of_parameters_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     _, space, weights = cnn4()
     monkeypatch.setattr(Architecture, "num_params", 7)
-    with pytest.raises(ProofError, match="parameters, predicted were 7"):
+    with pytest.raises(VerificationError, match="parameters, predicted were 7"):
         verify(space.teacher, weights)
 
 
@@ -108,21 +108,21 @@ def test_a_parameter_without_a_gradient_is_found() -> None:
         Layer("d", "conv", (slot(1),), 2, {"kernel_size": 1}),
     )
     architecture = Architecture(layers, (1, 3, 3), slot(2))
-    with pytest.raises(ProofError, match="gets no gradient"):
+    with pytest.raises(VerificationError, match="gets no gradient"):
         verify(architecture, build(architecture).weights())
 
 
 def test_outputs_that_are_not_finite_are_found() -> None:
     _, space, weights = cnn4()
     wrong = {name: torch.full_like(tensor, torch.inf) for name, tensor in weights.items()}
-    with pytest.raises(ProofError, match="not finite"):
+    with pytest.raises(VerificationError, match="not finite"):
         verify(space.teacher, wrong)
 
 
 def test_another_teacher_is_found() -> None:
     _, space, weights = cnn4()
     other = teacher("cnn4", 10, 1, 8, seed=1)
-    with pytest.raises(ProofError, match="gives other outputs"):
+    with pytest.raises(VerificationError, match="gives other outputs"):
         verify_teacher(other, space, weights)
 
 
@@ -130,10 +130,10 @@ def test_json_and_exports_that_differ_are_found(monkeypatch: pytest.MonkeyPatch)
     _, space, weights = cnn4()
     text = proof.to_python(space.teacher)
     monkeypatch.setattr(proof, "to_python", lambda architecture: text.replace("return ", "return 2 * "))
-    with pytest.raises(ProofError, match="exported program"):
+    with pytest.raises(VerificationError, match="exported program"):
         verify(space.teacher, weights)
     monkeypatch.undo()
     another = space.apply(space.sample(make_rng(1, "proof"))).to_json()
     monkeypatch.setattr(Architecture, "to_json", lambda self: another)
-    with pytest.raises(ProofError, match="from its JSON"):
+    with pytest.raises(VerificationError, match="from its JSON"):
         verify(space.teacher, weights)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from esnac_lib.errors import ArchitectureError
 from esnac_lib.surrogate import embedding as module
 from esnac_lib.surrogate.embedding import Embedding, used_columns
-from esnac_lib.surrogate.lstm import Packing, averaged
+from esnac_lib.surrogate.lstm import averaged
+from esnac_lib.surrogate.packing import Packing
 
 WIDTH = 22
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esnac_lib.surrogate.lstm import BiLstm, Packing, Weights, linear
+from esnac_lib.surrogate.lstm import BiLstm, Weights, linear
+from esnac_lib.surrogate.packing import Packing
 
 WIDTH, HIDDEN, DEPTH = 5, 4, 3
 LENGTHS = [[3, 1, 6, 6], [2, 4], [7, 1, 1, 5, 2]]

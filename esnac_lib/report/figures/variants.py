@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from esnac_lib.report.figures import style
-from esnac_lib.report.records.experiment import ExperimentRecord, decisions_table
+from esnac_lib.report.records.experiment import ExperimentRecord, decisions_table, operators_of
 from esnac_lib.report.records.study import StudyRecord
 
 CONFIDENCE = 0.95
@@ -62,29 +62,28 @@ def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def decisions_made(experiment: ExperimentRecord, rows: Mapping[str, str]) -> Figure:
-    """What each variant's students have lost and gained: layers removed, filters taken, connections added.
+    """Draw what each variant's students have lost and gained, a panel for each operator.
 
-    The share of filters is the mean over the channel groups. A point is a student, hollow where it failed; the bar is
-    the median.
+    A point is a student, hollow where it failed; the bar is the median.
     """
     table = decisions_table(experiment, rows)
     figure = style.new_figure(10, 1.2 + 0.42 * max(4, len(rows)))
     if table.empty:
         return style.in_words(figure, NOTHING)
-    titles = {"removed": "layers removed", "shrunk": "filters taken [share]", "skips": "connections added"}
+    operators = operators_of(experiment)
     labels = [label for label in rows if (table["variant"] == label).any()]
-    panels = figure.subplots(1, len(titles), sharey=True)
-    for axes, (column, title) in zip(panels, titles.items(), strict=True):
+    panels = figure.subplots(1, len(operators), sharey=True)
+    for axes, operator in zip(panels, operators, strict=True):
         for place, label in enumerate(labels):
             mine = table[table["variant"] == label]
-            _strip(axes, mine, column, place, style.SERIES[place % len(style.SERIES)])
+            _strip(axes, mine, operator.column, place, style.SERIES[place % len(style.SERIES)])
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.set_yticks(range(len(labels)), labels)
-        right = max(1.0, float(table[column].max()))
+        right = max(1.0, float(table[operator.column].max()))
         axes.set_xlim(-0.03 * right, 1.05 * right)
-        if column != "shrunk":
+        if operator.whole:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        style.tidy(axes, xlabel=title, ylabel="")
+        style.tidy(axes, xlabel=operator.label, ylabel="")
     return figure
 
 

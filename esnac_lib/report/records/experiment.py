@@ -20,6 +20,8 @@ from esnac_lib.ledger.file import has_ledger
 from esnac_lib.objective import compression_ratio
 from esnac_lib.report.records.runs import stat
 from esnac_lib.report.records.study import StudyRecord, read
+from esnac_lib.space.operators.base import Operator
+from esnac_lib.space.registry import core_and
 
 NUMBERS = ("accuracy [%]", "parameters", "ratio", "times", "f", "best search f", "proposing [s]", "evaluating [s]")
 
@@ -123,30 +125,25 @@ def _numbers(record: StudyRecord) -> dict[str, float]:
     }
 
 
+def operators_of(experiment: ExperimentRecord) -> tuple[Operator, ...]:
+    """Return the paper's operators and all others that a study of the experiment may use."""
+    records = [record for records in experiment.studies.values() for record in records]
+    return core_and({name for record in records for name in record.config.operator_names})
+
+
 def decisions_table(experiment: ExperimentRecord, rows: Mapping[str, str]) -> pd.DataFrame:
-    """What the variants decided, one line a told trial of every run: variant, seed, trial, f, state, removed (layers),
-    shrunk (mean share of filters taken from each group), skips (connections added)."""
-    lines = [
-        {
-            "variant": label,
-            "seed": record.config.seed,
-            "trial": row["trial"],
-            "f": row["f"],
-            "state": row["state"],
-            **_decided(record, row["trial"]),
-        }
-        for label, variant in rows.items()
-        for record in experiment.studies.get(variant, ())
-        for row in record.told.to_dict("records")
-    ]
-    return pd.DataFrame(lines, columns=["variant", "seed", "trial", "f", "state", "removed", "shrunk", "skips"])
+    """Return what the variants decided, one line for each observed trial of every run.
 
-
-def _decided(record: StudyRecord, trial: int) -> dict[str, float]:
-    decisions = record.decisions(trial)
-    ratios = decisions.ratios
-    return {
-        "removed": len(decisions.removed),
-        "shrunk": sum(ratios) / len(ratios) if ratios else 0.0,
-        "skips": len(decisions.skips),
-    }
+    The columns are variant, seed, trial, f, state, and how much each operator changed (`Operator.amount`): removed
+    (layers), shrunk (mean share of filters taken from each group), skips (connections added).
+    """
+    operators = operators_of(experiment)
+    lines = []
+    for label, variant in rows.items():
+        for record in experiment.studies.get(variant, ()):
+            for row in record.told.to_dict("records"):
+                line = {"variant": label, "seed": record.config.seed} | {n: row[n] for n in ("trial", "f", "state")}
+                decisions = record.decisions(row["trial"])
+                lines.append(line | {o.column: o.amount(o.part(decisions)) for o in operators})
+    columns = ["variant", "seed", "trial", "f", "state", *(operator.column for operator in operators)]
+    return pd.DataFrame(lines, columns=columns)
