@@ -34,13 +34,13 @@ class FlatConfig(BaseModel):
         """Return plain data (text, numbers, truth values) in the order of the fields, fit for YAML and JSON."""
         return self.model_dump()
 
-    def defaults(self) -> dict[str, Any]:
+    def preset_defaults(self) -> dict[str, Any]:
         """Return what each parameter is where nothing is given."""
         return {name: field.default for name, field in type(self).model_fields.items()}
 
     def changed(self) -> dict[str, Any]:
-        """Return the parameters that differ from `defaults`."""
-        defaults = self.defaults()
+        """Return the parameters that differ from `preset_defaults`."""
+        defaults = self.preset_defaults()
         return {name: value for name, value in self.to_dict().items() if value != defaults[name]}
 
     def describe(self) -> str:
@@ -59,7 +59,7 @@ class FlatConfig(BaseModel):
         return f"{type(self).__name__}: {len(self.changed())} of {len(self.to_dict())} parameters differ from {origin}"
 
     def _rows(self) -> list[Row]:
-        defaults, fields = self.defaults(), type(self).model_fields
+        defaults, fields = self.preset_defaults(), type(self).model_fields
         return [
             Row(name, value, defaults[name], fields[name].description or "") for name, value in self.to_dict().items()
         ]

@@ -140,10 +140,10 @@ class StudyConfig(FlatConfig):
     def _fill_in_preset(cls, values: Any) -> Any:
         return {**cls.preset_values(values), **values} if isinstance(values, dict) else values
 
-    def defaults(self) -> dict[str, Any]:
+    def preset_defaults(self) -> dict[str, Any]:
         """Return what each parameter is where nothing is given, with this preset, sampler and operators."""
         values = self.to_dict()
-        return super().defaults() | {"preset": self.preset} | self.preset_values(values)
+        return super().preset_defaults() | {"preset": self.preset} | self.preset_values(values)
 
     @property
     def num_evaluations(self) -> int:
