@@ -37,7 +37,7 @@ def _study(value: str) -> str:
 Study = Annotated[str, AfterValidator(_study), Field(description="name, and folder in outputs")]
 Folder = Annotated[str, AfterValidator(_folder), Field(description="name, and folder in outputs")]
 Teacher = Annotated[str, Field(description="network to compress; your own: module:callable, or file.py:callable")]
-TeacherOptions = Annotated[str, Field(description="arguments of your own callable, as a JSON object")]
+TeacherOptions = Annotated[str, Field(description="its arguments, as JSON")]
 Dataset = Annotated[str, Field(description="name of a data set, or a path that ends in .npz")]
 DataRoot = Annotated[str, Field(description="folder of the data sets; empty: data/ in the checkout")]
 ImageChannels = Annotated[int, Field(ge=0, le=3, description="3: repeat grey images; 0: as they are")]
