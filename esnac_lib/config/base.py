@@ -1,9 +1,8 @@
-"""What the configs of all notebooks have in common: flat, frozen, strict, and wrong values explained in one line."""
+"""The base of all configs: flat, frozen, strict, and wrong values explained in one line."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any, Self, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from esnac_lib.config.registry import nearest
+from esnac_lib.config.registry import nearest, registry
+from esnac_lib.config.table import Row, as_html, as_text
 from esnac_lib.errors import ConfigError
 
 KERNEL_LOSSES = ("posterior", "marginal", "euclidean")
@@ -21,11 +21,11 @@ _IPYTHON_NAMES = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open", 
 
 
 class FlatConfig(BaseModel):
-    """What the configs of all notebooks have in common.
+    """Base of all configs.
 
     Every way to make one (`Config(...)`, `from_dict`, `from_notebook`) raises `ConfigError` in one line, which names
-    the first wrong value, what is allowed and the nearest choice. Types are strict: True is no integer, 8.0 is none
-    either, and neither NaN nor infinity is a number.
+    the first wrong value, what is allowed and the nearest choice. Types are strict: neither True nor 8.0 is an integer,
+    and neither NaN nor infinity a number. A notebook shows a config as a table, what differs from the defaults marked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -36,25 +36,56 @@ class FlatConfig(BaseModel):
         return {name: field.default for name, field in cls.model_fields.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data (text, numbers, truth values) in the order of the fields, fit for YAML and JSON."""
+        """Return plain data (text, numbers, truth values) in the order of the fields, fit for YAML and JSON."""
         return self.model_dump()
+
+    def preset_defaults(self) -> dict[str, Any]:
+        """Return what each parameter is where nothing is given."""
+        return {name: field.default for name, field in type(self).model_fields.items()}
+
+    def changed(self) -> dict[str, Any]:
+        """Return the parameters that differ from `preset_defaults`."""
+        defaults = self.preset_defaults()
+        return {name: value for name, value in self.to_dict().items() if value != defaults[name]}
+
+    def describe(self) -> str:
+        """Return all parameters in force as a text, a line each, with what differs from the defaults marked."""
+        return as_text(self._heading(), self._rows())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._heading(), self._rows())
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # what IPython shows where there is no HTML
+        printer.text(self.describe())
+
+    def _heading(self) -> str:
+        preset = getattr(self, "preset", None)
+        origin = f"the preset {preset!r}" if preset else "the defaults"
+        return f"{type(self).__name__}: {len(self.changed())} of {len(self.to_dict())} parameters differ from {origin}"
+
+    def _rows(self) -> list[Row]:
+        defaults, fields = self.preset_defaults(), type(self).model_fields
+        return [
+            Row(name, value, defaults[name], fields[name].description or "") for name, value in self.to_dict().items()
+        ]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The config with these values, and defaults for the rest. Raises `ConfigError`."""
+        """Return the config with these values, and defaults for the rest. Raises `ConfigError`."""
         return cls.model_validate(dict(values))
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> Self:
-        """The config that a ledger stores, also one of an earlier version. Raises `ConfigError`."""
+        """Return the config that a ledger stores, also one of an earlier version. Raises `ConfigError`."""
         return cls.from_dict(upgraded(stored))
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
-        """The config that a notebook's parameters make; `namespace` is its `globals()`.
+        """Return the config that a notebook's parameters make; `namespace` is its `globals()`.
 
-        A name that is no parameter raises `ConfigError` when it holds plain data (what papermill can pass, and a
-        `Path`); names that start with "_", IPython's own, modules, callables and other objects are no parameters.
+        Any field counts, whether it is in the cell tagged `parameters` or was added by papermill. A name that is no
+        field raises `ConfigError` when it holds plain data (what papermill can pass, and a `Path`); names that start
+        with "_", IPython's own, modules, callables and other objects are ignored.
         """
         return cls.from_dict({name: value for name, value in namespace.items() if _is_parameter(cls, name, value)})
 
@@ -71,7 +102,7 @@ class FlatConfig(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _tell_in_one_line(cls, values: Any, validate: Callable[[Any], Self]) -> Self:
+    def _explain_in_one_line(cls, values: Any, validate: Callable[[Any], Self]) -> Self:
         try:
             return validate(values)._check_together()
         except ValidationError as error:
@@ -81,20 +112,12 @@ class FlatConfig(BaseModel):
         raise ConfigError(_explain(cls, faults[0]) + more)
 
     def _check_together(self) -> Self:
-        """Raise `ConfigError` where values that are right alone do not fit together; returns the config to use."""
+        """Return the config to use. Raises `ConfigError` where values that are right alone do not fit together."""
         return self
 
 
-def folder_name(value: str, parts: int = 1, more: str = "") -> str:
-    """The value of a parameter `study`, made of names of folders. Raises ValueError, for pydantic to tell."""
-    if not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", part) for part in value.split("/", parts - 1)):
-        allowed = "1 to 100 letters, digits, '-', '_' and '.' are allowed, the first a letter, digit or '_'"
-        raise ValueError(f"study = {show(value)} is no name of a folder: {allowed}{more}")
-    return value
-
-
 def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters that a ledger of an earlier version stores, by the names that they have today."""
+    """Return the parameters that a ledger of an earlier version stores by the names that they have today."""
     values = dict(stored)
     if "beside" in values:
         values["compare_with"] = values.pop("beside")
@@ -132,7 +155,7 @@ def _is_parameter(config: type[FlatConfig], name: str, value: Any) -> bool:
 
 
 def _explain(config: type[FlatConfig], fault: ErrorDetails) -> str:
-    """One fault that pydantic found, in one line of ours."""
+    """Return one fault that pydantic found, in one line of ours."""
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     if not fault["loc"]:
@@ -140,7 +163,7 @@ def _explain(config: type[FlatConfig], fault: ErrorDetails) -> str:
     name, value = str(fault["loc"][0]), fault["input"]
     if fault["type"] == "extra_forbidden":
         known = nearest(name, config.model_fields)
-        advice = f"the nearest known one is {known!r}; see the cell tagged parameters"
+        advice = f"the nearest known one is {known!r}; print({config.__name__}().describe()) lists all"
         return f"unknown parameter {show(name)} (= {show(value)}): {advice}"
     if fault["type"] == "literal_error" and isinstance(value, str):
         return unknown_choice(f"{name} = {show(value)}", value, get_args(config.model_fields[name].annotation))
@@ -152,14 +175,15 @@ def _explain(config: type[FlatConfig], fault: ErrorDetails) -> str:
 
 
 def unknown_choice(given: str, value: str, choices: Iterable[str], listed: Sequence[str] = ()) -> str:
+    """Return the line for a value that is none of `choices`; `listed` is what to print in place of all of them."""
     return f"{given} is unknown: allowed are {', '.join(listed or choices)}; did you mean {nearest(value, choices)!r}?"
 
 
 def _allowed(config: type[FlatConfig], name: str) -> str:
-    """What a parameter allows, in words, from its field's type and limits."""
+    """Return what a parameter allows, in words, from its field's type and limits."""
+    if choices := _choices(config, name):
+        return f"one of {', '.join(choices)}"
     schema = config.model_json_schema()["properties"][name]
-    if "enum" in schema:
-        return f"one of {', '.join(schema['enum'])}"
     words = {"integer": "an integer", "number": "a number", "boolean": "True or False", "string": "a text"}
     text = words[schema["type"]]
     if "minimum" in schema:
@@ -173,14 +197,20 @@ def _allowed(config: type[FlatConfig], name: str) -> str:
     return text
 
 
+def _choices(config: type[FlatConfig], name: str) -> tuple[str, ...]:
+    """Return the values that a parameter can have; empty where they cannot be listed."""
+    if name in ("sampler", "objective"):
+        return tuple(registry(name))
+    return get_args(config.model_fields[name].annotation)
+
+
 def _hint(config: type[FlatConfig], name: str, value: Any) -> str:
-    """What to write instead of a value of the wrong type, where that is plain; else nothing."""
+    """Return what to write instead of a value of the wrong type, where that is plain; else nothing."""
     wanted = type(config.model_fields[name].default)
     text = str(value).strip()
     if wanted is bool and text.lower() in ("true", "yes", "on", "1", "false", "no", "off", "0"):
         return f"; write {text.lower() in ('true', 'yes', 'on', '1')}"
-    choices = get_args(config.model_fields[name].annotation)
-    if wanted is str and not choices and isinstance(value, bool | int | float):
+    if wanted is str and not _choices(config, name) and isinstance(value, bool | int | float):
         return f"; write {text!r} (for papermill: -r {name} {text})"
     if wanted in (int, float) and isinstance(value, str | float):
         try:
@@ -195,6 +225,6 @@ def _hint(config: type[FlatConfig], name: str, value: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """A value in one short line."""
+    """Return a value in one short line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""The parameters of notebooks/benchmarks.ipynb. Nothing here needs PyTorch."""
+"""The parameters of notebooks/benchmarks.ipynb, checked before PyTorch is loaded."""
 
 from __future__ import annotations
 
@@ -6,42 +6,38 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from esnac_lib.config.base import FlatConfig, folder_name
+from esnac_lib.config import fields
+from esnac_lib.config.base import FlatConfig
 from esnac_lib.config.registry import nearest, registry
 
 CPU_OR_CUDA = ("cpu", "cuda")
 
 
 class BenchmarksConfig(FlatConfig):
-    """What is measured, and how large. The defaults are small, so that all of it takes a minute."""
+    """What is measured, and at which size. The defaults are small, so that all of it takes a minute."""
 
-    study: Annotated[str, Field(description="name of the measurements, and of their folder in outputs")] = "benchmarks"
-    device: Annotated[str, Field(description="cpu or cuda; the slow twin of proposing is always on the CPU")] = "cpu"
-    propose_teacher: Annotated[str, Field(description="whose students are proposed, for 100 classes")] = "resnet18"
-    observations: Annotated[int, Field(ge=2, description="of the ask that is measured")] = 12
-    K: Annotated[int, Field(ge=1, description="kernels of the ask, and students that share an epoch")] = 2
-    candidates: Annotated[int, Field(ge=1, description="scored for each kernel")] = 40
-    max_steps: Annotated[int, Field(ge=1, description="of learning a kernel, which may end earlier")] = 6
-    slow_steps: Annotated[int, Field(ge=1, description="of the slow twin's learning that are measured")] = 1
-    slow_candidates: Annotated[int, Field(ge=1, description="that the slow twin is measured on")] = 5
-    growth_observations: Annotated[str, Field(description="numbers of observations, with commas")] = "8, 16"
-    growth_K: Annotated[str, Field(description="numbers of kernels, with commas")] = "1, 2"
-    evaluate_teacher: Annotated[str, Field(description="whose students are trained")] = "cnn4"
-    dataset: Annotated[str, Field(description="that they are trained on")] = "digits"
-    data_root: Annotated[str, Field(description="folder of the data sets; empty: data/ in the checkout")] = ""
-    images: Annotated[int, Field(ge=0, description="of the training images; 0: all")] = 256
-    batch_size: Annotated[int, Field(ge=1, description="images a batch")] = 128
-    workers: Annotated[int, Field(ge=0, description="processes that load images for the published loop")] = 0
-    repeats: Annotated[int, Field(ge=1, description="of each training loop, in turn")] = 1
-    step_epochs: Annotated[int, Field(ge=1, description="epochs of a student in the whole search steps")] = 1
-    steps: Annotated[int, Field(ge=2, description="whole search steps; the first learns no kernel")] = 3
-    whole_study: Annotated[str, Field(description="a finished study whose minutes are told; empty: none")] = ""
-    seed: Annotated[int, Field(ge=0, description="seed of every random draw")] = 0
-
-    @field_validator("study")
-    @classmethod
-    def _check_study(cls, value: str) -> str:
-        return folder_name(value)
+    study: fields.Folder = "benchmarks"
+    device: Annotated[fields.Device, Field(description="cpu or cuda; the reference always runs on the CPU")] = "cpu"
+    propose_teacher: str = Field(default="resnet18", description="teacher whose students are proposed, for 100 classes")
+    observations: int = Field(default=12, ge=2, description="observations that the measured ask learns from")
+    K: fields.Kernels = 2
+    candidates: fields.Candidates = 40
+    max_steps: int = Field(default=6, ge=1, description="most steps of learning a kernel")
+    slow_steps: int = Field(default=1, ge=1, description="steps of learning that the reference is measured on")
+    slow_candidates: int = Field(default=5, ge=1, description="candidates that the reference is measured on")
+    growth_observations: str = Field(default="8, 16", description="numbers of observations, with commas")
+    growth_K: str = Field(default="1, 2", description="numbers of kernels, with commas")
+    evaluate_teacher: str = Field(default="cnn4", description="teacher whose students are trained")
+    dataset: fields.Dataset = "digits"
+    data_root: fields.DataRoot = ""
+    images: int = Field(default=256, ge=0, description="training images; 0: all")
+    batch_size: int = Field(default=128, ge=1, description="images a batch")
+    workers: int = Field(default=0, ge=0, description="processes that load images for the published loop")
+    repeats: int = Field(default=1, ge=1, description="repetitions of each training loop, in turn")
+    step_epochs: int = Field(default=1, ge=1, description="epochs of a student in the complete search steps")
+    steps: int = Field(default=3, ge=2, description="complete search steps; the first learns no kernel")
+    whole_study: str = Field(default="", description="finished study whose minutes are reported; empty: none")
+    seed: fields.Seed = 0
 
     @field_validator("propose_teacher", "evaluate_teacher", "dataset")
     @classmethod
@@ -67,5 +63,5 @@ class BenchmarksConfig(FlatConfig):
         return value
 
     def numbers(self, name: str) -> list[int]:
-        """What `growth_observations` or `growth_K` lists."""
+        """Return what `growth_observations` or `growth_K` lists."""
         return [int(part) for part in getattr(self, name).split(",")]

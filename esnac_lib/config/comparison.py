@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from esnac_lib.config import fields
 from esnac_lib.config.experiment import Changes, ExperimentConfig
 from esnac_lib.config.registry import nearest, registry
 from esnac_lib.config.study import StudyConfig
@@ -60,23 +61,26 @@ def sampler_variants() -> dict[str, Variant]:
 class ComparisonConfig(ExperimentConfig):
     """All samplers on one problem, each with `K` * `steps` evaluations and `runs` seeds."""
 
-    varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "sampling", "first", "surrogate", "acquisition", "subset")
+    varied: ClassVar[tuple[str, ...]] = (
+        "preset", "sampler", "source", "sampling", "first", "surrogate", "acquisition", "subset",
+    )  # fmt: skip
 
-    study: Annotated[str, Field(description="name of the comparison, and of its folder in outputs")] = "comparison"
-    compared: Annotated[str, Field(description="names, or all")] = (
-        "narrow,random,evolution,tpe,tpe_multivariate,n2n,esnac_k1,esnac_k8,esnac_ours_k8"
+    study: fields.Study = "comparison"
+    compared: str = Field(
+        default="narrow,random,evolution,tpe,tpe_multivariate,n2n,esnac_k1,esnac_k8,esnac_ours_k8",
+        description="names, or all",
     )
-    K: Annotated[int, Field(ge=1, description="students a step, for those who are not asked one by one")] = 3
-    steps: Annotated[int, Field(ge=1, description="steps; K * steps students for each sampler and seed")] = 2
-    candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 20
-    search_images: Annotated[int, Field(ge=0, description="images for search training; 0: the training split")] = 200
-    sizes: Annotated[int, Field(ge=1, description="sizes without a search: width scaling and magnitude pruning")] = 3
-    proxy_students: Annotated[
-        int, Field(ge=0, description="students trained to the end, to see what search f is worth; 0: none")
-    ] = 5
-    proxy_epochs: Annotated[int, Field(ge=1, description="epochs of their search training")] = 3
-    splits: Annotated[int, Field(ge=1, description="divisions into seen and unseen for comparing surrogates")] = 1
-    runs: Annotated[int, Field(ge=1, description="runs of each sampler, with the seeds seed, seed + 1, ...")] = 2
+    K: fields.Kernels = 3
+    steps: fields.Steps = 2
+    candidates: fields.Candidates = 20
+    search_images: fields.SearchImages = 200
+    sizes: int = Field(default=3, ge=1, description="sizes without a search: width scaling and magnitude pruning")
+    proxy_students: int = Field(
+        default=5, ge=0, description="students trained to the end, to evaluate search f; 0: none"
+    )
+    proxy_epochs: int = Field(default=3, ge=1, description="epochs of their search training")
+    splits: int = Field(default=1, ge=1, description="divisions into seen and unseen for comparing surrogates")
+    runs: fields.Runs = 2
 
     @property
     def compared_names(self) -> tuple[str, ...]:

@@ -1,33 +1,29 @@
-"""The parameters of notebooks/teacher_coverage.ipynb. Nothing here needs PyTorch."""
+"""The parameters of notebooks/teacher_coverage.ipynb, checked before PyTorch is loaded."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from esnac_lib.config.base import FlatConfig, folder_name
+from esnac_lib.config import fields
+from esnac_lib.config.base import FlatConfig
 
 _NAME = r"[A-Za-z0-9_.]+(@\d{2,3})?"
 
 
 class CoverageConfig(FlatConfig):
-    """Which models are looked at, and how closely. The defaults take three small models of torchvision."""
+    """Which models are traced, and how many students of each are verified. The defaults take three small models."""
 
-    study: Annotated[str, Field(description="name of the census, and of its folder in outputs")] = "coverage"
-    torchvision: Annotated[str, Field(description="models, or all; name@96: 96 pixels")] = (
-        "squeezenet1_1, shufflenet_v2_x0_5, mobilenet_v3_small"
+    study: fields.Folder = "coverage"
+    torchvision: str = Field(
+        default="squeezenet1_1, shufflenet_v2_x0_5, mobilenet_v3_small",
+        description="models, or all; name@96: 96 pixels",
     )
-    timm: Annotated[str, Field(description="models of timm (the extra zoo) likewise; empty: none")] = ""
-    image_size: Annotated[int, Field(ge=16, description="pixels a side")] = 64
-    students: Annotated[int, Field(ge=1, description="random students that are proved of each model")] = 3
-    seed: Annotated[int, Field(ge=0, description="seed of every random draw")] = 0
-
-    @field_validator("study")
-    @classmethod
-    def _check_study(cls, value: str) -> str:
-        return folder_name(value)
+    timm: str = Field(default="", description="models of timm (the extra zoo) likewise; empty: none")
+    image_size: int = Field(default=64, ge=16, description="pixels a side")
+    students: int = Field(default=3, ge=1, description="random students that are verified of each model")
+    seed: fields.Seed = 0
 
     @field_validator("torchvision", "timm")
     @classmethod
@@ -39,7 +35,7 @@ class CoverageConfig(FlatConfig):
         return value
 
     def models(self, zoo: str) -> dict[str, int]:
-        """The models of a zoo that are named, each with its image size. "all" is a name like any other."""
+        """Return the models of a zoo that are named, each with its image size. "all" is a name like any other."""
         found = {}
         for item in filter(None, map(str.strip, getattr(self, zoo).split(","))):
             name, _, size = item.partition("@")

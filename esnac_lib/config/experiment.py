@@ -1,4 +1,4 @@
-"""The parameters of experiments: those of a base study, and what its variants change. Nothing here needs PyTorch.
+"""The parameters of experiments: those of a base study, and what its variants change. Loads without PyTorch.
 
 config = ExperimentConfig.from_notebook(globals())    # or a subclass, one for each notebook
 config.variants()                                     # {"K1": {"K": 1, "steps": 8}, ...}: what each one changes
@@ -8,10 +8,9 @@ config.studies()                                      # all studies, in the orde
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field
-
+from esnac_lib.config import fields
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
 
@@ -21,46 +20,51 @@ Tables = dict[str, dict[str, str]]
 
 
 class ExperimentConfig(StudyConfig):
-    """A base study, how often it is repeated, and (in a subclass) the variants of it that are compared.
+    """Parameters of a base study, how often it is repeated, and (in a subclass) the variants that are compared.
 
     The experiment lives in `<outputs>/<study>`, and each of its studies in `<outputs>/<study>/<variant>_seed<n>`. Run r
     of every variant has the seed `seed` + r: what is compared has the same teacher, images and batches.
 
-    varied: parameters that the variants set themselves and that can therefore not be given.
+    Attributes:
+        varied: Parameters that the variants set themselves, and that can therefore not be given.
     """
 
     varied: ClassVar[tuple[str, ...]] = ()
 
-    study: Annotated[str, Field(description="name of the experiment, and of its folder in outputs")] = "experiment"
-    steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 2
-    candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 40
-    epochs: Annotated[int, Field(ge=1, description="epochs of search training")] = 2
-    search_images: Annotated[int, Field(ge=0, description="images for search training; 0: the training split")] = 400
-    teacher_epochs: Annotated[int, Field(ge=1, description="epochs of a teacher's training")] = 4
-    final: Annotated[
-        Literal["validated", "paper", "none"], Field(description="form of the final training (none: search only)")
-    ] = "none"
-    final_epochs: Annotated[int, Field(ge=0, description="epochs of final training")] = 3
-    baseline: Annotated[bool, Field(description="also train the uniformly narrowed teacher")] = False
-    runs: Annotated[int, Field(ge=1, description="runs of each variant, with the seeds seed, seed + 1, ...")] = 1
+    study: fields.Study = "experiment"
+    steps: fields.Steps = 2
+    candidates: fields.Candidates = 40
+    epochs: fields.Epochs = 2
+    search_images: fields.SearchImages = 400
+    teacher_epochs: fields.TeacherEpochs = 4
+    final: fields.Final = "none"
+    final_epochs: fields.FinalEpochs = 3
+    baseline: fields.Baseline = False
+    runs: fields.Runs = 1
+
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the preset sets. What the variants set themselves it leaves alone."""
+        values = super().preset_values(given)
+        return {name: value for name, value in values.items() if name not in cls.varied}
 
     def variants(self) -> dict[str, Changes]:
-        """Each variant's name, which becomes part of a folder's, and the parameters of the base study it changes.
+        """Return each variant's name, a part of its folder's, and the parameters of the base study that it changes.
 
         `source`, of a variant whose kernels come from another, is that variant's name.
         """
         return {"base": {}}
 
     def tables(self) -> Tables:
-        """Which variants are compared with each other."""
+        """Return which variants are compared with each other."""
         return {"variants": {variant: variant for variant in self.variants()}}
 
     def study_name(self, variant: str, run: int) -> str:
-        """The name of one study, and its folder in outputs."""
+        """Return the name of one study, and of its folder in outputs."""
         return f"{self.study}/{variant}_seed{self.seed + run}"
 
     def studies(self) -> list[StudyConfig]:
-        """Run by run, all variants of the first before those of the second: half-done, every variant has runs."""
+        """Return the studies run by run, so that an unfinished experiment has runs of every variant."""
         return [
             self._study(variant, changes, run)
             for run in range(self.runs)
@@ -68,14 +72,20 @@ class ExperimentConfig(StudyConfig):
         ]
 
     def _study(self, variant: str, changes: Changes, run: int) -> StudyConfig:
-        base = {name: value for name, value in self.to_dict().items() if name in StudyConfig.model_fields}
+        values = self.to_dict()
+        preset = self.preset_values(values)  # left out of the base: what it sets depends on the variant's sampler
+        base = {
+            name: value
+            for name, value in values.items()
+            if name in StudyConfig.model_fields and not (name in preset and preset[name] == value)
+        }
         own = {"study": self.study_name(variant, run), "seed": self.seed + run}
         if changes.get("source"):
             own["source"] = self.study_name(changes["source"], run)
         return StudyConfig.from_dict(base | dict(changes) | own)
 
     def study_names(self, variant: str) -> list[str]:
-        """The names of a variant's studies, one a run, whether they have been run or not."""
+        """Return the names of a variant's studies, one a run, whether they have been run or not."""
         return [self.study_name(variant, run) for run in range(self.runs)]
 
     def _check_together(self) -> ExperimentConfig:

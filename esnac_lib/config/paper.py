@@ -1,14 +1,15 @@
-"""The experiments of the ESNAC paper beside its Table 1, as parameters: one class for each notebook.
+"""The parameters of the ESNAC paper's experiments other than Table 1: one class for each notebook.
 
 Defaults are smoke-sized studies on digits; the paper's protocols are in params/.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from esnac_lib.config import fields
 from esnac_lib.config.experiment import Changes, ExperimentConfig, Tables
 from esnac_lib.config.registry import nearest, registry
 from esnac_lib.config.study import StudyConfig
@@ -28,21 +29,21 @@ class AblationsConfig(ExperimentConfig):
 
     varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "operators", "kernel_loss", "acquisition")
 
-    study: Annotated[str, Field(description="name of the experiment, and of its folder in outputs")] = "ablations"
-    kernels: Annotated[str, Field(description="numbers of kernels to compare, with commas")] = "1,2,4"
-    parts: Annotated[str, Field(description="what to ablate, with commas")] = ",".join(PARTS)
-
-    observations: Annotated[
-        str, Field(description="numbers of observations to show the marginal objective's numerics at, with commas")
-    ] = "10,40,50,60"
+    study: fields.Study = "ablations"
+    kernels: fields.KernelCounts = "1,2,4"
+    parts: str = Field(default=",".join(PARTS), description="what to ablate, with commas")
+    observations: str = Field(
+        default="10,40,50,60",
+        description="numbers of observations to show the marginal objective's numerics at, with commas",
+    )
 
     @property
     def part_names(self) -> tuple[str, ...]:
-        """The parts, in the order of the paper's tables."""
+        """Parts to ablate, in the order of the paper's tables."""
         return tuple(name for name in PARTS if name in names_in(self.parts))
 
     def variants(self) -> dict[str, Changes]:
-        """One study a setting, "K<number>" for those that only differ in their number of kernels."""
+        """Return one study a setting, "K<number>" for those that only differ in their number of kernels."""
         settings: dict[str, Changes] = {
             "remove": {"operators": "remove"},
             "remove_shrink": {"operators": WITHOUT_SKIPS},
@@ -56,7 +57,7 @@ class AblationsConfig(ExperimentConfig):
         return {variant: settings[variant] for variant in wanted}
 
     def tables(self) -> Tables:
-        """One for each part."""
+        """Return one table for each part."""
         base = f"K{self.K}"
         tables: Tables = {
             "kernels": {f"K = {count}": f"K{count}" for count in self._counts()},
@@ -100,7 +101,7 @@ class AblationsConfig(ExperimentConfig):
 
 
 class ShufflenetConfig(ExperimentConfig):
-    """Table 2: students of several teachers beside the original ShuffleNets of about their size.
+    """Table 2: students of several teachers, compared with the original ShuffleNets of about their size.
 
     The originals get the students' final training, from scratch; with originals_recipe = "teacher" that of a teacher,
     whose learning rate suits a training from scratch better.
@@ -108,29 +109,27 @@ class ShufflenetConfig(ExperimentConfig):
 
     varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "teacher")
 
-    study: Annotated[str, Field(description="name of the experiment, and of its folder in outputs")] = (
-        "shufflenet_comparison"
+    study: fields.Study = "shufflenet_comparison"
+    final: Literal["validated", "paper"] = Field(default="validated", description="form of the final training")
+    top: fields.Top = 1
+    teachers: str = Field(default="cnn4,conv7_half", description="networks to compress, with commas")
+    originals: str = Field(
+        default="shufflenet_0.5x_g1,shufflenet_0.5x_g8", description="networks to train as they are, with commas"
     )
-    final: Annotated[Literal["validated", "paper"], Field(description="form of the final training")] = "validated"
-    top: Annotated[int, Field(ge=1, description="students that go into final training")] = 1
-    teachers: Annotated[str, Field(description="the networks to compress, with commas")] = "cnn4,conv7_half"
-    originals: Annotated[str, Field(description="networks to train as they are, with commas")] = (
-        "shufflenet_0.5x_g1,shufflenet_0.5x_g8"
+    originals_recipe: Literal["final", "teacher"] = Field(
+        default="final", description="how the originals are trained, on all images"
     )
-    originals_recipe: Annotated[
-        Literal["final", "teacher"], Field(description="how the originals are trained, on all images")
-    ] = "final"
 
     def variants(self) -> dict[str, Changes]:
-        """One study a teacher."""
+        """Return one study a teacher."""
         return {teacher: {"teacher": teacher} for teacher in names_in(self.teachers)}
 
     def tables(self) -> Tables:
-        """The students."""
+        """Return the students of each teacher as one table."""
         return {"students": {f"ESNAC from {teacher}": teacher for teacher in names_in(self.teachers)}}
 
     def original_studies(self) -> list[StudyConfig]:
-        """For each original and run the study whose reference teacher it is, trained as `originals_recipe` says."""
+        """Return for each original and run a study whose reference teacher it is, trained by `originals_recipe`."""
         trained = {} if self.originals_recipe == "teacher" else self._as_in_final_training()
         return [
             self._study(name, {"teacher": name, **trained}, run)
@@ -159,14 +158,14 @@ class TransferConfig(ExperimentConfig):
 
     varied: ClassVar[tuple[str, ...]] = ("sampler", "source")
 
-    study: Annotated[str, Field(description="name of the experiment, and of its folder in outputs")] = "kernel_transfer"
-    targets: Annotated[str, Field(description="<teacher>@<data set> to transfer to, with commas")] = (
-        "conv7_half@digits,resnet20_s2@digits"
+    study: fields.Study = "kernel_transfer"
+    targets: str = Field(
+        default="conv7_half@digits,resnet20_s2@digits", description="<teacher>@<data set> to transfer to, with commas"
     )
-    kernels: Annotated[str, Field(description="numbers of kernels to transfer, with commas")] = "1,4"
+    kernels: fields.KernelCounts = "1,4"
 
     def variants(self) -> dict[str, Changes]:
-        """The source, and for each target: its kernels with each number of them, N2N and ESNAC directly."""
+        """Return the source, and for each target its kernels by each number of them, N2N and ESNAC directly."""
         found: dict[str, Changes] = {"source": {}}
         for name, place in self._places().items():
             for count in self._counts():
@@ -177,7 +176,7 @@ class TransferConfig(ExperimentConfig):
         return found
 
     def tables(self) -> Tables:
-        """One for each target, by its name in `targets`."""
+        """Return one table for each target, by its name in `targets`."""
         tables: Tables = {}
         for target, name in zip(names_in(self.targets), self._places(), strict=True):
             rows = {f"transferred kernels, K = {count}": f"{name}_transfer_K{count}" for count in self._counts()}
@@ -205,12 +204,12 @@ class TpeConfig(ExperimentConfig):
 
     varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "operators")
 
-    study: Annotated[str, Field(description="name of the experiment, and of its folder in outputs")] = "tpe_baseline"
-    steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 4
-    candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 20
+    study: fields.Study = "tpe_baseline"
+    steps: fields.Steps = 4
+    candidates: fields.Candidates = 20
 
     def variants(self) -> dict[str, Changes]:
-        """Three samplers, each in both spaces."""
+        """Return three samplers, each in both spaces."""
         return {
             f"{sampler}_{space}": {"sampler": sampler, "operators": operators}
             for space, operators in {"removal_shrink": WITHOUT_SKIPS, "all": ALL}.items()
@@ -218,7 +217,7 @@ class TpeConfig(ExperimentConfig):
         }
 
     def tables(self) -> Tables:
-        """One for each space."""
+        """Return one table for each space."""
         labels = {"tpe": "TPE, univariate", "tpe_multivariate": "TPE, Optuna's default", "esnac": "ESNAC"}
         spaces = {"removal + shrinkage": "removal_shrink", "all three operators": "all"}
         return {title: {label: f"{name}_{space}" for name, label in labels.items()} for title, space in spaces.items()}
@@ -229,12 +228,12 @@ class N2nConfig(ExperimentConfig):
 
     varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "operators")
 
-    study: Annotated[str, Field(description="name of the experiment, and of its folder in outputs")] = "n2n_baseline"
-    steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 3
-    candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 20
+    study: fields.Study = "n2n_baseline"
+    steps: fields.Steps = 3
+    candidates: fields.Candidates = 20
 
     def variants(self) -> dict[str, Changes]:
-        """N2N and ESNAC in the spaces that N2N knows, and both baselines of the paper's Table 1 in the full one."""
+        """Return N2N and ESNAC in the spaces of N2N, and random search and ESNAC in the full one."""
         return {
             "n2n_removal": {"sampler": "n2n", "operators": "remove"},
             "esnac_removal": {"operators": "remove"},
@@ -245,7 +244,7 @@ class N2nConfig(ExperimentConfig):
         }
 
     def tables(self) -> Tables:
-        """One for each space."""
+        """Return one table for each space."""
         return {
             "removal only": {"N2N, stage 1 alone": "n2n_removal", "ESNAC": "esnac_removal"},
             "removal + shrinkage": {"N2N, both stages": "n2n", "ESNAC": "esnac_removal_shrink"},
@@ -254,7 +253,7 @@ class N2nConfig(ExperimentConfig):
 
 
 def names_in(text: str) -> tuple[str, ...]:
-    """The parts of a text with commas.
+    """Return the parts of a text with commas.
 
     >>> names_in("a, b,,c")
     ('a', 'b', 'c')
@@ -263,7 +262,7 @@ def names_in(text: str) -> tuple[str, ...]:
 
 
 def whole_numbers(name: str, text: str) -> tuple[int, ...]:
-    """The numbers in a text with commas. Raises ConfigError, which names the parameter, unless all are 1 or more."""
+    """Return the numbers in a text with commas. Raises ConfigError, which names the parameter, unless all are ≥ 1."""
     parts = names_in(text)
     for part in parts or ("",):
         if not part.isdecimal() or not int(part):

@@ -11,12 +11,12 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def outputs_root() -> Path:
-    """The folder of all studies: ESNAC_OUTPUTS, else outputs/ in the checkout, wherever Python was started from."""
+    """Return the folder of all studies: ESNAC_OUTPUTS, else outputs/ in the checkout (from any working folder)."""
     return _folder(os.environ.get("ESNAC_OUTPUTS", ""), "outputs")
 
 
 def study_dir(config: StudyConfig) -> Path:
-    """The folder of one study. It need not exist yet."""
+    """Return the folder of one study. It need not exist yet."""
     return outputs_root() / config.study
 
 

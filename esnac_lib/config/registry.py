@@ -60,11 +60,11 @@ class Registry(Mapping[str, E], Generic[E]):
         return entry
 
     def unregister(self, name: str) -> None:
-        """Take an entry out again; nothing happens where there is none."""
+        """Remove an entry; nothing happens where there is none."""
         self._entries.pop(name, None)
 
     def __getitem__(self, name: str) -> E:
-        """The entry of that name.
+        """Return the entry of that name.
 
         Raises:
             KeyError: There is none.
@@ -82,7 +82,7 @@ class Registry(Mapping[str, E], Generic[E]):
 
 
 def registry(kind: str) -> Registry[Any]:
-    """The registry of a kind of extension, filled with what the library brings; PyTorch is not loaded.
+    """Return the registry of a kind of extension, with the entries of the library; PyTorch is not loaded.
 
     Args:
         kind: "sampler", "operator", "objective", "teacher" or "dataset".
@@ -92,5 +92,5 @@ def registry(kind: str) -> Registry[Any]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The one of `names` that looks most like `name`, whatever the case; the first of equals."""
+    """Return the one of `names` that looks most like `name`, whatever the case; the first of equals."""
     return max(names, key=lambda other: SequenceMatcher(None, name.lower(), other.lower()).ratio())

@@ -1,10 +1,10 @@
-"""The parameters of a study: flat, frozen, and told at once, in one line, when they are wrong.
+"""The parameters of a study: flat, frozen, and checked in one line before PyTorch or pandas is loaded.
 
-Nothing here needs PyTorch or pandas, so that a mistake is told before either is loaded:
+In a notebook:
 
     config = StudyConfig.from_notebook(globals())      # the cell after the one tagged `parameters`
     >>> k = 8
-    ConfigError: unknown parameter 'k' (= 8): the nearest known one is 'K'; see the cell tagged parameters
+    ConfigError: unknown parameter 'k' (= 8): the nearest known one is 'K'; print(StudyConfig().describe()) lists all
 """
 
 from __future__ import annotations
@@ -14,58 +14,33 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from esnac_lib.config.base import FlatConfig, folder_name, show, unknown_choice
+from esnac_lib.config import fields
+from esnac_lib.config.base import FlatConfig, show, unknown_choice, upgraded
 from esnac_lib.config.registry import registry
 from esnac_lib.errors import ConfigError
 
-Keep = Annotated[
-    Literal["first", "norm"], Field(description="filters that shrinking keeps: the first, or those of the largest norm")
-]
-Sampling = Annotated[Literal["paper", "mild"], Field(description="how random students and candidates are drawn")]
-First = Annotated[
-    Literal["random", "narrowed"],
-    Field(description="the first students of ESNAC and evolution: random, or narrowed teachers"),
-]
-Learned = Annotated[
-    Literal["f", "accuracy"], Field(description="what ESNAC's kernels are learned on: f, or the accuracy in it")
-]
-Acquisition = Annotated[
-    Literal["random", "evolution", "local"], Field(description="how the expected improvement is maximised")
-]
-Subset = Annotated[float, Field(gt=0, le=1, description="share of the observations that each kernel learns from")]
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"sampling": "paper", "first": "random", "surrogate": "f", "acquisition": "random", "subset": 0.5},
-    "ours": {
-        "sampling": "mild",
-        "first": "narrowed",
-        "surrogate": "accuracy",
-        "acquisition": "local",
-        "subset": 1.0,
-    },
+    "ours": {"sampling": "mild", "first": "narrowed", "surrogate": "accuracy", "acquisition": "local", "subset": 1.0},
 }
 """How ESNAC searches, as published and as it did better (sampler_comparison.ipynb has the evidence)."""
 AS_PUBLISHED: dict[str, Any] = {"keep": "first", "objective": "params"} | {
     name: value for name, value in PRESETS["paper"].items() if name != "acquisition"
 }
-"""What parameters beyond the ESNAC paper are in it, in each of its tables. (Table 6 varies the acquisition.)"""
+"""Parameters that the ESNAC paper does not have, at the values that reproduce it. (Its Table 6 varies acquisition.)"""
 
 RESULT_FREE = frozenset(
-    {
-        "device",
-        "evaluator",
-        "ray_address",
-        "students_per_gpu",
-        "data_root",
-        "max_minutes",
-        "student_minutes",
-        "compare_with",
-    }
+    {"preset", "device", "evaluator", "ray_address", "students_per_gpu", "data_root", "max_minutes"}
+    | {"student_minutes", "compare_with"}
 )
-"""Parameters that no result depends on: they may change when a study is resumed. (`steps` may grow.)"""
+"""Parameters that no result depends on: they may change when a study is resumed. (`steps` may grow.)
+
+The preset is one of them: what it sets is compared by itself.
+"""
 
 _ONLY_FOR_FINAL_TRAINING = frozenset({"final_epochs", "final_lr", "top", "label_smoothing"})
 
@@ -73,76 +48,105 @@ _ONLY_FOR_FINAL_TRAINING = frozenset({"final_epochs", "final_lr", "top", "label_
 class StudyConfig(FlatConfig):
     """All that defines a study. The defaults are a smoke-sized study on digits."""
 
-    study: Annotated[str, Field(description="name of the study, and of its folder in outputs")] = "digits"
-    teacher: Annotated[str, Field(description="the network to compress; your own: module:callable")] = "cnn4"
-    teacher_options: Annotated[str, Field(description="what your own callable is given, as a JSON object")] = ""
-    teacher_weights: Annotated[str, Field(description="your own teacher's weights; empty: it is trained here")] = ""
-    dataset: Annotated[str, Field(description="name of a data set, or a path that ends in .npz")] = "digits"
-    data_root: Annotated[str, Field(description="folder of the data sets; empty: data/ in the checkout")] = ""
-    normalise: Annotated[str, Field(description="mean/std a channel, as 0.5/0.2; empty: the images' own")] = ""
-    image_channels: Annotated[int, Field(ge=0, le=3, description="3: repeat grey images; 0: as they are")] = 0
-    sampler: Annotated[str, Field(description="who proposes architectures")] = "esnac"
-    source: Annotated[str, Field(description="study whose kernels propose (sampler transfer), else empty")] = ""
-    K: Annotated[int, Field(ge=1, description="kernels, and architectures a step")] = 4
-    steps: Annotated[int, Field(ge=1, description="search steps; K * steps architectures are evaluated")] = 4
-    operators: Annotated[str, Field(description="what a search may do, with commas")] = "remove,shrink,skip"
-    grouping: Annotated[Literal["dimension", "dependency"], Field(description="what shares a shrinkage ratio")] = (
-        "dimension"
+    study: fields.Study = "digits"
+    preset: fields.Preset = "paper"
+    teacher: fields.Teacher = "cnn4"
+    teacher_options: fields.TeacherOptions = ""
+    teacher_weights: str = Field(default="", description="your own teacher's weights; empty: it is trained here")
+    dataset: fields.Dataset = "digits"
+    data_root: fields.DataRoot = ""
+    normalise: str = Field(default="", description="mean/std a channel, as 0.5/0.2; empty: the images' own")
+    image_channels: fields.ImageChannels = 0
+    sampler: str = Field(default="esnac", description="method that proposes architectures")
+    source: str = Field(default="", description="study whose kernels propose (sampler transfer), else empty")
+    K: fields.Kernels = 4
+    steps: fields.Steps = 4
+    operators: str = Field(default="remove,shrink,skip", description="what a search may do, with commas")
+    grouping: fields.Grouping = "dimension"
+    keep: fields.Keep = "first"
+    max_params: int = Field(default=0, ge=0, description="parameters that a student may have; 0: no limit")
+    max_macs: fields.MaxMacs = 0
+    objective: str = Field(default="params", description="size that f counts: params, or macs")
+    min_accuracy: float = Field(
+        default=0.0, ge=0, le=1, description="least accuracy of the solution, a fraction; 0: any"
     )
-    keep: Keep = "first"
-    max_params: Annotated[int, Field(ge=0, description="parameters that a student may have; 0: no limit")] = 0
-    max_macs: Annotated[int, Field(ge=0, description="multiply-accumulates an image; 0: no limit")] = 0
-    objective: Annotated[str, Field(description="what f makes of a student's accuracy and size")] = "params"
-    min_accuracy: Annotated[
-        float, Field(ge=0, le=1, description="accuracy that the solution shall keep, a fraction; 0: no demand")
-    ] = 0.0
-    sampling: Sampling = "paper"
-    first: First = "random"
-    surrogate: Learned = "f"
-    kernel_loss: Annotated[
-        Literal["posterior", "marginal", "euclidean"], Field(description="what an embedding is learned by")
-    ] = "posterior"
-    acquisition: Acquisition = "random"
-    candidates: Annotated[int, Field(ge=1, description="candidates a kernel looks at in a step")] = 200
-    subset: Subset = 0.5
-    epochs: Annotated[int, Field(ge=1, description="epochs of search training")] = 8
-    search_images: Annotated[int, Field(ge=0, description="images for search training; 0: the training split")] = 0
-    batch_size: Annotated[int, Field(ge=2, description="images a batch")] = 32
-    validation: Annotated[int, Field(ge=1, description="images kept from training for validation")] = 197
-    augment: Annotated[bool, Field(description="random crops, and flips where the data set allows them")] = True
-    teacher_epochs: Annotated[int, Field(ge=1, description="epochs of a teacher's training")] = 12
-    teacher_lr: Annotated[float, Field(gt=0, description="learning rate of a teacher's training")] = 0.1
-    final: Annotated[
-        Literal["validated", "paper", "none"], Field(description="form of the final training (none: search only)")
-    ] = "validated"
-    final_epochs: Annotated[int, Field(ge=0, description="epochs of final training")] = 15
-    final_lr: Annotated[float, Field(gt=0, description="learning rate of final training")] = 0.05
-    top: Annotated[int, Field(ge=1, description="students that go into final training")] = 2
-    schedule: Annotated[
-        Literal["step", "one_cycle"], Field(description="learning rate schedule of teachers and final training")
-    ] = "one_cycle"
-    label_smoothing: Annotated[
-        float, Field(ge=0, lt=1, description="label smoothing of the reference teacher and of final training")
-    ] = 0.0
-    baseline: Annotated[bool, Field(description="also train the uniformly narrowed teacher")] = True
-    seed: Annotated[int, Field(ge=0, description="seed of every random draw")] = 0
-    device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
-    evaluator: Annotated[
-        Literal["local", "ray"], Field(description="where students are trained: in this process, or by Ray")
-    ] = "local"
-    ray_address: Annotated[
-        str, Field(description="cluster to use (auto: the one of this machine); empty: start one")
-    ] = ""
-    students_per_gpu: Annotated[int, Field(ge=1, description="students that share a GPU of a Ray cluster")] = 4
-    max_minutes: Annotated[float, Field(ge=0, description="stop after so many minutes; 0: no limit")] = 0.0
-    student_minutes: Annotated[
-        float, Field(ge=0, description="longest that a student may train in the search; 0: no limit")
-    ] = 0.0
-    compare_with: Annotated[str, Field(description="other studies to show in the same figures, with commas")] = ""
+    sampling: Literal["paper", "mild"] = Field(
+        default="paper", description="how random students and candidates are drawn"
+    )
+    first: Literal["random", "narrowed"] = Field(
+        default="random", description="the first students of ESNAC and evolution: random, or narrowed teachers"
+    )
+    surrogate: Literal["f", "accuracy"] = Field(
+        default="f", description="regression target of ESNAC's kernels: f or accuracy"
+    )
+    kernel_loss: Literal["posterior", "marginal", "euclidean"] = Field(
+        default="posterior", description="loss that an embedding is learned by"
+    )
+    acquisition: Literal["random", "evolution", "local"] = Field(
+        default="random", description="how the expected improvement is maximised"
+    )
+    candidates: fields.Candidates = 200
+    subset: float = Field(default=0.5, gt=0, le=1, description="share of the observations that each kernel learns from")
+    epochs: fields.Epochs = 8
+    search_images: fields.SearchImages = 0
+    batch_size: fields.BatchSize = 32
+    validation: fields.Validation = 197
+    augment: fields.Augment = True
+    teacher_epochs: fields.TeacherEpochs = 12
+    teacher_lr: float = Field(default=0.1, gt=0, description="learning rate of a teacher's training")
+    final: fields.Final = "validated"
+    final_epochs: fields.FinalEpochs = 15
+    final_lr: fields.FinalLr = 0.05
+    top: fields.Top = 2
+    schedule: Literal["step", "one_cycle"] = Field(
+        default="one_cycle", description="learning rate schedule of teachers and final training"
+    )
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="label smoothing of the reference teacher and of final training"
+    )
+    baseline: fields.Baseline = True
+    seed: fields.Seed = 0
+    device: fields.Device = "auto"
+    evaluator: Literal["local", "ray"] = Field(default="local", description="train students in this process, or by Ray")
+    ray_address: str = Field(default="", description="cluster to use (auto: the one of this machine); empty: start one")
+    students_per_gpu: int = Field(default=4, ge=1, description="students that share a GPU of a Ray cluster")
+    max_minutes: fields.MaxMinutes = 0.0
+    student_minutes: float = Field(default=0.0, ge=0, description="longest search training of a student; 0: no limit")
+    compare_with: fields.CompareWith = ""
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the config that a ledger stores. What it lacks is as in the paper: there were no presets then."""
+        return cls.from_dict({"preset": "paper", **upgraded(stored)})
+
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the preset in `given` sets where nothing is given.
+
+        A preset is about ESNAC. To other samplers only its way to draw random students applies, and without the
+        operator shrink there are no narrowed teachers to begin with.
+        """
+        preset, sampler, operators = (
+            str(given.get(name, cls.model_fields[name].default)) for name in ("preset", "sampler", "operators")
+        )
+        chosen = PRESETS.get(preset, PRESETS["paper"])
+        if sampler != "esnac":
+            return PRESETS["paper"] | {"sampling": chosen["sampling"]}
+        return chosen if "shrink" in operators else chosen | {"first": "random"}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_preset(cls, values: Any) -> Any:
+        return {**cls.preset_values(values), **values} if isinstance(values, dict) else values
+
+    def preset_defaults(self) -> dict[str, Any]:
+        """Return what each parameter is where nothing is given, with this preset, sampler and operators."""
+        values = self.to_dict()
+        return super().preset_defaults() | {"preset": self.preset} | self.preset_values(values)
 
     @property
     def num_evaluations(self) -> int:
-        """Architectures that the whole search evaluates."""
+        """Number of architectures that the search evaluates."""
         return self.K * self.steps
 
     @property
@@ -152,7 +156,7 @@ class StudyConfig(FlatConfig):
 
     @property
     def own_normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """(mean, std) of the channels as given, of images in [0, 1]; None if the images' own count."""
+        """Given (mean, std) of the channels, for images in [0, 1]; None to take those of the training images."""
         if not self.normalise:
             return None
         mean, std = (tuple(map(float, part.split(","))) for part in self.normalise.split("/"))
@@ -160,7 +164,7 @@ class StudyConfig(FlatConfig):
 
     @property
     def compared_names(self) -> tuple[str, ...]:
-        """The names of the studies to show in the same figures."""
+        """Names of the studies to show in the same figures."""
         return tuple(name.strip() for name in self.compare_with.split(",") if name.strip())
 
     def difference(self, other: StudyConfig) -> list[tuple[str, Any, Any]]:
@@ -194,11 +198,6 @@ class StudyConfig(FlatConfig):
         """The parameters that may differ between this study and the other."""
         search_only = self.final == other.get("final") == "none"
         return RESULT_FREE | {"study"} | (_ONLY_FOR_FINAL_TRAINING if search_only else frozenset())
-
-    @field_validator("study")
-    @classmethod
-    def _check_study(cls, value: str) -> str:
-        return folder_name(value, 2, ", or two such names with '/' between for a study of an experiment")
 
     @field_validator("teacher")
     @classmethod
@@ -306,6 +305,6 @@ class StudyConfig(FlatConfig):
 
 
 def _short(teachers: Mapping[str, Any]) -> list[str]:
-    """The names of teachers, the original ShuffleNets in one."""
+    """Return the names of teachers, the original ShuffleNets as one pattern."""
     plain = [name for name in teachers if not name.startswith("shufflenet_")]
     return [*plain, "shufflenet_<0.5|1.0|1.5>x_g<1|2|3|4|8>"]

@@ -19,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esnac_lib.config import paths
-from esnac_lib.config.base import check_resume
+from esnac_lib.config.paper import AblationsConfig, N2nConfig
 from esnac_lib.config.paths import data_root_of, outputs_root, study_dir
 from esnac_lib.config.registry import nearest, registry
-from esnac_lib.config.study import RESULT_FREE, StudyConfig
+from esnac_lib.config.study import PRESETS, RESULT_FREE, StudyConfig, check_resume
+from esnac_lib.config.user_model import CompressConfig
 from esnac_lib.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,8 +53,11 @@ def test_defaults_are_valid_and_smoke_sized() -> None:
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"k": 8}, "unknown parameter 'k' (= 8): the nearest known one is 'K'; see the cell tagged parameters"),
-        ({"final_epoch": 3}, "unknown parameter 'final_epoch' (= 3): the nearest known one is 'final_epochs'; see"),
+        (
+            {"k": 8},
+            "unknown parameter 'k' (= 8): the nearest known one is 'K'; print(StudyConfig().describe()) lists all",
+        ),
+        ({"final_epoch": 3}, "unknown parameter 'final_epoch' (= 3): the nearest known one is 'final_epochs'; print("),
         ({"K": 0}, "K = 0 is out of range: an integer of at least 1 is allowed"),
         ({"K": True}, "K = True is of the wrong type (bool): an integer of at least 1 is allowed"),
         ({"K": 8.0}, "K = 8.0 is of the wrong type (float): an integer of at least 1 is allowed; write 8"),
@@ -168,7 +172,7 @@ def test_numbers() -> None:
     assert "wrong type" in refusal(teacher_lr=10**400)
 
 
-@given(st.lists(st.sampled_from(registry("operator")), min_size=1))
+@given(st.lists(st.sampled_from(list(registry("operator"))), min_size=1))
 def test_operators_are_normalised(names: list[str]) -> None:
     config = StudyConfig(operators=" , ".join(names))
     assert config.operator_names == tuple(name for name in registry("operator") if name in names)
@@ -237,6 +241,71 @@ class TestNotebook:
         if not known:
             with pytest.raises(ConfigError, match=r"\Aunknown parameter [^\n]*\Z"):
                 StudyConfig.from_notebook({name: value})
+
+
+class TestPreset:
+    """A preset sets what is not given; what is given wins."""
+
+    def test_it_sets_how_esnac_searches(self) -> None:
+        for name, values in PRESETS.items():
+            given = StudyConfig(preset=name).to_dict()
+            assert {key: given[key] for key in values} == values
+        assert StudyConfig(preset="ours", subset=0.7, first="random").to_dict() == {
+            **StudyConfig().to_dict(), **PRESETS["ours"], "preset": "ours", "subset": 0.7, "first": "random",
+        }  # fmt: skip
+        assert CompressConfig().preset == "ours" and CompressConfig().sampling == "mild"
+        assert CompressConfig(preset="paper").sampling == "paper"
+
+    def test_to_other_samplers_only_the_draws_apply(self) -> None:
+        for sampler in registry("sampler"):
+            if sampler not in ("esnac", "transfer"):
+                found = StudyConfig(preset="ours", sampler=sampler)
+                assert not found.difference(StudyConfig(sampler=sampler, sampling="mild"))
+        assert StudyConfig(preset="ours", operators="remove").first == "random"
+
+    def test_it_is_no_part_of_a_result(self) -> None:
+        spelled_out = StudyConfig.from_dict(PRESETS["ours"])
+        assert not StudyConfig(preset="ours").difference(spelled_out)
+        check_resume(spelled_out.to_dict(), StudyConfig(preset="ours"))
+        check_resume(StudyConfig(preset="ours").to_dict(), spelled_out)
+        with pytest.raises(ConfigError, match="sampling: stored 'paper', given 'mild'"):
+            check_resume(StudyConfig().to_dict(), StudyConfig(preset="ours"))
+
+    def test_a_ledger_from_before_there_were_presets_is_as_in_the_paper(self) -> None:
+        old = {name: value for name, value in StudyConfig(K=2).to_dict().items() if name not in PRESETS["paper"]}
+        del old["preset"]
+        assert StudyConfig.from_stored(old) == StudyConfig(K=2, preset="paper")
+        assert StudyConfig.from_stored({**old, **PRESETS["ours"]}).difference(StudyConfig(K=2, preset="ours")) == []
+
+    def test_each_variant_of_an_experiment_gets_what_fits_its_sampler(self) -> None:
+        studies = {study.study.split("/")[1]: study for study in N2nConfig(preset="ours").studies()}
+        assert studies["esnac_seed0"].acquisition == "local" and studies["random_seed0"].acquisition == "random"
+        assert studies["n2n_seed0"].sampling == "mild" and studies["esnac_removal_seed0"].first == "random"
+        assert {study.acquisition for study in AblationsConfig(preset="ours").studies()} == {"random", "evolution"}
+
+
+class TestDescription:
+    """A config shows all of its parameters, and marks those that differ from the preset."""
+
+    def test_text(self) -> None:
+        heading, *lines = StudyConfig(preset="ours", K=2, keep="norm").describe().splitlines()
+        assert heading == f"StudyConfig: 2 of {len(FIELDS)} parameters differ from the preset 'ours' (marked *)"
+        assert [line[2:].split()[0] for line in lines] == FIELDS
+        assert [line for line in lines if line.startswith("*")] == [
+            "* K                = 2                     # kernels, and architectures a step (default 4)",
+            "* keep             = 'norm'                # filters that shrinking keeps: the first, or those of the "
+            "largest norm (default 'first')",
+        ]
+
+    def test_html(self) -> None:
+        text = StudyConfig(study="tiny", K=2, min_accuracy=0.5)._repr_html_()
+        assert "3 of" in text and text.count("<tr>") == len(FIELDS) + 1
+        assert "<b>K *</b>" in text and "<b>2</b> (default 4)" in text and "<b>steps" not in text
+
+    def test_changed(self) -> None:
+        assert StudyConfig(preset="ours").changed() == {} == CompressConfig().changed()
+        assert StudyConfig(preset="ours", acquisition="random").changed() == {"acquisition": "random"}
+        assert StudyConfig(sampling="mild").changed() == {"sampling": "mild"}
 
 
 def test_difference() -> None:

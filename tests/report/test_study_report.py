@@ -679,20 +679,6 @@ def code_cells() -> list[dict[str, Any]]:
     return [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
 
 
-def test_the_parameters_of_the_notebook_are_those_of_a_study() -> None:
-    """Names, order, types, defaults and comments: a line each, as `StudyConfig` has them."""
-    (cell,) = [cell for cell in code_cells() if "parameters" in cell["metadata"].get("tags", [])]
-    expected = [
-        f"{name}: {type(field.default).__name__} = {_literal(field.default)}  # {field.description}"
-        for name, field in StudyConfig.model_fields.items()
-    ]
-    assert "".join(cell["source"]).splitlines() == expected
-
-
-def _literal(value: bool | int | float | str) -> str:
-    return json.dumps(value) if isinstance(value, str) else repr(value)
-
-
 def test_no_cell_of_the_notebook_takes_a_parameters_name_or_leaves_plain_data() -> None:
     """The cell that validates sees all globals: it must still run when the cells after it have."""
     names = set()
