@@ -24,8 +24,9 @@ from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import objective
 from esnac_lib.report.figures.n2n_stages import first_of_second_stage
 from esnac_lib.report.figures.shufflenet import readable_name
-from esnac_lib.report.figures.variants import best_so_far, mean_and_band
+from esnac_lib.report.figures.variants import best_so_far
 from esnac_lib.report.records.experiment import variant_of
+from esnac_lib.report.statistics import mean_and_band
 from esnac_lib.report.tables.maximisers import MAXIMISERS
 from esnac_lib.samplers.base import Proposal
 from esnac_lib.samplers.history import row_of
@@ -109,7 +110,7 @@ def test_means_and_deviations_over_the_runs(space: SearchSpace) -> None:
     assert table.loc["second", "parameters"] == best.num_params
     assert table.loc["second", "times"] == pytest.approx(space.teacher.num_params / best.num_params)
     assert table.loc["third"].drop(["runs"]).isna().all()
-    shown = report.as_printed(report.variants_table(record, ROWS))
+    shown = report.readable(report.variants_table(record, ROWS))
     assert shown["f"].tolist() == ["0.7000 ± 0.2000", "0.6000", "–"]
     assert repr(record) == "ExperimentRecord('three': 4 of 9 studies finished; 16 architectures evaluated)"
 

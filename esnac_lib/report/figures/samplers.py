@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from esnac_lib.report.figures import style
-from esnac_lib.report.figures.variants import NOTHING, best_so_far, mean_and_band
+from esnac_lib.report.figures.variants import NOTHING, best_so_far
 from esnac_lib.report.records.experiment import ExperimentRecord
 from esnac_lib.report.records.study import StudyRecord
+from esnac_lib.report.statistics import mean_and_band
 from esnac_lib.report.tables.samplers import LABELS, proxy_table, searched, without_a_search
 
 PAPER = ("random", "evolution", "tpe", "tpe_multivariate", "n2n", "esnac_k1", "esnac_k8")

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from esnac_lib.report.figures import style
 from esnac_lib.report.records.experiment import ExperimentRecord
-from esnac_lib.report.records.runs import stat
 from esnac_lib.report.records.study import StudyRecord
+from esnac_lib.report.statistics import stat
 
 STUDENT, ORIGINAL = "student", "original"
 
@@ -82,6 +82,7 @@ def readable_name(teacher: str) -> str:
     return f"ShuffleNet {width}× (g = {groups})" if family == "shufflenet" and groups else teacher
 
 
+@style.theme()
 def accuracy_against_size(table: pd.DataFrame) -> Figure:
     """The networks of `sizes_table` by size and test accuracy; bars are standard deviations over the runs."""
     figure = style.new_figure(8, 4.8)

@@ -1,7 +1,7 @@
 """Our numbers beside the published ones, table by table: what report.ipynb shows and writes.
 
 >>> runs = read_runs(outputs_root())
->>> beside_papers(runs)["ESNAC Table 1"]                   # one DataFrame for each printed table
+>>> compare_with_papers(runs)["ESNAC Table 1"]                   # one DataFrame for each printed table
 >>> write_report(runs, outputs_root() / "report")          # the same ledgers give the same bytes
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from esnac_lib.report.papers.printed_tables import PaperRow, Stat, paper_tables
+from esnac_lib.report.papers.printed_tables import PaperRow, paper_tables
 from esnac_lib.report.records.runs import (
     COMPRESSION,
     TEACHER_PARAMETERS,
@@ -27,10 +27,11 @@ from esnac_lib.report.records.runs import (
     search_protocol,
     teacher_protocol,
 )
+from esnac_lib.report.statistics import Stat
+from esnac_lib.report.tables.formatting import readable
 
 NOT_RUN = "not run yet"
-NUMBERS = {"accuracy": "accuracy [%]", "params": "parameters", "ratio": "ratio", "times": "times", "f": "f"}
-DIGITS = {"accuracy": "{:.2f}", "params": "{:,.0f}", "ratio": "{:.4f}", "times": "{:.2f}", "f": "{:.4f}"}
+NUMBERS = {"accuracy": "accuracy [%]", "params": "parameters", "ratio": "ratio", "times": "compression (×)", "f": "f"}
 COLUMNS = (
     "setting", "method", "whose", *(c for name in NUMBERS.values() for c in (name, f"{name} ±")), "runs", "protocol",
     "verdict",
@@ -54,7 +55,7 @@ def verdict(ours: Stat, printed: Stat) -> str:
     return "better" if difference > 0 else "worse"
 
 
-def beside_papers(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
+def compare_with_papers(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
     """For each printed table its rows, each followed by ours and the authors' program's own.
 
     Ours is one line a protocol: mean, sample standard deviation and number of runs, and a verdict, by f (for teachers
@@ -101,27 +102,9 @@ def other_studies(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*columns, "f of narrowed teacher", "runs", "protocol"])
 
 
-def as_printed(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `beside_papers` or `other_studies` as text: mean ± standard deviation in one cell, a dash for none."""
-    shown: dict[str, list[str]] = {}
-    forms = {label: DIGITS[name] for name, label in NUMBERS.items()}
-    forms |= {"best search f": DIGITS["f"], "f of narrowed teacher": DIGITS["f"]}
-    forms |= dict.fromkeys(("proposing [s]", "evaluating [s]", "seconds", "evaluations to random's best"), "{:,.1f}")
-    forms |= dict.fromkeys(("best f", "95 % half-width", "mean f", "lower quartile", "median f"), "{:.4f}")
-    forms |= dict.fromkeys(("upper quartile", "difference in best f"), "{:.4f}")
-    forms |= dict.fromkeys(("rank correlation", "standard deviation", "median accuracy [%]"), "{:.2f}")
-    for column in table.columns:
-        if column.endswith(" ±"):
-            continue
-        form = forms.get(column, "{}")
-        spreads = table[f"{column} ±"] if f"{column} ±" in table.columns else [None] * len(table)
-        shown[column] = [_cell(value, spread, form) for value, spread in zip(table[column], spreads, strict=True)]
-    return pd.DataFrame(shown)
-
-
 def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
     """Every table as tables/<name>.csv, and all of them in report.md. Returns the files, in order of their names."""
-    tables = {**beside_papers(runs), "Other studies": other_studies(runs)}
+    tables = {**compare_with_papers(runs), "Other studies": other_studies(runs)}
     files = {folder / "report.md": _markdown_report(tables)}
     for name, table in tables.items():
         path = folder / "tables" / f"{name.lower().replace(' ', '_')}.csv"
@@ -238,17 +221,10 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _cell(value: Any, spread: Any, form: str) -> str:
-    if pd.isna(value) or value == "":
-        return "–"
-    text = form.format(value)
-    return text if pd.isna(spread) else f"{text} ± {form.format(spread)}"
-
-
 def _markdown_report(tables: Mapping[str, pd.DataFrame]) -> str:
     parts = ["# Our numbers beside the published ones"]
     for name, table in tables.items():
-        shown = as_printed(table)
+        shown = readable(table)
         rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
         lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
         parts.append(f"## {name}\n\n" + "\n".join(lines))

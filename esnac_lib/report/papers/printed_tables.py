@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from esnac_lib.config.study import AS_PUBLISHED
 from esnac_lib.objective import compression_ratio, objective
 from esnac_lib.report.papers.published import COLUMNS, FULL, MILLION, load_papers
+from esnac_lib.report.statistics import Stat
 
 DATASETS = {
     "cifar10": "CIFAR-10",
@@ -30,13 +31,6 @@ PLAIN: Mapping[str, Any] = {"kernel_loss": "posterior", "acquisition": "random"}
 
 Values = Mapping[str, Any]
 What = Literal["solution", "teacher", "compression", "baseline"]
-
-
-class Stat(NamedTuple):
-    """A mean with its standard deviation; None where there is none."""
-
-    mean: float | None = None
-    std: float | None = None
 
 
 NOTHING = Stat()

@@ -18,10 +18,19 @@ from esnac_lib.config.paths import outputs_root, study_dir
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.objective import compression_ratio
-from esnac_lib.report.records.runs import stat
 from esnac_lib.report.records.study import StudyRecord, read
+from esnac_lib.report.statistics import stat
 
-NUMBERS = ("accuracy [%]", "parameters", "ratio", "times", "f", "best search f", "proposing [s]", "evaluating [s]")
+NUMBERS = (
+    "accuracy [%]",
+    "parameters",
+    "ratio",
+    "compression (×)",
+    "f",
+    "best search f",
+    "proposing [s]",
+    "evaluating [s]",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +124,7 @@ def _numbers(record: StudyRecord) -> dict[str, float]:
         "accuracy [%]": 100 * student.accuracy,
         "parameters": float(student.params),
         "ratio": compression_ratio(student.params, teacher.params),
-        "times": teacher.params / student.params,
+        "compression (×)": teacher.params / student.params,
         "f": student.f,
         "best search f": best.f,
         "proposing [s]": float(record.trials["propose_seconds"].sum()),

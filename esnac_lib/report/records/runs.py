@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from esnac_lib.config.base import upgraded
@@ -22,7 +21,7 @@ from esnac_lib.errors import LedgerError
 from esnac_lib.ledger.file import find_ledgers
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import compression_ratio, objective
-from esnac_lib.report.papers.printed_tables import Stat
+from esnac_lib.report.statistics import Stat, stat
 
 COMPRESSION = "architecture compression"
 """The sampler of a study of the second paper, which has none."""
@@ -111,13 +110,6 @@ def is_same(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         config.get(name) in value if isinstance(value, tuple) else config.get(name) == value
         for name, value in wanted.items()
     )
-
-
-def stat(values: Sequence[float]) -> Stat:
-    """Mean and sample standard deviation (n - 1); no deviation of one value, nothing of none."""
-    if not values:
-        return Stat()
-    return Stat(fmean(values), stdev(values) if len(values) > 1 else None)
 
 
 def results_of(pairs: Sequence[tuple[Trained, Trained]], published_teacher: float | None) -> dict[str, Stat]:

@@ -23,7 +23,7 @@ NAMES = {
 SOURCE_NAMES = {"random": "random (§9)", "around": "around the teacher", "descent": "decoded by the descent"}
 RESULT_COLUMNS = {
     "network": "object", "accuracy [%]": "float64", "change [points]": "float64", "parameters": "Int64",
-    "times": "float64", "MACs": "Int64", "f": "float64", "note": "object",
+    "compression (×)": "float64", "MACs": "Int64", "f": "float64", "note": "object",
 }  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def compression_table(record: CompressionRecord, *others: StudyRecord) -> pd.Dat
         note = f"from a teacher of {printed.teacher_accuracy:.2f} %; {printed.note}"
         rows.append(
             {"network": f"published: {printed.label}", "accuracy [%]": printed.accuracy, "change [points]": change,
-             "parameters": round(printed.params), "times": printed.times, "MACs": None, "f": None, "note": note}
+             "parameters": round(printed.params), "compression (×)": printed.times, "MACs": None, "f": None, "note": note}
         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS), dtype=object).astype(RESULT_COLUMNS)
 
@@ -96,7 +96,7 @@ def _row(name: str, entry: Mapping[str, Any], teacher: Mapping[str, Any], note: 
         "accuracy [%]": 100 * entry["accuracy"],
         "change [points]": 100 * entry["delta_accuracy"],
         "parameters": entry["params"],
-        "times": teacher["params"] / entry["params"],
+        "compression (×)": teacher["params"] / entry["params"],
         "MACs": entry["macs"],
         "f": entry["f"],
         "note": note,

@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from esnac_lib.config.comparison import PROXY, WITHOUT_A_SEARCH
 from esnac_lib.objective import objective
-from esnac_lib.report.figures.variants import best_so_far, mean_and_band
+from esnac_lib.report.figures.variants import best_so_far
 from esnac_lib.report.records.experiment import ExperimentRecord
-from esnac_lib.report.records.runs import stat
 from esnac_lib.report.records.study import StudyRecord, trial_of
+from esnac_lib.report.statistics import LEAST, mean_and_band, rank_correlation, stat
 
 LABELS = {
     "narrow": "width scaling, no search",
@@ -44,7 +43,6 @@ LABELS = {
     "esnac_ours_k1": "ESNAC ours, K = 1",
     "esnac_ours_k8": "ESNAC ours, K = 8",
 }
-LEAST = 3  # pairs, below which there is no rank correlation
 
 
 def comparison_summary(experiment: ExperimentRecord) -> dict[str, dict[str, Any]]:
@@ -195,7 +193,7 @@ def proxy_table(record: StudyRecord) -> pd.DataFrame:
         best = curves[curves["epoch"] <= epochs].groupby("trial")["accuracy"].max()
         trials = [trial for trial in final if trial in best.index]
         searched = [objective(params[t], teacher.params, float(best[t]), teacher.accuracy) for t in trials]
-        lines.append((epochs, _rank(searched, [final[t] for t in trials]), len(trials)))
+        lines.append((epochs, rank_correlation(searched, [final[t] for t in trials]), len(trials)))
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -242,13 +240,7 @@ def _needed(record: StudyRecord, random: StudyRecord | None) -> tuple[int | None
 def _foreseen(record: StudyRecord) -> float | None:
     """Rank correlation of f with what was predicted before the evaluation; None where nothing was."""
     rows = record.told[record.told["mean"].notna() & record.told["f"].notna()]
-    return None if len(rows) < LEAST else _rank(rows["mean"], rows["f"])
-
-
-def _rank(a: Sequence[float] | pd.Series, b: Sequence[float] | pd.Series) -> float | None:
-    if len(a) < LEAST or np.ptp(np.asarray(a)) == 0 or np.ptp(np.asarray(b)) == 0:
-        return None
-    return float(spearmanr(a, b).statistic)
+    return rank_correlation(rows["mean"], rows["f"])
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ from esnac_lib.objective import compression_ratio, objective
 from esnac_lib.report.papers.published import Published, published
 from esnac_lib.report.records.study import Measured, StudyRecord
 
-F, F_BETTER = "f", "f vs better teacher"
+F, F_BETTER, TIMES = "f", "f vs better teacher", "compression (×)"
 SOLUTION_COLUMNS = {
     "method": "object",
     "accuracy [%]": "float64",
@@ -22,24 +22,10 @@ SOLUTION_COLUMNS = {
     "parameters": "Int64",
     "MACs": "Int64",
     "ratio": "float64",
-    "times": "float64",
+    TIMES: "float64",
     F: "float64",
     F_BETTER: "float64",
     "note": "object",
-}
-FORMATS = {
-    "accuracy [%]": "{:.2f}",
-    "change [points]": "{:+.2f}",
-    "parameters": "{:,}",
-    "MACs": "{:,}",
-    "ratio": "{:.4f}",
-    "times": "{:.2f}",
-    F: "{:.4f}",
-    F_BETTER: "{:.4f}",
-    "seconds": "{:,.1f}",
-    "seconds each": "{:,.2f}",
-    "search f": "{:.4f}",
-    "final f": "{:.4f}",
 }
 
 
@@ -104,7 +90,7 @@ def _row(
         "parameters": network.params,
         "MACs": network.macs,
         "ratio": compression_ratio(network.params, teacher.params),
-        "times": teacher.params / network.params,
+        TIMES: teacher.params / network.params,
         F: network.f,
         F_BETTER: better,
         "note": note,
@@ -121,7 +107,7 @@ def _published_rows(printed: Published) -> list[dict[str, Any]]:
         "parameters": round(printed.params),
         "MACs": None,
         "ratio": printed.ratio,
-        "times": printed.times,
+        TIMES: printed.times,
         F: None,
         F_BETTER: printed.f,
         "note": f"{printed.note}; f against the published teacher",
@@ -133,7 +119,7 @@ def _published_rows(printed: Published) -> list[dict[str, Any]]:
         "change [points]": 0.0,
         "parameters": round(printed.teacher_params),
         "ratio": 0.0,
-        "times": 1.0,
+        TIMES: 1.0,
         F_BETTER: None,
         "note": "as printed",
     }
@@ -178,15 +164,6 @@ def failures_table(record: StudyRecord) -> pd.DataFrame:
     table = groups.agg(trials="count", first="min").reset_index()
     table = table.rename(columns={"error": "reason", "first": "first trial"})
     return table.sort_values("first trial", ignore_index=True)
-
-
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as text: units and digits as they should be read, a dash where there is nothing."""
-    columns = {}
-    for name in table.columns:
-        form = FORMATS.get(str(name), "{}")
-        columns[name] = ["–" if pd.isna(value) else form.format(value) for value in table[name]]
-    return pd.DataFrame(columns, index=table.index)
 
 
 def _frame(columns: dict[str, str], rows: list[dict[str, Any]]) -> pd.DataFrame:
