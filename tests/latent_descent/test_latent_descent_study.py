@@ -124,7 +124,7 @@ def test_its_record_tells_the_result_in_tables(finished: dict[str, Any]) -> None
     table = compression.compression_table(record).set_index("network")
     row = table.loc["Architecture Compression"]
     assert row["accuracy [%]"] == pytest.approx(100 * finished["student"]["accuracy"])
-    assert row["times"] == pytest.approx(finished["student"]["times"])
+    assert row["compression (×)"] == pytest.approx(finished["student"]["times"])
     assert table.loc["pruning (Molchanov et al.)", "parameters"] == finished["pruning"]["params"]
     quality = compression.codec_table(record).set_index("architectures").loc["held out, all"]
     assert quality["layers exact [%]"] == pytest.approx(100 * finished["reconstruction"]["layers_exact"])

@@ -15,7 +15,7 @@ import nbformat
 import pytest
 import torch
 from nbclient import NotebookClient
-from report.test_study_report import (
+from report.helpers import (
     STUDIES,
     Books,
     finished,

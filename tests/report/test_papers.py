@@ -1,4 +1,4 @@
-"""Our numbers beside the published ones: against values worked out by hand, from ledgers that were never trained."""
+"""Our numbers next to the published ones: against values worked out by hand, from ledgers that were never trained."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def test_a_printed_row_is_as_printed() -> None:
 @pytest.mark.parametrize("name", [name for name in paper_tables() if name != "ESNAC Table 3"])
 def test_every_printed_f_fits_its_accuracy_and_ratio(name: str) -> None:
     """f = C (2 - C) A / A(teacher). The mean of f is not f of the means: hence the tolerance."""
-    judged = [row for row in paper_tables()[name] if row.f.mean is not None and row.ratio.mean is not None]
-    for row in judged:
+    complete = [row for row in paper_tables()[name] if row.f.mean is not None and row.ratio.mean is not None]
+    for row in complete:
         assert row.accuracy.mean and row.ratio.mean and row.teacher_accuracy
         f = objective(1 - row.ratio.mean, 1, row.accuracy.mean, row.teacher_accuracy)
         assert f == pytest.approx(row.f.mean, abs=0.03), row
-    assert judged or name == "ESNAC Table 2"
+    assert complete or name == "ESNAC Table 2"
 
 
 def test_what_a_printed_row_asks_for_are_parameters_that_exist() -> None:
@@ -113,7 +113,7 @@ def test_runs_that_differ_in_the_seed_are_one_line(tmp_path: Path) -> None:
     line = lines.iloc[1]
     assert line["accuracy [%]"] == pytest.approx(72) and line["accuracy [%] ±"] == pytest.approx(2)
     assert line["f"] == pytest.approx(0.99 * 72 / 78.71) and line["f ±"] == pytest.approx(0.99 * 2 / 78.71)
-    assert (line["parameters"], line["ratio"], line["times"]) == (100, pytest.approx(0.9), 10)
+    assert (line["parameters"], line["ratio"], line["compression (×)"]) == (100, pytest.approx(0.9), 10)
     assert line["verdict"] == "within one std" and pd.isna(lines.iloc[0]["f ±"]) and lines.iloc[0]["verdict"] == "worse"
 
 
@@ -133,7 +133,7 @@ def test_the_papers_form_of_final_training_counts_the_best_test_epoch(tmp_path: 
     assert line["accuracy [%]"] == pytest.approx(73) and "best test epoch" in line["protocol"]
 
 
-def test_what_goes_beyond_the_paper_is_told(tmp_path: Path) -> None:
+def test_what_goes_beyond_the_paper_is_in_the_protocol(tmp_path: Path) -> None:
     study(tmp_path, "s", (0.72, 100), 0.80, surrogate="accuracy", subset=1.0)
     line = report.other_studies(report.read_runs(tmp_path)).iloc[0]
     assert ", surrogate accuracy, subset 1.0; final" in line["protocol"] and "sampling" not in line["protocol"]
@@ -168,7 +168,9 @@ def test_teachers_are_counted_once_a_seed(tmp_path: Path) -> None:
     study(tmp_path, "a", teacher=0.78)
     study(tmp_path, "b", teacher=0.78, sampler="random")
     study(tmp_path, "c", teacher=0.80, seed=1)
-    lines = ours(report.compare_with_papers(report.read_runs(tmp_path))["ESNAC Table 1"], "ResNet-34 on CIFAR-100", "teacher")
+    lines = ours(
+        report.compare_with_papers(report.read_runs(tmp_path))["ESNAC Table 1"], "ResNet-34 on CIFAR-100", "teacher"
+    )
     assert list(lines["runs"]) == [2] and lines["accuracy [%]"].iloc[0] == pytest.approx(79)
     assert lines["verdict"].iloc[0] == "within one std"
 
@@ -183,7 +185,7 @@ def test_an_original_shufflenet_is_a_teacher(tmp_path: Path) -> None:
     assert line["verdict"] == "better" and line["parameters"] == 272_000
 
 
-def test_architecture_compression_comes_from_the_summary_beside_a_ledger(tmp_path: Path) -> None:
+def test_architecture_compression_comes_from_the_summary_next_to_a_ledger(tmp_path: Path) -> None:
     network = {"accuracy": 0.924, "params": 100}
     summary = {"teacher": {"accuracy": 0.93, "params": 1000}, "student": network, "fitnet": {"accuracy": None}}
     for name in ("with", "without"):
@@ -255,7 +257,18 @@ def test_a_printed_table_reads_like_the_papers(tmp_path: Path) -> None:
     row = table[(table["setting"] == "ResNet-34 on CIFAR-100") & (table["method"] == "ESNAC")].iloc[0]
     assert row["accuracy [%]"] == "73.68 ± 0.57" and row["parameters"] == "2,360,000 ± 150,000"
     assert list(table.columns) == [
-        *("setting", "method", "whose", "accuracy [%]", "parameters", "ratio", "times", "f", "runs", "protocol"),
+        *(
+            "setting",
+            "method",
+            "whose",
+            "accuracy [%]",
+            "parameters",
+            "ratio",
+            "compression (×)",
+            "f",
+            "runs",
+            "protocol",
+        ),
         "verdict",
     ]
 

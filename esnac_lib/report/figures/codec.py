@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from esnac_lib.report.figures import style
 from esnac_lib.report.records.latent_descent import CompressionRecord
 
-PARTS = {"total": "L", "decoder": "decoder L_d", "accuracy": "accuracy L_a", "params": "parameters L_p"}
+PARTS = {"total": "total L", "decoder": "decoder L_d", "accuracy": "accuracy L_a", "params": "parameters L_p"}
 PATHS = {"before": "codec as first trained", "after": "codec retrained on decoded networks"}
 
 
@@ -72,7 +72,7 @@ def regressors(record: CompressionRecord) -> Figure:
     for axes, name in ((left, "accuracy"), (right, "params")):
         sns.scatterplot(
             predictions, x=f"true {name}", y=f"predicted {name}", hue="architectures", ax=axes,
-            palette={"trained on": style.PALE, "held out": style.BLUE}, legend=axes is left,
+            palette={"trained on": style.GREY, "held out": style.BLUE}, legend=axes is left,
         )  # fmt: skip
         _identity(axes, [*predictions[f"true {name}"], *predictions[f"predicted {name}"]], axes is right)
     held = record.codec["held_out"]

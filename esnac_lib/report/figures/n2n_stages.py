@@ -33,6 +33,8 @@ def stages_figure(record: StudyRecord) -> Figure:
         if boundary is not None:
             axes.axvline(boundary + 0.5, color=style.VERMILLION, linestyle="--", linewidth=1.2, label="stage 2 begins")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if label.startswith("layers"):
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         style.tidy(axes, xlabel="", ylabel=label)
     figure.axes[-1].set_xlabel("index of the evaluated architecture")
     if figure.axes[0].get_legend_handles_labels()[0]:

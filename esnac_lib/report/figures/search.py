@@ -154,7 +154,7 @@ def predicted_against_observed(record: StudyRecord) -> Figure:
     style.tidy(
         axes,
         xlabel="observed f",
-        ylabel="predicted f (mean ± 1 standard deviation, including observation noise)",
+        ylabel="predicted f (mean ± standard deviation,\nincluding observation noise)",
         title=f"{len(f)} predictions, {_correlation(mean, f)}",
     )
     if predicted["step"].nunique() > 1:

@@ -72,10 +72,8 @@ def _strip(axes: Axes, data: pd.DataFrame, order: list[str]) -> None:
     colours = [style.SERIES[place % len(style.SERIES)] for place in range(len(order))]
     known: dict[str, Any] = {"data": data, "x": "f", "y": "variant", "order": order, "ax": axes, "legend": False}
     sns.swarmplot(hue="variant", hue_order=order, palette=colours, size=4, alpha=0.65, **known)
-    look: dict[str, Any] = {"color": style.BLACK, "marker": "d", "markersize": 5, "linestyle": "none"}
-    sns.pointplot(
-        estimator="median", seed=0, err_kws={"linewidth": 1.5}, label="median (95 % interval)", **look, **known
-    )
+    look: dict[str, Any] = {"color": style.BLACK, "marker": "d", "markersize": 5, "linestyle": "none", "seed": 0}
+    sns.pointplot(estimator="median", err_kws={"linewidth": 1.5}, label="median (95 % interval)", **look, **known)
     best = data.groupby("variant")["f"].max().reindex(order)
     axes.plot(best, range(len(order)), "|", color=style.VERMILLION, markersize=18, markeredgewidth=2, label="best")
     axes.set_yticks(range(len(order)), order)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from esnac_lib.report.papers.printed_tables import PaperRow, paper_tables
+from esnac_lib.report.papers.printed_tables import NUMBERS, PaperRow, paper_tables
 from esnac_lib.report.records.runs import (
     COMPRESSION,
     TEACHER_PARAMETERS,
@@ -31,7 +31,6 @@ from esnac_lib.report.statistics import Stat
 from esnac_lib.report.tables.formatting import readable
 
 NOT_RUN = "not run yet"
-NUMBERS = {"accuracy": "accuracy [%]", "params": "parameters", "ratio": "ratio", "times": "compression (×)", "f": "f"}
 COLUMNS = (
     "setting", "method", "whose", *(c for name in NUMBERS.values() for c in (name, f"{name} ±")), "runs", "protocol",
     "verdict",

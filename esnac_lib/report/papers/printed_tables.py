@@ -1,9 +1,9 @@
-"""Every printed row of the two papers' tables, and which studies of ours are the same experiment.
+"""Every row of the two papers' tables as printed, and which studies of ours are the same experiment.
 
     >>> [row.method for row in paper_tables()["ESNAC Table 4"]]
     ['K = 1', 'K = 2', 'K = 4', 'K = 8', 'K = 16']
 
-The numbers are published.yaml's; nothing here reads a ledger.
+The numbers come from published.yaml; nothing here reads a ledger.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from esnac_lib.config.study import AS_PUBLISHED
 from esnac_lib.objective import compression_ratio, objective
-from esnac_lib.report.papers.published import COLUMNS, FULL, MILLION, load_papers
 from esnac_lib.report.statistics import Stat
 
 DATASETS = {
@@ -25,7 +27,10 @@ DATASETS = {
     "svhn": "SVHN",
 }
 TEACHERS = {"vgg19": "VGG-19", "resnet18": "ResNet-18", "resnet34": "ResNet-34", "shufflenet": "ShuffleNet"}
-SHRINK = "remove,shrink"
+FULL, SHRINK = "remove,shrink,skip", "remove,shrink"
+MILLION = 1e6
+NUMBERS = {"accuracy": "accuracy [%]", "params": "parameters", "ratio": "ratio", "times": "compression (×)", "f": "f"}
+"""What a row may print, in the order of a row that is printed as a list, and its heading in our tables."""
 PLAIN: Mapping[str, Any] = {"kernel_loss": "posterior", "acquisition": "random"}
 """The settings of the paper's own search that its ablations change."""
 
@@ -41,7 +46,7 @@ class PaperRow:
     """One printed row.
 
     setting: what was compressed, on what. accuracy in %, params in numbers. teacher_accuracy: in %, of the printed
-    teacher; f is against it. what: in which of our results its counterpart stands: the solution or the teacher of a
+    teacher; f is against it. what: which of our results is its counterpart: the solution or the teacher of a
     study, or the student ("compression") or a named baseline of Architecture Compression. same: the parameters of such
     a study. key: of the baseline. program: the authors' program's own run, seed 127, where there is one.
     """
@@ -62,8 +67,9 @@ class PaperRow:
 
 @lru_cache(maxsize=1)
 def paper_tables() -> dict[str, tuple[PaperRow, ...]]:
-    """All printed tables by name, in the papers' order."""
-    esnac, other = load_papers()["esnac"], load_papers()["architecture_compression"]
+    """Return all printed tables by name, in the papers' order."""
+    papers = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+    esnac, other = papers["esnac"], papers["architecture_compression"]
     return {
         "ESNAC Table 1": tuple(_table1(esnac)),
         "ESNAC Table 2": tuple(_table2(esnac)),
@@ -100,8 +106,8 @@ def _table1(esnac: Values) -> Iterator[PaperRow]:
 
 def _table2(esnac: Values) -> Iterator[PaperRow]:
     for teacher, (accuracy, params) in esnac["table2"]["esnac"].items():
-        judged = esnac["table1"]["cifar100"][teacher]["esnac"]["f"]  # the same students: Table 2 prints no f
-        printed = {"accuracy": accuracy, "params": params, "f": judged}
+        same_f = esnac["table1"]["cifar100"][teacher]["esnac"]["f"]  # the same students: Table 2 prints no f
+        printed = {"accuracy": accuracy, "params": params, "f": same_f}
         method = f"ESNAC from {TEACHERS[teacher]}"
         yield _row(esnac, "cifar100", teacher, method, printed, {"operators": FULL, **_esnac()})
     for name, (accuracy, params) in esnac["table2"]["shufflenet"].items():
@@ -191,9 +197,9 @@ def _row(
     program: Sequence[float] | None = None,
 ) -> PaperRow:
     """A row of a student; `printed` by name, or as a list of accuracy, params, ratio, times, f; None: no result."""
-    values: Values = dict(zip(COLUMNS, printed, strict=True)) if isinstance(printed, Sequence) else printed or {}
-    accuracy, params, ratio, times, f = (_stat(values.get(name)) for name in COLUMNS)
-    own = dict(zip(COLUMNS, program or (), strict=bool(program)))
+    values: Values = dict(zip(NUMBERS, printed, strict=True)) if isinstance(printed, Sequence) else printed or {}
+    accuracy, params, ratio, times, f = (_stat(values.get(name)) for name in NUMBERS)
+    own = dict(zip(NUMBERS, program or (), strict=bool(program)))
     if own:
         own["params"] *= MILLION
     return PaperRow(

@@ -1,7 +1,7 @@
 """An experiment as its ledgers have it, and its variants side by side: means and standard deviations over the runs.
 
 >>> experiment = read_experiment(config)
->>> as_printed(variants_table(experiment, config.tables()["kernels"]))
+>>> readable(variants_table(experiment, config.tables()["kernels"]))
 """
 
 from __future__ import annotations

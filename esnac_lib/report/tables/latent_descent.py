@@ -20,7 +20,7 @@ NAMES = {
     "pruning": "pruning (Molchanov et al.)",
     "n2n": "N2N",
 }
-SOURCE_NAMES = {"random": "random (§9)", "around": "around the teacher", "descent": "decoded by the descent"}
+SOURCE_NAMES = {"random": "random (Section 9)", "around": "around the teacher", "descent": "decoded by the descent"}
 RESULT_COLUMNS = {
     "network": "object", "accuracy [%]": "float64", "change [points]": "float64", "parameters": "Int64",
     "compression (×)": "float64", "MACs": "Int64", "f": "float64", "note": "object",
@@ -85,7 +85,8 @@ def compression_table(record: CompressionRecord, *others: StudyRecord) -> pd.Dat
         note = f"from a teacher of {printed.teacher_accuracy:.2f} %; {printed.note}"
         rows.append(
             {"network": f"published: {printed.label}", "accuracy [%]": printed.accuracy, "change [points]": change,
-             "parameters": round(printed.params), "compression (×)": printed.times, "MACs": None, "f": None, "note": note}
+             "parameters": round(printed.params), "compression (×)": printed.times, "MACs": None, "f": None,
+             "note": note}
         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS), dtype=object).astype(RESULT_COLUMNS)
 
