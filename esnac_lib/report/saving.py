@@ -24,9 +24,9 @@ class HasFolder(Protocol):
 
 
 def save(item: Item, record: HasFolder, name: str) -> Item:
-    """Write a figure to figures/<name>.png and .pdf, or a table to tables/<name>.csv, and hand it back to be shown.
+    """Write a figure to figures/<name>.png and .pdf, or a table to tables/<name>.csv, and return it to be shown.
 
-    Nothing in the files tells when they were made. Numbers in tables have six significant digits.
+    The files hold no date, so that the same ledger gives the same bytes. Numbers in tables have six significant digits.
     """
     if isinstance(item, pd.DataFrame):
         table = item
@@ -44,7 +44,7 @@ def _write_csv(table: pd.DataFrame, path: Path) -> None:
 
 
 def _write(path: Path, job: Callable[[Path], None]) -> None:
-    """Write beside and rename, so that no half-written file is ever seen."""
+    """Write a temporary file in the same folder and rename it, so that no half-written file is ever seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     job(partial)

@@ -133,7 +133,7 @@ def test_its_record_tells_the_result_in_tables(finished: dict[str, Any]) -> None
     assert draws.groupby("distribution")["share [%]"].sum().tolist() == pytest.approx([100.0, 100.0])
     with pytest.raises(LedgerError, match="no Architecture Compression study"):
         compression.read_compression("tiny_n2n")
-    assert len(read("tiny_n2n").told) == finished["n2n"]["evaluations"]
+    assert len(read("tiny_n2n").observed) == finished["n2n"]["evaluations"]
 
 
 def test_every_figure_of_a_study_and_of_one_that_has_only_begun(finished: dict[str, Any]) -> None:

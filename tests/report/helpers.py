@@ -35,18 +35,18 @@ class Books:
         for epoch, share in enumerate((0.4, 0.8, 1.0), 1):
             self.ledger.epoch(f"{role}-teacher", f"{role}-teacher", epoch, 2 / epoch, share * accuracy, 1.5)
 
-    def add_trials(self, told: Mapping[int, float | str | None], step: int = 0, predicted: bool = False) -> None:
+    def add_trials(self, observed: Mapping[int, float | str | None], step: int = 0, predicted: bool = False) -> None:
         """One step: for each trial its accuracy, "failed", "machine" (a fault: no f) or None (not finished yet)."""
         rows = []
-        for trial in told:
+        for trial in observed:
             decisions = self.space.sample(make_rng(3, "report-test", trial))
             a = self.space.apply(decisions)
             guess = (0.5 + 0.1 * trial, 0.04, 0.1) if predicted else (None, None, None)
             kernel = len(rows) if predicted else None
             texts = (decisions.to_json(), a.to_json())
             rows.append(ProposalRow(kernel, a.arch_id, a.num_params, a.macs, *texts, *guess, propose_seconds=0.25))
-        assert self.ledger.record(step, rows) == list(told)
-        for (trial, outcome), row in zip(told.items(), rows, strict=True):
+        assert self.ledger.record(step, rows) == list(observed)
+        for (trial, outcome), row in zip(observed.items(), rows, strict=True):
             if outcome in ("failed", "machine"):
                 reason = "the loss is nan" if outcome == "failed" else "out of memory"
                 self.ledger.fail(trial, reason, 1.0, f=0.0 if outcome == "failed" else None)

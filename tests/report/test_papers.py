@@ -33,7 +33,7 @@ def study(
     trials: int = 0,
     **parameters: Any,
 ) -> None:
-    """A ledger with trials that were told, a reference teacher of 1,000 parameters, a solution (accuracy, params)."""
+    """A ledger with finished trials, a reference teacher of 1,000 parameters, a solution (accuracy, params)."""
     config = StudyConfig.from_dict({"study": name.split("/")[-1], **TABLE_1, **parameters})
     with Ledger.start(root / name / "ledger.sqlite", config.to_dict()) as ledger:
         for index in range(trials):

@@ -418,8 +418,8 @@ def test_the_map_marks_teacher_and_solution(record: report.StudyRecord) -> None:
     assert {"teacher (f = 0)", "solution", "failed (f = 0)"} <= set(drawn)
     assert len(figure.axes[0].collections[0].get_offsets()) == 4
     assert "of the variance" in figure.axes[0].get_xlabel()
-    told = [record.trials["architecture"][trial] for trial in (0, 1, 2, 3, 5)]
-    architectures = [record.search_teacher.architecture, *map(Architecture.from_json, told)]
+    observed = [record.trials["architecture"][trial] for trial in (0, 1, 2, 3, 5)]
+    architectures = [record.search_teacher.architecture, *map(Architecture.from_json, observed)]
     f = np.array([0.0, *record.trials["f"][[0, 1, 2, 3, 5]]])
     places = PCA(2, svd_solver="full").fit_transform(embed(architectures, f, "posterior", 0))
     assert (drawn["solution"][0][0], drawn["solution"][1][0]) == pytest.approx(tuple(places[2]))

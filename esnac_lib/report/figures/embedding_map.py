@@ -21,17 +21,17 @@ from esnac_lib.seeding import make_generator
 def embedding_map(record: StudyRecord) -> Figure:
     """Draw the architectures by the first two principal components of their embeddings, coloured by search f."""
     figure = style.new_figure(7.4, 5.4)
-    told = record.told[record.told["f"].notna()]
+    observed = record.observed[record.observed["f"].notna()]
     teacher = record.search_teacher
-    if told.empty or teacher is None or teacher.architecture is None:
+    if observed.empty or teacher is None or teacher.architecture is None:
         return style.in_words(figure, "There is no evaluated architecture to embed yet.")
-    architectures = [teacher.architecture, *map(Architecture.from_json, told["architecture"])]
-    f = np.array([0.0, *told["f"]])
+    architectures = [teacher.architecture, *map(Architecture.from_json, observed["architecture"])]
+    f = np.array([0.0, *observed["f"]])
     components = PCA(2, svd_solver="full")
     places = components.fit_transform(embed(architectures, f, record.config.kernel_loss, record.config.seed))
     explained = components.explained_variance_ratio_
     axes = figure.add_subplot()
-    complete = (told["state"] == "complete").to_numpy()
+    complete = (observed["state"] == "complete").to_numpy()
     order = 1 + np.flatnonzero(complete)[np.argsort(f[1:][complete], kind="stable")]  # the best on top
     x, y = places.T
     points = axes.scatter(x[order], y[order], c=f[order], cmap=style.F_COLOURS, s=38, label="architecture")
@@ -40,14 +40,14 @@ def embedding_map(record: StudyRecord) -> Figure:
     axes.plot(x[0], y[0], **style.TEACHER, label="teacher (f = 0)")
     student = record.student
     if student is not None:
-        at = 1 + list(told["trial"]).index(student.trial)
+        at = 1 + list(observed["trial"]).index(student.trial)
         name = "solution" if record.solution is not None else "best f of the search"
         axes.plot(x[at], y[at], **style.SOLUTION, label=name)
     style.tidy(
         axes,
         xlabel=f"first principal component ({explained[0]:.1%} of the variance)",
         ylabel=f"second principal component ({explained[1]:.1%})",
-        title=f"Embeddings of {len(told)} architectures by one kernel ({record.config.kernel_loss} loss)",
+        title=f"Embeddings of {len(observed)} architectures by one kernel ({record.config.kernel_loss} loss)",
     )
     axes.margins(0.08)
     if complete.any():

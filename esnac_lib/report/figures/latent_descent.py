@@ -80,12 +80,12 @@ def accuracy_against_size(record: CompressionRecord, *others: StudyRecord) -> Fi
                       markeredgecolor="white", **MARKS[name])  # fmt: skip
     for other, colour in zip(others, (style.BLACK, style.GREY, style.GREEN, style.ORANGE), strict=False):
         if other.solution is not None:
-            label = f"{other.name} ({len(other.told)} evaluated)"
+            label = f"{other.name} ({len(other.observed)} evaluated)"
             axes.plot(other.solution.params, 100 * other.solution.accuracy, "X", color=colour, markersize=11,
                       markeredgecolor="white", label=label)  # fmt: skip
-    told = len(record.told)
+    observed = len(record.observed)
     axes.plot(student["params"], 100 * student["accuracy"], **style.SOLUTION,
-              label=f"Architecture Compression ({told} trained)")  # fmt: skip
+              label=f"Architecture Compression ({observed} trained)")  # fmt: skip
     printed = published(record.config.study_config)
     if printed is not None:
         axes.plot([printed.params, printed.teacher_params], [printed.accuracy, printed.teacher_accuracy], ":",

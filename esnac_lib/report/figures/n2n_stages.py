@@ -17,13 +17,13 @@ def stages_figure(record: StudyRecord) -> Figure:
     N2N proposes at random where its policies produce nothing new; such students appear in both stages.
     """
     figure = style.new_figure(9, 6)
-    told = record.told
-    if told.empty:
+    observed = record.observed
+    if observed.empty:
         return style.in_words(figure, "No architecture has been evaluated yet.")
-    index = told["trial"].to_numpy() + 1
-    decided = [record.decisions(trial) for trial in told["trial"]]
+    index = observed["trial"].to_numpy() + 1
+    decided = [record.decisions(trial) for trial in observed["trial"]]
     panels = {
-        "objective f (search)": told["f"].to_numpy(),
+        "objective f (search)": observed["f"].to_numpy(),
         "layers removed": np.array([len(decisions.removed) for decisions in decided]),
         "share of filters\nremoved (mean)": np.array([np.mean(decisions.ratios) for decisions in decided]),
     }

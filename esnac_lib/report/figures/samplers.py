@@ -50,13 +50,13 @@ def samplers_figure(experiment: ExperimentRecord) -> Figure:
     Left: as published. Right: what goes beyond the papers, beside random search and width scaling without a search.
     """
     figure = style.new_figure(11, 5.2)
-    if not any(len(record.told) for name in searched(experiment) for record in experiment.studies[name]):
+    if not any(len(record.observed) for name in searched(experiment) for record in experiment.studies[name]):
         return style.in_words(figure, NOTHING)
     panels = figure.subplots(1, 2, sharey=True)
     titles = ("as published", "beyond the papers, and no search")
     for axes, names, title in zip(panels, (PAPER, OURS), titles, strict=True):
         for name in names:
-            if records := [record for record in experiment.studies.get(name, ()) if len(record.told)]:
+            if records := [record for record in experiment.studies.get(name, ()) if len(record.observed)]:
                 _draw(axes, name, records, experiment.config.num_evaluations)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         label = "best f so far (search, validation images)" if axes is panels[0] else ""

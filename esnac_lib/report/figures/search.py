@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from esnac_lib.report.figures import style
-from esnac_lib.report.records.study import StudyRecord
+from esnac_lib.report.records.study import Measured, StudyRecord
 from esnac_lib.report.statistics import rank_correlation
 
 BINS = 25
@@ -30,19 +30,19 @@ def f_against_index(*records: StudyRecord, labels: Sequence[str] = ()) -> Figure
     """
     figure = style.new_figure(10, 4.4)
     values = np.concatenate([record.complete["f"] for record in records])
-    if not sum(len(record.told) for record in records):
+    if not sum(len(record.observed) for record in records):
         return style.in_words(figure, NOTHING)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2.6, 1))
     low = np.floor(10 * values.min(initial=1.0)) / 10 if len(values) else 0.0
     bins = np.linspace(low, max(1.0, values.max(initial=0.0)), BINS + 1)
     looks = zip(cycle(style.SERIES), cycle(style.LINES), strict=False)
     for record, label, (colour, line) in zip(records, labels or _labels(records), looks, strict=False):
-        told, complete = record.told, record.complete
+        observed, complete = record.observed, record.complete
         x, f = complete["trial"] + 1, complete["f"]
         sns.scatterplot(x=x, y=f, color=colour, alpha=0.6, label=f"{label}: f", ax=left)
-        best = np.fmax.accumulate(told["f"].where(told["state"] == "complete").to_numpy())
+        best = np.fmax.accumulate(observed["f"].where(observed["state"] == "complete").to_numpy())
         drawn = {"drawstyle": "steps-post", "color": colour, "linestyle": line, "linewidth": 2}
-        left.plot(told["trial"] + 1, best, label=f"{label}: best so far", **drawn)
+        left.plot(observed["trial"] + 1, best, label=f"{label}: best so far", **drawn)
         _mark_failed(left, record, label, colour)
         sns.histplot(
             y=f, bins=bins, kde=True, kde_kws={"cut": 0}, color=colour, element="step", alpha=0.25, ax=right
@@ -85,44 +85,46 @@ def accuracy_against_parameters(record: StudyRecord) -> Figure:
     axes = figure.add_subplot()
     order = complete.sort_values("f")
     points = axes.scatter(
-        order["params"],
-        100 * order["accuracy"],
-        c=order["f"],
-        cmap=style.F_COLOURS,
-        s=30,
+        order["params"], 100 * order["accuracy"], c=order["f"], cmap=style.F_COLOURS, s=30,
         label="student (search, validation)",
-    )
+    )  # fmt: skip
     front = pareto_front(complete)
     axes.plot(
         front["params"], 100 * front["accuracy"], drawstyle="steps-post", color=style.GREEN, linewidth=1.5,
         label="Pareto front of the students",
     )  # fmt: skip
-    stage = "final training, test" if record.solution is not None else "validation"
-    axes.plot(teacher.params, 100 * teacher.accuracy, **style.TEACHER, label=f"teacher ({teacher.evaluated_on})")
-    if record.narrowed is not None:
-        narrowed = record.narrowed
-        axes.plot(
-            narrowed.params, 100 * narrowed.accuracy, **style.NARROWED, label=f"uniformly narrowed teacher ({stage})"
-        )
-    if record.solution is not None:
-        after_search = complete.loc[complete["trial"] == record.solution.trial, "accuracy"]
-        ends = [100 * float(after_search.iloc[0]), 100 * record.solution.accuracy]
-        axes.plot([record.solution.params] * 2, ends, color=style.VERMILLION, linewidth=1, zorder=1)
-        axes.plot(record.solution.params, ends[1], **style.SOLUTION, label=f"solution ({stage})")
-    elif record.best is not None:
-        best = record.best
-        axes.plot(best.params, 100 * best.accuracy, **style.SOLUTION, label="best f of the search (validation)")
-    student = record.student
-    assert student is not None
-    message = (
-        f"{'solution' if record.solution is not None else 'best f'}: {teacher.params / student.params:.2f}× fewer "
-        f"parameters, {100 * (student.accuracy - teacher.accuracy):+.2f} points of {student.evaluated_on} accuracy"
-    )
-    style.tidy(axes, xlabel="parameters (log scale)", ylabel="accuracy [%]", title=message)
+    _mark_final_networks(axes, record, teacher)
+    axes.set_title(_message(record, teacher), fontsize="medium")
+    style.tidy(axes, xlabel="parameters (log scale)", ylabel="accuracy [%]")
     style.count_ticks(axes)
     figure.colorbar(points, ax=axes, label="objective f (search)", pad=0.01)
     style.legend_above(figure, axes, 2)
     return figure
+
+
+def _mark_final_networks(axes: Axes, record: StudyRecord, teacher: Measured) -> None:
+    """Mark the teacher, the uniformly narrowed teacher, and the solution, or before there is one the best student."""
+    solution, narrowed, best = record.solution, record.narrowed, record.best
+    stage = "final training, test" if solution is not None else "validation"
+    axes.plot(teacher.params, 100 * teacher.accuracy, **style.TEACHER, label=f"teacher ({teacher.evaluated_on})")
+    if narrowed is not None:
+        label = f"uniformly narrowed teacher ({stage})"
+        axes.plot(narrowed.params, 100 * narrowed.accuracy, **style.NARROWED, label=label)
+    if solution is not None:
+        after_search = record.complete.loc[record.complete["trial"] == solution.trial, "accuracy"]
+        ends = [100 * float(after_search.iloc[0]), 100 * solution.accuracy]
+        axes.plot([solution.params] * 2, ends, color=style.VERMILLION, linewidth=1, zorder=1)
+        axes.plot(solution.params, ends[1], **style.SOLUTION, label=f"solution ({stage})")
+    elif best is not None:
+        axes.plot(best.params, 100 * best.accuracy, **style.SOLUTION, label="best f of the search (validation)")
+
+
+def _message(record: StudyRecord, teacher: Measured) -> str:
+    student = record.student
+    assert student is not None
+    which = "solution" if record.solution is not None else "best f"
+    points = f"{100 * (student.accuracy - teacher.accuracy):+.2f} points of {student.evaluated_on} accuracy"
+    return f"{which}: {teacher.params / student.params:.2f}× fewer parameters, {points}"
 
 
 def pareto_front(trials: pd.DataFrame) -> pd.DataFrame:
@@ -136,7 +138,7 @@ def pareto_front(trials: pd.DataFrame) -> pd.DataFrame:
 def predicted_against_observed(record: StudyRecord) -> Figure:
     """Draw f as the proposing kernel predicted it (mean ± standard deviation) against f as it was observed then."""
     figure = style.new_figure(6.2, 5.6)
-    predicted = record.told[record.told["mean"].notna() & record.told["f"].notna()]
+    predicted = record.observed[record.observed["mean"].notna() & record.observed["f"].notna()]
     if predicted.empty:
         why = (
             f"{record.name} predicts nothing"

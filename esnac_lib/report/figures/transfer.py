@@ -25,9 +25,9 @@ def kernels_table(experiment: ExperimentRecord, tables: Tables) -> pd.DataFrame:
     columns = ["setting", "teacher", "layers", "parameters", "observations", "kinds never observed"]
     if source is None or source.search_teacher is None:
         return pd.DataFrame(columns=columns)
-    observed = [source.search_teacher.architecture, *map(Architecture.from_json, source.told["architecture"])]
+    observed = [source.search_teacher.architecture, *map(Architecture.from_json, source.observed["architecture"])]
     seen = {layer.kind for architecture in observed if architecture for layer in architecture.layers}
-    lines: list[tuple[str, StudyRecord, int | None]] = [("source", source, len(source.told))]
+    lines: list[tuple[str, StudyRecord, int | None]] = [("source", source, len(source.observed))]
     for target, rows in tables.items():
         studies = [study for variant in rows.values() if (study := experiment.first(variant)) is not None]
         lines += [(target, study, None) for study in studies[:1]]
@@ -54,13 +54,12 @@ def transfer_figure(experiment: ExperimentRecord, tables: Tables) -> Figure:
         return style.in_words(figure, "No target study has been run yet.")
     panels = np.atleast_1d(figure.subplots(len(tables), 1, sharex=True))
     for axes, (target, table) in zip(panels, tables.items(), strict=True):
-        found = {
-            label: np.concatenate([study.told["f"].dropna() for study in experiment.studies.get(variant, ())] or [[]])
-            for label, variant in table.items()
-        }
-        data = pd.DataFrame([(f"{label} ({len(f)} evaluated)", x) for label, f in found.items() for x in f])
-        data = data.set_axis(["variant", "f"], axis=1) if len(data) else pd.DataFrame(columns=["variant", "f"])
-        _strip(axes, data, [f"{label} ({len(f)} evaluated)" for label, f in found.items()])
+        named = {}
+        for label, variant in table.items():
+            f = [x for study in experiment.studies.get(variant, ()) for x in study.observed["f"].dropna()]
+            named[f"{label} ({len(f)} evaluated)"] = f
+        data = pd.DataFrame([(name, x) for name, f in named.items() for x in f], columns=["variant", "f"])
+        _strip(axes, data, [*named])
         style.tidy(axes, xlabel="", ylabel="", title=target)
     panels[-1].set_xlabel("objective f (search, validation images)")
     style.legend_above(figure, panels[0], 2)

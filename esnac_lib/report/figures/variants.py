@@ -31,7 +31,7 @@ def best_f(experiment: ExperimentRecord, rows: Mapping[str, str]) -> Figure:
     """
     figure = style.new_figure(8, 4.4)
     known = {label: records for label, variant in rows.items() if (records := experiment.studies.get(variant))}
-    if not any(len(record.told) for records in known.values() for record in records):
+    if not any(len(record.observed) for records in known.values() for record in records):
         return style.in_words(figure, NOTHING)
     axes = figure.add_subplot()
     looks = zip(cycle(style.SERIES), cycle(style.LINES), strict=False)
@@ -58,7 +58,7 @@ def best_so_far(records: Sequence[StudyRecord]) -> np.ndarray:
 
     Shape: (runs, evaluations).
     """
-    f = [np.fmax.accumulate(np.fmax(record.told["f"].to_numpy(), 0.0)) for record in records]
+    f = [np.fmax.accumulate(np.fmax(record.observed["f"].to_numpy(), 0.0)) for record in records]
     shortest = min(len(values) for values in f)
     return np.array([values[:shortest] for values in f])
 

@@ -35,7 +35,7 @@ NUMBERS = (
 
 @dataclass(frozen=True, eq=False)
 class ExperimentRecord:
-    """All that the ledgers of an experiment say. studies: of each variant, by seed, those that have a ledger."""
+    """What the ledgers of an experiment say. studies: of each variant, by seed, those that have a ledger."""
 
     folder: Path
     config: ExperimentConfig
@@ -59,8 +59,8 @@ class ExperimentRecord:
         done = sum(len(self.finished(variant)) for variant in self.studies)
         planned = len(self.config.studies())
         shared = sum(len(record.results["shared"]) for records in self.studies.values() for record in records)
-        told = sum(len(record.told) for records in self.studies.values() for record in records)
-        text = f"{done} of {planned} studies finished; {told} architectures evaluated"
+        observed = sum(len(record.observed) for records in self.studies.values() for record in records)
+        text = f"{done} of {planned} studies finished; {observed} architectures evaluated"
         return f"{text}, {shared} of them looked up in another study" if shared else text
 
 
@@ -74,12 +74,12 @@ def read_experiment(config: ExperimentConfig) -> ExperimentRecord:
 
 
 def read_studies(configs: Sequence[StudyConfig]) -> tuple[StudyRecord, ...]:
-    """Those of some studies that have a ledger."""
+    """Read those of some studies that have a ledger."""
     return tuple(read(study_dir(config)) for config in configs if has_ledger(study_dir(config) / "ledger.sqlite"))
 
 
 def variant_of(study: StudyConfig) -> str:
-    """The variant that a study of an experiment is a run of.
+    """Return the variant that a study of an experiment is a run of.
 
     >>> variant_of(StudyConfig(study="ablations/K4_seed0"))
     'K4'
@@ -88,14 +88,14 @@ def variant_of(study: StudyConfig) -> str:
 
 
 def is_complete(record: StudyRecord) -> bool:
-    """Whether a study has nothing left to do: a solution, or every evaluation where no final training is asked for."""
+    """Return whether a study is finished: it has a solution, or all evaluations if there is no final training."""
     if record.config.final != "none":
         return record.solution is not None
     return record.has_summary and record.best is not None
 
 
 def variants_table(experiment: ExperimentRecord, rows: Mapping[str, str]) -> pd.DataFrame:
-    """One line a variant, in the papers' columns: mean and sample standard deviation over its finished runs.
+    """Return one line per variant, in the papers' columns: mean and sample standard deviation over its finished runs.
 
     rows: by label, the variant. Accuracies and f are of the solution on the test images, against our own reference
     teacher; without final training of the best student on the validation images, as "evaluated on" says. A variant
@@ -128,7 +128,7 @@ def _numbers(record: StudyRecord) -> dict[str, float]:
         "f": student.f,
         "best search f": best.f,
         "proposing [s]": float(record.trials["propose_seconds"].sum()),
-        "evaluating [s]": float(record.told["seconds"].sum()),
+        "evaluating [s]": float(record.observed["seconds"].sum()),
     }
 
 
@@ -146,7 +146,7 @@ def decisions_table(experiment: ExperimentRecord, rows: Mapping[str, str]) -> pd
         }
         for label, variant in rows.items()
         for record in experiment.studies.get(variant, ())
-        for row in record.told.to_dict("records")
+        for row in record.observed.to_dict("records")
     ]
     return pd.DataFrame(lines, columns=["variant", "seed", "trial", "f", "state", "removed", "shrunk", "skips"])
 

@@ -35,7 +35,7 @@ def maximisers_table(record: StudyRecord, sizes: Sequence[int], kernels: int) ->
     "best f" is that of the kernel's own observations, over which the improvement is counted.
     """
     teacher = record.search_teacher
-    observed = record.told[record.told["f"].notna()]
+    observed = record.observed[record.observed["f"].notna()]
     sizes = [size for size in sizes if size <= len(observed)]
     if teacher is None or teacher.architecture is None or not sizes:
         return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)

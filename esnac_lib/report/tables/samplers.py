@@ -67,7 +67,7 @@ def comparison_summary(experiment: ExperimentRecord) -> dict[str, dict[str, Any]
             entry["rank_correlation"] = _spread(ranks)
         found[name] = entry | {
             "seeds": [record.config.seed for record in records],
-            "evaluations": [len(record.told) for record in records],
+            "evaluations": [len(record.observed) for record in records],
         }
     return found
 
@@ -158,7 +158,7 @@ def draws_table(experiment: ExperimentRecord) -> pd.DataFrame:
     """f of the students that were drawn at random, and of width scaling: mean, quartiles, best, and the accuracy."""
     lines = []
     for name in ("random", "random_mild", WITHOUT_A_SEARCH):
-        trials = [record.told for record in experiment.finished(name)]
+        trials = [record.observed for record in experiment.finished(name)]
         if trials:
             rows = pd.concat(trials)
             f = rows["f"].fillna(0.0)
@@ -239,7 +239,7 @@ def _needed(record: StudyRecord, random: StudyRecord | None) -> tuple[int | None
 
 def _foreseen(record: StudyRecord) -> float | None:
     """Rank correlation of f with what was predicted before the evaluation; None where nothing was."""
-    rows = record.told[record.told["mean"].notna() & record.told["f"].notna()]
+    rows = record.observed[record.observed["mean"].notna() & record.observed["f"].notna()]
     return rank_correlation(rows["mean"], rows["f"])
 
 

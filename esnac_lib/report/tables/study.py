@@ -1,7 +1,4 @@
-"""The tables of a study, and of several beside each other.
-
-Numbers stay numbers, with the unit in the column's name; `readable` turns a table into text for the eye.
-"""
+"""The tables of a study, and of several side by side."""
 
 from __future__ import annotations
 
@@ -30,12 +27,12 @@ SOLUTION_COLUMNS = {
 
 
 def solution_table(*records: StudyRecord) -> pd.DataFrame:
-    """The teacher, the solution, the uniformly narrowed teacher, and the published result where there is one.
+    """Return a table of teacher, solution, uniformly narrowed teacher, and the published result where there is one.
 
     Each further record adds its solution and narrowed teacher, and its teacher if that is another one. Accuracies are
     in % on the test images, or on the validation images while there is no solution, as the column "evaluated on" says.
     f is against our own teacher on the same images; "f vs better teacher", for the comparison with the published f,
-    against the larger of our teacher's and the published teacher's accuracy (SPEC §1).
+    against the larger of our teacher's and the published teacher's accuracy, as the paper's is.
     """
     rows: list[dict[str, Any]] = []
     prints: list[Published] = []
@@ -127,7 +124,7 @@ def _published_rows(printed: Published) -> list[dict[str, Any]]:
 
 
 def finalists_table(record: StudyRecord) -> pd.DataFrame:
-    """The students in final training: f after the search, f at the end, and the accuracy that it rests on."""
+    """Return the students in final training: f after the search, f at the end, and the accuracy behind it."""
     found = record.finalists
     return pd.DataFrame(
         {
@@ -141,7 +138,7 @@ def finalists_table(record: StudyRecord) -> pd.DataFrame:
 
 
 def seconds_table(record: StudyRecord) -> pd.DataFrame:
-    """Where the time went: what, how many, seconds in all and each. Teachers may have come from an earlier study."""
+    """Return the seconds of each stage, in all and per network. Teachers may come from an earlier study."""
     epochs = record.epochs.groupby("phase")["seconds"].sum()
     teachers = [phase for phase in ("search-teacher", "reference-teacher") if phase in epochs.index]
     final = [result["seconds"] for kind in ("final", "full") for result in record.results[kind].values()]
@@ -149,7 +146,7 @@ def seconds_table(record: StudyRecord) -> pd.DataFrame:
     rows = [
         ("training teachers", len(teachers), sum(float(epochs[phase]) for phase in teachers)),
         ("proposing", len(record.trials), float(record.trials["propose_seconds"].sum())),
-        ("evaluating", len(record.told), float(record.told["seconds"].sum())),
+        ("evaluating", len(record.observed), float(record.observed["seconds"].sum())),
         ("search training of the narrowed teacher", len(narrowed), float(sum(narrowed))),
         ("final training", len(final), float(sum(final))),
     ]
@@ -159,7 +156,7 @@ def seconds_table(record: StudyRecord) -> pd.DataFrame:
 
 
 def failures_table(record: StudyRecord) -> pd.DataFrame:
-    """Why trials failed: each reason, how often, and the first trial that met it."""
+    """Return why trials failed: each reason, how often, and the first trial that met it."""
     groups = record.failed.groupby("error", dropna=False)["trial"]
     table = groups.agg(trials="count", first="min").reset_index()
     table = table.rename(columns={"error": "reason", "first": "first trial"})
