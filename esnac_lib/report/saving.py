@@ -20,7 +20,8 @@ class HasFolder(Protocol):
     """The record of a study or of an experiment."""
 
     @property
-    def folder(self) -> Path: ...
+    def folder(self) -> Path:
+        """Where the study or the experiment keeps its files."""
 
 
 def save(item: Item, record: HasFolder, name: str) -> Item:

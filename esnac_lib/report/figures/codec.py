@@ -95,8 +95,9 @@ def regressors(record: CompressionRecord) -> Figure:
 def _predictions(record: CompressionRecord) -> pd.DataFrame:
     """One line an architecture: true and predicted accuracy in % and number of parameters."""
     trials = record.trials.set_index("trial")
+    true_accuracy, true_params = trials["accuracy"].to_dict(), trials["params"].to_dict()
     lines = [
-        (label, 100 * trials.at[trial, "accuracy"], 100 * accuracy, trials.at[trial, "params"], max(1.0, params))
+        (label, 100 * true_accuracy[trial], 100 * accuracy, true_params[trial], max(1.0, params))
         for part, label in (("trained", "trained on"), ("held_out", "held out"))
         for trial, accuracy, params in record.codec[part]["predictions"]
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -28,7 +29,7 @@ def coverage_figure(zoos: Mapping[str, pd.DataFrame]) -> Figure:
             ("share of own filters", style.LINES[1], "filters of layers alone"),
             ("share shrinkable", style.LINES[0], "and the channels that read them"),
         ):
-            look = {"color": colour, "linestyle": line, "label": f"{zoo}: {what}"}
+            look: dict[str, Any] = {"color": colour, "linestyle": line, "label": f"{zoo}: {what}"}
             sns.ecdfplot(y=rows[column], stat="percent", complementary=True, ax=left, **look)
         traced = rows[rows["layers"] > 0]
         look = {"color": colour, "alpha": 0.8, "label": zoo}

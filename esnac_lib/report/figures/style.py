@@ -87,8 +87,8 @@ def legend(axes: Axes, **where: Any) -> None:
 def legend_above(figure: Figure, axes: Axes, ncols: int) -> None:
     """A legend above the axes, where it covers no point, in place of one that seaborn put into them."""
     handles, labels = axes.get_legend_handles_labels()
-    if axes.get_legend() is not None:
-        axes.get_legend().remove()
+    if (inside := axes.get_legend()) is not None:
+        inside.remove()
     figure.legend(handles, labels, loc="outside upper center", ncols=ncols, frameon=False, fontsize="small")
 
 

@@ -55,7 +55,7 @@ class CompressionRecord:
         return (self.folder / "summary.json").exists()
 
     @cached_property
-    def told(self) -> pd.DataFrame:
+    def observed(self) -> pd.DataFrame:
         """The trials that are finished, failed ones included."""
         return self.trials[self.trials["told_at"].notna()]
 

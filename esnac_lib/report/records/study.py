@@ -84,7 +84,7 @@ class StudyRecord:
     # -- the trials --------------------------------------------------------------------------------------------------
 
     @cached_property
-    def told(self) -> pd.DataFrame:
+    def observed(self) -> pd.DataFrame:
         """The trials that are finished, failed ones included."""
         return self.trials[self.trials["told_at"].notna()]
 
