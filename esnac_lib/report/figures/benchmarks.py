@@ -27,12 +27,20 @@ def growth_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
     for axes, (name, table) in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
         rows = table.sort_values(name)
         parts = rows.rename(columns=PARTS).set_index(name)[list(PARTS.values())]
-        sns.lineplot(parts, estimator=None, markers=["o"] * 3, dashes=False, palette=[*style.SERIES[:3]], ax=axes)
+        sns.lineplot(
+            parts,
+            estimator=None,
+            markers=["o"] * 3,
+            dashes=False,
+            palette=[*style.SERIES[:3]],
+            legend=axes is figure.axes[0],
+            ax=axes,
+        )
         line = rows["seconds"].iloc[0] * rows[name] / rows[name].iloc[0]
         axes.plot(rows[name], line, color=style.GREY, linestyle="--", linewidth=1, label="proportional", zorder=0)
-        style.tidy(axes, xlabel=GROWTH[name], ylabel="seconds of an ask")
+        style.tidy(axes, xlabel=GROWTH[name], ylabel="seconds of one ask (log scale)")
         _log_axes(axes, rows[name])
-        style.legend(axes, loc="upper left")
+    style.legend_above(figure, figure.axes[0], 4)
     return figure
 
 

@@ -26,8 +26,8 @@ def coverage_figure(zoos: Mapping[str, pd.DataFrame]) -> Figure:
     left, right = figure.subplots(1, 2)
     for (zoo, rows), colour in zip(zoos.items(), style.SERIES, strict=False):
         for column, line, what in (
-            ("share of own filters", style.LINES[1], "filters of layers alone"),
-            ("share shrinkable", style.LINES[0], "and the channels that read them"),
+            ("share of own filters", style.LINES[1], "their own filters"),
+            ("share shrinkable", style.LINES[0], "with the channels that read them"),
         ):
             look: dict[str, Any] = {"color": colour, "linestyle": line, "label": f"{zoo}: {what}"}
             sns.ecdfplot(y=rows[column], stat="percent", complementary=True, ax=left, **look)
@@ -40,9 +40,9 @@ def coverage_figure(zoos: Mapping[str, pd.DataFrame]) -> Figure:
     left.set_ylim(0, 1.05)
     style.tidy(right, xlabel="parameters of the model (log scale)", ylabel="compression of the smallest student (×)")
     style.count_ticks(right)
-    right.set_yscale("log", base=4)
+    right.set_yscale("log", base=2)
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     right.set_ylim(bottom=1)
-    style.legend(left, loc="lower left")
-    style.legend(right, loc="upper center", ncols=3, bbox_to_anchor=(0.5, 1.12))
+    style.legend(left, loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1.0))
+    style.legend(right, loc="lower center", ncols=3, bbox_to_anchor=(0.5, 1.0))
     return figure
