@@ -26,16 +26,8 @@ def growth_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
     figure = style.new_figure(10, 3.8)
     for axes, (name, table) in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
         rows = table.sort_values(name)
-        parts = rows.rename(columns=PARTS).set_index(name)[list(PARTS.values())]
-        sns.lineplot(
-            parts,
-            estimator=None,
-            markers=["o"] * 3,
-            dashes=False,
-            palette=[*style.SERIES[:3]],
-            legend=axes is figure.axes[0],
-            ax=axes,
-        )
+        for (column, label), colour in zip(PARTS.items(), style.SERIES, strict=False):
+            sns.lineplot(rows, x=name, y=column, marker="o", color=colour, label=label, legend=False, ax=axes)
         line = rows["seconds"].iloc[0] * rows[name] / rows[name].iloc[0]
         axes.plot(rows[name], line, color=style.GREY, linestyle="--", linewidth=1, label="proportional", zorder=0)
         style.tidy(axes, xlabel=GROWTH[name], ylabel="seconds of one ask (log scale)")
