@@ -1,9 +1,9 @@
-"""All that is reported about an Architecture Compression study.
+"""Tables and figures of an Architecture Compression study, the second paper's.
 
-from esnac_lib.report import compression
+from esnac_lib.report import latent_descent
 
-record = compression.read_compression("ac_digits")
-compression.compression_table(record)
+record = latent_descent.read_compression("ac_digits")
+latent_descent.compression_table(record)
 """
 
 from esnac_lib.report.figures.codec import descent_path, first_filters, joint_loss, regressors

@@ -20,13 +20,14 @@ class HasFolder(Protocol):
     """The record of a study or of an experiment."""
 
     @property
-    def folder(self) -> Path: ...
+    def folder(self) -> Path:
+        """Where the study or the experiment keeps its files."""
 
 
 def save(item: Item, record: HasFolder, name: str) -> Item:
-    """Write a figure to figures/<name>.png and .pdf, or a table to tables/<name>.csv, and hand it back to be shown.
+    """Write a figure to figures/<name>.png and .pdf, or a table to tables/<name>.csv, and return it to be shown.
 
-    Nothing in the files tells when they were made. Numbers in tables have six significant digits.
+    The files hold no date, so that the same ledger gives the same bytes. Numbers in tables have six significant digits.
     """
     if isinstance(item, pd.DataFrame):
         text = item.to_csv(index=False, float_format="%.6g", lineterminator="\n")

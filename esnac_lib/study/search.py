@@ -9,7 +9,7 @@ from contextlib import closing
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.splits import StudyData
-from esnac_lib.ledger.ledger import ProposalRow
+from esnac_lib.ledger.schema import ProposalRow
 from esnac_lib.objective import OBJECTIVES, Measurement
 from esnac_lib.samplers.base import Sampler
 from esnac_lib.samplers.history import count_observed, observations_of, row_of

@@ -24,18 +24,19 @@ def test_refused(name: str, value: object) -> None:
         BenchmarksConfig.from_dict({name: value})
 
 
-def test_growth_beside_a_line_in_proportion() -> None:
+def test_growth_next_to_a_proportional_line() -> None:
     table = pd.DataFrame({"observations": [40, 10], "learning": [3.0, 1.0], "choosing": [1, 1], "seconds": [4.0, 2.0]})
     (axes,) = report.growth_figure({"observations": table}).axes
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
-    assert lines == {"all": [2.0, 4.0], "learning": [1.0, 3.0], "choosing": [1, 1], "in proportion": [2.0, 8.0]}
+    parts = {"in all": [2.0, 4.0], "learning kernels": [1.0, 3.0], "choosing candidates": [1, 1]}
+    assert lines == parts | {"proportional": [2.0, 8.0]}
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["10", "40"]
 
 
 def test_shares_are_drawn_and_written() -> None:
     parts = pd.DataFrame({"part": ["a", "b" * 60], "seconds": [3.0, 1.0], "share": [0.75, 0.25]})
     left, right = report.shares_figure({"one": parts, "two": parts.head(1)}).axes
-    assert [bar.get_width() for bar in left.patches] == [0.25, 0.75]
-    assert [text.get_text() for text in left.texts] == [" 25%", " 75%"]
+    assert [bar.get_width() for bar in left.patches] == [0.75, 0.25]
+    assert [text.get_text() for text in left.texts] == [" 75%", " 25%"]
     assert (left.get_title(), len(right.patches)) == ("one", 1)
-    assert len(left.get_yticklabels()[0].get_text()) < 40
+    assert len(left.get_yticklabels()[1].get_text()) < 40

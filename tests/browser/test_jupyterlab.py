@@ -89,7 +89,7 @@ class Lab:
     def shoot(self, page: Any, name: str) -> None:
         page.screenshot(path=self.shots / f"{name}.png")
 
-    def told(self) -> int:
+    def observed(self) -> int:
         """Evaluations, as the ledger has them."""
         with suppress(Exception):
             return int(self.ledger().trials()["told_at"].notna().sum())
@@ -190,7 +190,7 @@ def answers(address: str) -> bool:
 def test_a_study_is_searched_watched_stopped_and_resumed(lab: Lab) -> None:
     search = lab.open("search.ipynb")
     lab.run_all(search)
-    until(lambda: lab.told() >= 4, search)
+    until(lambda: lab.observed() >= 4, search)
     lab.shoot(search, "1-searching")
 
     # attached in another notebook, it shows the study and follows it
@@ -215,7 +215,7 @@ def test_a_study_is_searched_watched_stopped_and_resumed(lab: Lab) -> None:
 
     # both pages are reloaded in the middle: the study goes on, and so does the view
     lab.save(view)
-    before = lab.told()
+    before = lab.observed()
     lab.reload(search)
     lab.reload(view)
     view.wait_for_selector(".esnac-panels svg")
@@ -226,17 +226,17 @@ def test_a_study_is_searched_watched_stopped_and_resumed(lab: Lab) -> None:
     # stopped from the view
     view.get_by_role("button", name="stop the study").click()
     until(lambda: state(view) == "stopped", view)
-    stopped = lab.told()
+    stopped = lab.observed()
     assert lab.ledger().writer() is None and shown(view) == stopped
     lab.shoot(view, "5-stopped")
 
     # resumed where it was: nothing is done again
     trials = lab.ledger().trials()
     lab.run_all(search)
-    until(lambda: lab.told() > stopped, search)
+    until(lambda: lab.observed() > stopped, search)
     until(lambda: shown(view) > stopped and state(view) == "running", view)
-    told = trials["told_at"].notna()
-    assert lab.ledger().trials()[: len(trials)][told].equals(trials[told])
+    observed = trials["told_at"].notna()
+    assert lab.ledger().trials()[: len(trials)][observed].equals(trials[observed])
     lab.shoot(search, "6-resumed")
 
     # interrupted: one line, everything kept, and the cells after it do not run
@@ -251,7 +251,7 @@ def test_a_study_is_searched_watched_stopped_and_resumed(lab: Lab) -> None:
 
     # run again, the cell leaves a still picture of the end in the notebook's file, which is shown without a kernel
     lab.run_all(view)
-    until(lambda: f"{lab.told()} of 1000 evaluated" in saved_picture(lab, view), view)
+    until(lambda: f"{lab.observed()} of 1000 evaluated" in saved_picture(lab, view), view)
     view.close()
     for kernel in kernels(lab):
         lab.browser.request.delete(f"{lab.address}/api/kernels/{kernel}", headers=no_forgery(lab))
@@ -261,7 +261,7 @@ def test_a_study_is_searched_watched_stopped_and_resumed(lab: Lab) -> None:
 
 
 def saved_picture(lab: Lab, page: Any) -> str:
-    """What the saved notebook says beside its still picture."""
+    """What the saved notebook says next to its still picture."""
     lab.save(page)
     outputs = json.loads((lab.folder / "monitor.ipynb").read_text())["cells"][0]["outputs"]
     pictures = [output["data"] for output in outputs if "image/png" in output.get("data", {})]

@@ -125,7 +125,7 @@ def test_its_record_tells_the_result_in_tables(finished: dict[str, Any]) -> None
     table = compression.compression_table(record).set_index("network")
     row = table.loc["Architecture Compression"]
     assert row["accuracy [%]"] == pytest.approx(100 * finished["student"]["accuracy"])
-    assert row["times"] == pytest.approx(finished["student"]["times"])
+    assert row["compression (×)"] == pytest.approx(finished["student"]["times"])
     assert table.loc["pruning (Molchanov et al.)", "parameters"] == finished["pruning"]["params"]
     quality = compression.codec_table(record).set_index("architectures").loc["held out, all"]
     assert quality["layers exact [%]"] == pytest.approx(100 * finished["reconstruction"]["layers_exact"])
@@ -134,7 +134,7 @@ def test_its_record_tells_the_result_in_tables(finished: dict[str, Any]) -> None
     assert draws.groupby("distribution")["share [%]"].sum().tolist() == pytest.approx([100.0, 100.0])
     with pytest.raises(LedgerError, match="no Architecture Compression study"):
         compression.read_compression("tiny_n2n")
-    assert len(read("tiny_n2n").told) == finished["n2n"]["evaluations"]
+    assert len(read("tiny_n2n").observed) == finished["n2n"]["evaluations"]
 
 
 def test_every_figure_of_a_study_and_of_one_that_has_only_begun(finished: dict[str, Any]) -> None:

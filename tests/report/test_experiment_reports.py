@@ -24,8 +24,9 @@ from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.report.figures.n2n_stages import first_of_second_stage
 from esnac_lib.report.figures.shufflenet import readable_name
-from esnac_lib.report.figures.variants import best_so_far, mean_and_band
+from esnac_lib.report.figures.variants import best_so_far
 from esnac_lib.report.records.experiment import variant_of
+from esnac_lib.report.statistics import mean_and_band
 from esnac_lib.report.tables.maximisers import MAXIMISERS
 from esnac_lib.samplers.base import Proposal
 from esnac_lib.samplers.history import row_of
@@ -107,9 +108,9 @@ def test_means_and_deviations_over_the_runs(space: SearchSpace) -> None:
     assert table.loc["second", "evaluating [s]"] == pytest.approx(8.0)
     best = RandomSampler(space, 0).ask(4)[2].architecture
     assert table.loc["second", "parameters"] == best.num_params
-    assert table.loc["second", "times"] == pytest.approx(space.teacher.num_params / best.num_params)
+    assert table.loc["second", "compression (×)"] == pytest.approx(space.teacher.num_params / best.num_params)
     assert table.loc["third"].drop(["runs"]).isna().all()
-    shown = report.as_printed(report.variants_table(record, ROWS))
+    shown = report.readable(report.variants_table(record, ROWS))
     assert shown["f"].tolist() == ["0.7000 ± 0.2000", "0.6000", "–"]
     assert repr(record) == "ExperimentRecord('three': 4 of 9 studies finished; 16 architectures evaluated)"
 
@@ -139,7 +140,7 @@ def test_what_was_decided(space: SearchSpace) -> None:
 # -- ranking -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_lead_is_judged_by_a_paired_interval(space: SearchSpace) -> None:
+def test_a_lead_is_assessed_by_a_paired_interval(space: SearchSpace) -> None:
     """The interval is SciPy's of the paired t test."""
     a, b = [0.7, 0.8, 0.75], [0.6, 0.65, 0.66]
     text = report.ranking(experiment(space, {"a": a, "b": b}), ROWS)
@@ -228,7 +229,7 @@ def test_labels_name_the_studies_of_one_sampler(space: SearchSpace) -> None:
 # -- maximisers and the marginal objective -----------------------------------------------------------------------------
 
 
-def test_both_maximisers_judge_by_the_same_kernels(space: SearchSpace) -> None:
+def test_both_maximisers_score_by_the_same_kernels(space: SearchSpace) -> None:
     config = StudyConfig(study="base", K=2, steps=3, candidates=12, final="none")
     write(config, space, [0.3, 0.6, 0.2, 0.5, 0.4, 0.1])
     study = report.read("base")
@@ -242,9 +243,7 @@ def test_both_maximisers_judge_by_the_same_kernels(space: SearchSpace) -> None:
     pd.testing.assert_frame_equal(table.head(4), report.maximisers_table(study, [3], 2))
     pairs = table.pivot(index=["observations", "kernel"], columns="maximiser", values="EI")
     figure = report.maximisers_figure(table)
-    drawn = {
-        (x, y) for line in figure.axes[0].lines[:-1] for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
-    }
+    drawn = set(map(tuple, figure.axes[0].collections[0].get_offsets().tolist()))
     assert drawn == set(zip(pairs[MAXIMISERS[0]], pairs[MAXIMISERS[1]], strict=True))
     assert not report.maximisers_figure(report.maximisers_table(study, [7], 2)).axes[0].lines
 
@@ -279,7 +278,7 @@ def test_the_marginal_objective_is_finite_where_a_float32_determinant_is_not(spa
 # -- originals and transfer --------------------------------------------------------------------------------------------
 
 
-def test_students_beside_originals(space: SearchSpace) -> None:
+def test_students_next_to_originals(space: SearchSpace) -> None:
     config = Three(study="three", K=2, steps=1, runs=2, final="validated", top=1)
     for study in config.studies():
         if variant_of(study) == "a":
@@ -342,11 +341,13 @@ def test_kinds_that_the_source_never_saw(space: SearchSpace) -> None:
     [axes] = report.transfer_figure(record, tables).axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == ["two kernels (2 evaluated)", "nobody (0 evaluated)"]
-    points, best = axes.lines
-    assert sorted(points.get_xdata()) == [0.5, 0.6] and list(best.get_xdata()) == [0.6, 0.6]
+    points = np.concatenate([points.get_offsets() for points in axes.collections])
+    assert sorted(points[:, 0]) == [0.5, 0.6]
+    [best] = [line for line in axes.lines if line.get_label() == "best"]
+    assert best.get_xdata()[0] == 0.6 and np.isnan(best.get_xdata()[1])
 
 
-def test_a_proposal_becomes_a_row_and_a_told_trial_again(space: SearchSpace, tmp_path: Path) -> None:
+def test_a_proposal_becomes_a_row_and_a_trial_again(space: SearchSpace, tmp_path: Path) -> None:
     decisions = Decisions(frozenset({space.removable[0]}), (0.25,) * len(space.groups), frozenset())
     row = row_of(Proposal(decisions, space.apply(decisions), 3, 0.5, 0.1, 0.02), 1.5)
     assert (row.kernel, row.mean, row.variance, row.ei, row.propose_seconds) == (3, 0.5, 0.1, 0.02, 1.5)

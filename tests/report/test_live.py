@@ -15,7 +15,7 @@ import nbformat
 import pytest
 import torch
 from nbclient import NotebookClient
-from report.test_study_report import (
+from report.helpers import (
     STUDIES,
     Books,
     finished,
@@ -73,7 +73,7 @@ def test_every_study_is_shown(study: Callable[[Path, SearchSpace], Books], tmp_p
     for writing in (True, False):
         snapshot = snapshot_of(books)
         assert snapshot.state == ("running" if writing else "stopped")
-        assert f"{len(snapshot.record.told)} of 6 evaluated" in snapshot.status
+        assert f"{len(snapshot.record.observed)} of 6 evaluated" in snapshot.status
         figure = draw(snapshot)
         assert snapshot.status in figure.texts[0].get_text() and snapshot.found in figure.texts[0].get_text()
         ElementTree.fromstring(to_svg(figure, snapshot))
@@ -221,7 +221,7 @@ def test_a_reader_reads_when_something_changed_and_changes_nothing(books: Books)
     assert not reader.changed()
     books.ledger.complete(2, 0.5, 0.5, 1, 1.0)
     assert reader.changed()
-    assert len(reader.read().record.told) == 3
+    assert len(reader.read().record.observed) == 3
     books.ledger.close()
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in books.folder.iterdir()}
     assert reader.changed() and reader.read().writer is None and not reader.changed()

@@ -1,4 +1,4 @@
-"""Our numbers beside the published ones: against values worked out by hand, from ledgers that were never trained."""
+"""Our numbers next to the published ones: against values worked out by hand, from ledgers that were never trained."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.ledger.schema import ProposalRow
 from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.report.papers.comparison import NOT_RUN, verdict
-from esnac_lib.report.papers.printed_tables import PaperRow, Stat, paper_tables
-from esnac_lib.report.records.runs import grouped, is_same, stat
+from esnac_lib.report.papers.printed_tables import PaperRow, paper_tables
+from esnac_lib.report.records.runs import grouped, is_same
+from esnac_lib.report.statistics import Stat, stat
 
 TABLE_1 = {"teacher": "resnet34", "dataset": "cifar100", "sampler": "esnac", "K": 8, "steps": 20}
 TEACHER_PARAMS = 1_000
@@ -33,7 +34,7 @@ def study(
     trials: int = 0,
     **parameters: Any,
 ) -> None:
-    """A ledger with trials that were told, a reference teacher of 1,000 parameters, a solution (accuracy, params)."""
+    """A ledger with finished trials, a reference teacher of 1,000 parameters, a solution (accuracy, params)."""
     config = StudyConfig.from_dict({"study": name.split("/")[-1], **TABLE_1, **parameters})
     with Ledger.start(root / name / "ledger.sqlite", config.to_dict()) as ledger:
         for index in range(trials):
@@ -83,12 +84,12 @@ def test_a_printed_row_is_as_printed() -> None:
 @pytest.mark.parametrize("name", [name for name in paper_tables() if name != "ESNAC Table 3"])
 def test_every_printed_f_fits_its_accuracy_and_ratio(name: str) -> None:
     """f = C (2 - C) A / A(teacher). The mean of f is not f of the means: hence the tolerance."""
-    judged = [row for row in paper_tables()[name] if row.f.mean is not None and row.ratio.mean is not None]
-    for row in judged:
+    complete = [row for row in paper_tables()[name] if row.f.mean is not None and row.ratio.mean is not None]
+    for row in complete:
         assert row.accuracy.mean and row.ratio.mean and row.teacher_accuracy
         f = PAPERS.value(Measurement(row.accuracy.mean, 1 - row.ratio.mean), Measurement(row.teacher_accuracy, 1))
         assert f == pytest.approx(row.f.mean, abs=0.03), row
-    assert judged or name == "ESNAC Table 2"
+    assert complete or name == "ESNAC Table 2"
 
 
 def test_what_a_printed_row_asks_for_are_parameters_that_exist() -> None:
@@ -108,19 +109,19 @@ def test_runs_that_differ_in_the_seed_are_one_line(tmp_path: Path) -> None:
     study(tmp_path, "other", (0.60, 100), 0.75, epochs=1)
     runs = report.read_runs(tmp_path)
     assert [group.study_names for group in grouped(runs)] == [("other",), ("s0", "s1", "s2")]
-    lines = ours(report.beside_papers(runs)["ESNAC Table 1"], "ResNet-34 on CIFAR-100", "ESNAC")
+    lines = ours(report.compare_with_papers(runs)["ESNAC Table 1"], "ResNet-34 on CIFAR-100", "ESNAC")
     assert list(lines["runs"]) == [1, 3]
     line = lines.iloc[1]
     assert line["accuracy [%]"] == pytest.approx(72) and line["accuracy [%] ±"] == pytest.approx(2)
     assert line["f"] == pytest.approx(0.99 * 72 / 78.71) and line["f ±"] == pytest.approx(0.99 * 2 / 78.71)
-    assert (line["parameters"], line["ratio"], line["times"]) == (100, pytest.approx(0.9), 10)
+    assert (line["parameters"], line["ratio"], line["compression (×)"]) == (100, pytest.approx(0.9), 10)
     assert line["verdict"] == "within one std" and pd.isna(lines.iloc[0]["f ±"]) and lines.iloc[0]["verdict"] == "worse"
 
 
 def test_our_teacher_counts_where_it_is_the_better(tmp_path: Path) -> None:
     study(tmp_path, "s", (0.72, 100), 0.80)
     line = ours(
-        report.beside_papers(report.read_runs(tmp_path))["ESNAC Table 4"], "ResNet-34 on CIFAR-100", "K = 8"
+        report.compare_with_papers(report.read_runs(tmp_path))["ESNAC Table 4"], "ResNet-34 on CIFAR-100", "K = 8"
     ).iloc[0]
     assert line["f"] == pytest.approx(0.99 * 0.72 / 0.80)
 
@@ -128,12 +129,12 @@ def test_our_teacher_counts_where_it_is_the_better(tmp_path: Path) -> None:
 def test_the_papers_form_of_final_training_counts_the_best_test_epoch(tmp_path: Path) -> None:
     study(tmp_path, "s", (0.72, 100), 0.80, final="paper")
     line = ours(
-        report.beside_papers(report.read_runs(tmp_path))["ESNAC Table 4"], "ResNet-34 on CIFAR-100", "K = 8"
+        report.compare_with_papers(report.read_runs(tmp_path))["ESNAC Table 4"], "ResNet-34 on CIFAR-100", "K = 8"
     ).iloc[0]
     assert line["accuracy [%]"] == pytest.approx(73) and "best test epoch" in line["protocol"]
 
 
-def test_what_goes_beyond_the_paper_is_told(tmp_path: Path) -> None:
+def test_what_goes_beyond_the_paper_is_in_the_protocol(tmp_path: Path) -> None:
     study(tmp_path, "s", (0.72, 100), 0.80, surrogate="accuracy", subset=1.0)
     line = report.other_studies(report.read_runs(tmp_path)).iloc[0]
     assert ", surrogate accuracy, subset 1.0; final" in line["protocol"] and "sampling" not in line["protocol"]
@@ -145,7 +146,7 @@ def test_a_study_stands_in_every_table_that_prints_its_setting_and_nowhere_else(
     runs = report.read_runs(tmp_path)
     found = {
         (name, line["method"])
-        for name, table in report.beside_papers(runs).items()
+        for name, table in report.compare_with_papers(runs).items()
         for _, line in table[(table["whose"] == "ours") & table["f"].notna()].iterrows()
     }
     assert found == {("ESNAC Table 4", "K = 4")}
@@ -156,7 +157,7 @@ def test_a_study_stands_in_every_table_that_prints_its_setting_and_nowhere_else(
 
 def test_half_done_studies_give_no_number(tmp_path: Path) -> None:
     study(tmp_path, "s", trials=3)
-    tables = report.beside_papers(report.read_runs(tmp_path))
+    tables = report.compare_with_papers(report.read_runs(tmp_path))
     line = ours(tables["ESNAC Table 1"], "ResNet-34 on CIFAR-100", "ESNAC").iloc[0]
     assert line["verdict"] == "not run yet to its end (3 of 160 evaluated, no final training)"
     assert pd.isna(line["accuracy [%]"]) and line["runs"] == 0
@@ -168,7 +169,9 @@ def test_teachers_are_counted_once_a_seed(tmp_path: Path) -> None:
     study(tmp_path, "a", teacher=0.78)
     study(tmp_path, "b", teacher=0.78, sampler="random")
     study(tmp_path, "c", teacher=0.80, seed=1)
-    lines = ours(report.beside_papers(report.read_runs(tmp_path))["ESNAC Table 1"], "ResNet-34 on CIFAR-100", "teacher")
+    lines = ours(
+        report.compare_with_papers(report.read_runs(tmp_path))["ESNAC Table 1"], "ResNet-34 on CIFAR-100", "teacher"
+    )
     assert list(lines["runs"]) == [2] and lines["accuracy [%]"].iloc[0] == pytest.approx(79)
     assert lines["verdict"].iloc[0] == "within one std"
 
@@ -178,12 +181,12 @@ def test_an_original_shufflenet_is_a_teacher(tmp_path: Path) -> None:
     config = {"teacher": "shufflenet_0.5x_g4", "dataset": "cifar100"}
     with Ledger.start(tmp_path / "g4" / "ledger.sqlite", StudyConfig(**config).to_dict()) as ledger:
         ledger.result("teacher", "reference", {"accuracy": 0.67, "params": 272_000})
-    table = report.beside_papers(report.read_runs(tmp_path))["ESNAC Table 2"]
+    table = report.compare_with_papers(report.read_runs(tmp_path))["ESNAC Table 2"]
     line = ours(table, "CIFAR-100", "ShuffleNet 0.5× (g = 4)").iloc[0]
     assert line["verdict"] == "better" and line["parameters"] == 272_000
 
 
-def test_architecture_compression_comes_from_the_summary_beside_a_ledger(tmp_path: Path) -> None:
+def test_architecture_compression_comes_from_the_summary_next_to_a_ledger(tmp_path: Path) -> None:
     network = {"accuracy": 0.924, "params": 100}
     summary = {"teacher": {"accuracy": 0.93, "params": 1000}, "student": network, "fitnet": {"accuracy": None}}
     for name in ("with", "without"):
@@ -194,7 +197,7 @@ def test_architecture_compression_comes_from_the_summary_beside_a_ledger(tmp_pat
     Ledger(tmp_path / "with" / "ledger.sqlite").set_config(config.to_dict())
     runs = report.read_runs(tmp_path)
     assert report.other_studies(runs).empty
-    table = report.beside_papers(runs)["Architecture Compression Table 1"]
+    table = report.compare_with_papers(runs)["Architecture Compression Table 1"]
     assert ours(table, "CONV-7 on Fashion-MNIST", "teacher").iloc[0]["protocol"].startswith("7 epochs on all images")
     line = ours(table, "CONV-7 on Fashion-MNIST", "Architecture Compression").iloc[0]
     assert line["runs"] == 1 and line["f"] == pytest.approx(0.99 * 0.924 / 0.93) and line["verdict"] == "worse"
@@ -251,11 +254,22 @@ def test_the_same_ledgers_give_the_same_bytes_wherever_they_lie(tmp_path: Path) 
 
 
 def test_a_printed_table_reads_like_the_papers(tmp_path: Path) -> None:
-    table = report.as_printed(report.beside_papers(report.read_runs(tmp_path))["ESNAC Table 1"])
+    table = report.readable(report.compare_with_papers(report.read_runs(tmp_path))["ESNAC Table 1"])
     row = table[(table["setting"] == "ResNet-34 on CIFAR-100") & (table["method"] == "ESNAC")].iloc[0]
     assert row["accuracy [%]"] == "73.68 ± 0.57" and row["parameters"] == "2,360,000 ± 150,000"
     assert list(table.columns) == [
-        *("setting", "method", "whose", "accuracy [%]", "parameters", "ratio", "times", "f", "runs", "protocol"),
+        *(
+            "setting",
+            "method",
+            "whose",
+            "accuracy [%]",
+            "parameters",
+            "ratio",
+            "compression (×)",
+            "f",
+            "runs",
+            "protocol",
+        ),
         "verdict",
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,28 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from report.helpers import (
+    STUDIES,
+    Books,
+    all_failed,
+    as_in_the_paper,
+    finished,
+    random_search,
+    search_only,
+    searched,
+    stopped_in_final_training,
+)
+from sklearn.decomposition import PCA
 
 from esnac_lib import report
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.config.study import PRESETS, StudyConfig
 from esnac_lib.errors import LedgerError
-from esnac_lib.ledger.ledger import Ledger
-from esnac_lib.ledger.schema import ProposalRow
-from esnac_lib.objective import PAPERS, Measurement
-from esnac_lib.report.figures import graph_layout, style
-from esnac_lib.report.figures.embedding_map import embed, principal_plane
+from esnac_lib.report.figures import graph_layout
+from esnac_lib.report.figures.embedding_map import embed
 from esnac_lib.report.figures.search import pareto_front
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.decisions import Decisions
@@ -58,152 +68,9 @@ def space() -> SearchSpace:
     return SearchSpace(trace(teacher("cnn4", 10, 1, 8, seed=0), torch.zeros(1, 1, 8, 8))[0])
 
 
-class Books:
-    """Writes the ledger of a study that was never run."""
-
-    def __init__(self, folder: Path, space: SearchSpace, **parameters: Any) -> None:
-        self.space = space
-        self.config = StudyConfig.from_dict({"study": folder.name, "K": 2, "steps": 3, "top": 2} | parameters)
-        self.folder = folder
-        self.teacher = space.teacher
-        self.ledger = Ledger.start(folder / "ledger.sqlite", self.config.to_dict())
-
-    def read(self) -> report.StudyRecord:
-        self.ledger.close()
-        return report.read(self.folder)
-
-    def add_teacher(self, role: str, accuracy: float) -> None:
-        known = {"name": self.config.teacher, "params": self.teacher.num_params, "macs": self.teacher.macs}
-        value = known | {"accuracy": accuracy, "architecture": self.teacher.to_json()}
-        self.ledger.result("teacher", role, value)
-        for epoch, share in enumerate((0.4, 0.8, 1.0), 1):
-            self.ledger.epoch(f"{role}-teacher", f"{role}-teacher", epoch, 2 / epoch, share * accuracy, 1.5)
-
-    def add_trials(self, told: Mapping[int, float | str | None], step: int = 0, predicted: bool = False) -> None:
-        """One step: for each trial its accuracy, or "failed", "machine" (failed without f) or None (not told yet)."""
-        rows = []
-        for trial in told:
-            decisions = self.space.sample(make_rng(3, "report-test", trial))
-            a = self.space.apply(decisions)
-            guess = (0.5 + 0.1 * trial, 0.04, 0.1) if predicted else (None, None, None)
-            kernel = len(rows) if predicted else None
-            texts = (decisions.to_json(), a.to_json())
-            rows.append(ProposalRow(kernel, a.arch_id, a.num_params, a.macs, *texts, *guess, propose_seconds=0.25))
-        assert self.ledger.record(step, rows) == list(told)
-        for (trial, outcome), row in zip(told.items(), rows, strict=True):
-            if outcome in ("failed", "machine"):
-                reason = "the loss is nan" if outcome == "failed" else "out of memory"
-                self.ledger.fail(trial, reason, 1.0, f=0.0 if outcome == "failed" else None)
-            elif isinstance(outcome, float):
-                f = PAPERS.value(Measurement(outcome, row.params), Measurement(0.95, self.teacher.num_params))
-                self.ledger.complete(trial, outcome, f, 2, 2.0)
-                for epoch in (1, 2):
-                    self.ledger.epoch("search", f"trial{trial:04d}", epoch, 3 / epoch, outcome * epoch / 2, 1.0)
-
-    def add_final(self, kind: str, key: str, accuracy: float, best: float, on_test: bool) -> None:
-        network = {"key": key, "params": 32917, "macs": 700000, "arch_id": "abc"}
-        result = network | {"accuracy": accuracy, "best_epoch_accuracy": best, "on_test": on_test, "seconds": 10.0}
-        self.ledger.result(kind, key, result)
-        for epoch in (1, 2):
-            self.ledger.epoch(kind, key, epoch, 1 / epoch, accuracy * epoch / 2, 5.0)
-
-    def add_entry(self, kind: str, name: str, key: str, accuracy: float, best: float, f: float) -> None:
-        """Half of the teacher's 65,834 parameters: ratio 0.5, 2 times, C (2 - C) = 0.75."""
-        network = {"student": key, "arch_id": "abc", "params": 32917, "macs": 700000, "ratio": 0.5, "times": 2.0}
-        self.ledger.result(kind, name, network | {"accuracy": accuracy, "best_epoch_accuracy": best, "f": f})
-
-
-def searched(folder: Path, space: SearchSpace, **parameters: Any) -> Books:
-    """Six trials in three steps, of which one failed and one met a fault of the machine."""
-    books = Books(folder, space, **parameters)
-    books.add_teacher("search", 0.95)
-    books.add_trials({0: 0.60, 1: 0.90})
-    books.add_trials({2: 0.80, 3: "failed"}, step=1, predicted=books.config.sampler == "esnac")
-    books.add_trials({4: "machine", 5: 0.70}, step=2, predicted=books.config.sampler == "esnac")
-    return books
-
-
-def finished(folder: Path, space: SearchSpace, **parameters: Any) -> Books:
-    """All of a study: teachers 95 % and 96 %, solution 90 % (best epoch 91 %), narrowed teacher 88 % (89 %)."""
-    books = searched(folder, space, **parameters)
-    books.add_teacher("reference", 0.96)
-    paper = books.config.final == "paper"
-    books.add_final("full" if paper else "final", "trial0001", 0.85, 0.87, paper)
-    books.add_final("full" if paper else "final", "trial0002", 0.80, 0.82, paper)
-    books.add_final("full", "trial0001", 0.90, 0.91, True)
-    books.add_entry("solution", "student", "trial0001", 0.90, 0.91, 0.75 * (0.91 if paper else 0.90) / 0.96)
-    key = "narrowed-abc"
-    narrow = space.apply(space.narrow(32917))
-    books.ledger.result("narrowed", key, {"key": key, "seconds": 4.0, "architecture": narrow.to_json()})
-    books.ledger.epoch("baseline", key, 1, 1.0, 0.5, 4.0)
-    books.add_final("full", key, 0.88, 0.89, True)
-    books.add_entry("baseline", "narrowed", key, 0.88, 0.89, 0.75 * (0.89 if paper else 0.88) / 0.96)
-    return books
-
-
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory, space: SearchSpace) -> report.StudyRecord:
     return finished(tmp_path_factory.mktemp("study") / "done", space).read()
-
-
-def untrained(folder: Path, space: SearchSpace) -> Books:
-    return Books(folder, space)
-
-
-def before_the_first_trial(folder: Path, space: SearchSpace) -> Books:
-    books = Books(folder, space)
-    books.add_teacher("search", 0.95)
-    return books
-
-
-def running(folder: Path, space: SearchSpace) -> Books:
-    books = before_the_first_trial(folder, space)
-    books.add_trials({0: None, 1: None})
-    books.ledger.running([0, 1])
-    return books
-
-
-def one_trial(folder: Path, space: SearchSpace) -> Books:
-    books = before_the_first_trial(folder, space)
-    books.add_trials({0: 0.9, 1: None})
-    return books
-
-
-def all_failed(folder: Path, space: SearchSpace) -> Books:
-    books = before_the_first_trial(folder, space)
-    books.add_trials({0: "failed", 1: "failed", 2: "machine"})
-    return books
-
-
-def only_faults_of_the_machine(folder: Path, space: SearchSpace) -> Books:
-    books = before_the_first_trial(folder, space)
-    books.add_trials({0: "machine"})
-    return books
-
-
-def search_only(folder: Path, space: SearchSpace) -> Books:
-    return searched(folder, space, final="none")
-
-
-def stopped_in_final_training(folder: Path, space: SearchSpace) -> Books:
-    books = searched(folder, space)
-    books.add_teacher("reference", 0.96)
-    books.add_final("final", "trial0001", 0.85, 0.87, False)
-    return books
-
-
-def random_search(folder: Path, space: SearchSpace) -> Books:
-    return finished(folder, space, sampler="random", baseline=False)
-
-
-def as_in_the_paper(folder: Path, space: SearchSpace) -> Books:
-    return finished(folder, space, final="paper")
-
-
-STUDIES = [
-    untrained, before_the_first_trial, running, one_trial, all_failed, only_faults_of_the_machine, search_only,
-    stopped_in_final_training, random_search, as_in_the_paper, finished,
-]  # fmt: skip
 
 
 def texts_of(figure: Figure) -> str:
@@ -282,7 +149,7 @@ def test_the_record_has_teachers_student_and_finalists(record: report.StudyRecor
     assert record.best is not None
     assert record.best.f == record.complete["f"].max() == record.trials["f"][record.best.trial]
     assert list(record.finalists["trial"]) == [1, 2]
-    # judged by validation images, so against the search teacher: 0.75 * 0.85 / 0.95
+    # evaluated on validation images, so against the search teacher: 0.75 * 0.85 / 0.95
     assert record.finalists["final_f"][0] == pytest.approx(0.671053, abs=1e-6)
     assert record.finalists["search_f"][0] == record.trials["f"][1]
 
@@ -300,7 +167,7 @@ def test_the_paper_counts_best_test_epochs(tmp_path: Path, space: SearchSpace) -
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_solution_beside_teacher_and_narrowed_teacher(record: report.StudyRecord) -> None:
+def test_the_solution_next_to_teacher_and_narrowed_teacher(record: report.StudyRecord) -> None:
     table = report.solution_table(record)
     assert list(table["method"]) == [
         "teacher cnn4 (reference)", "ESNAC: solution (trial 1)", "teacher uniformly narrowed (ESNAC's size)",
@@ -310,13 +177,13 @@ def test_the_solution_beside_teacher_and_narrowed_teacher(record: report.StudyRe
     assert list(table["parameters"]) == [65834, 32917, 32917]
     assert list(table["MACs"]) == [1493632, 700000, 700000]
     assert list(table["ratio"]) == [0, 0.5, 0.5]
-    assert list(table["times"]) == [1, 2, 2]
+    assert list(table["compression (×)"]) == [1, 2, 2]
     assert list(table["f"]) == pytest.approx([0, 0.703125, 0.6875])  # 0.75 * 0.9 / 0.96, 0.75 * 0.88 / 0.96
     assert table["f vs better teacher"].isna().all()
     assert set(table["evaluated on"]) == {"test"}
 
 
-def test_before_a_solution_all_is_judged_on_validation_images(tmp_path: Path, space: SearchSpace) -> None:
+def test_before_a_solution_all_is_evaluated_on_validation_images(tmp_path: Path, space: SearchSpace) -> None:
     for number, study in enumerate((search_only, stopped_in_final_training)):
         record = study(tmp_path / str(number), space).read()
         table = report.solution_table(record)
@@ -328,7 +195,7 @@ def test_before_a_solution_all_is_judged_on_validation_images(tmp_path: Path, sp
 
 
 @pytest.mark.parametrize(("ours", "better"), [(0.96, 0.96), (0.70, 0.7871)])
-def test_beside_a_published_row_f_is_against_the_better_teacher(
+def test_next_to_a_published_row_f_is_against_the_better_teacher(
     ours: float, better: float, tmp_path: Path, space: SearchSpace
 ) -> None:
     books = finished(tmp_path / "s", space, teacher="resnet34", dataset="cifar100", sampler="random")
@@ -446,9 +313,14 @@ def test_every_published_row_fits_its_own_numbers() -> None:
 
 
 def lines(figure: Figure) -> dict[str, tuple[list[float], list[float]]]:
-    """What is drawn as lines and marks, by its label."""
+    """What is drawn as lines, marks and scatter plots, by its label."""
     drawn = [line for axes in figure.axes for line in axes.lines]
-    return {str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata())) for line in drawn}
+    found = {str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata())) for line in drawn}
+    for points in (points for axes in figure.axes for points in axes.collections):
+        if isinstance(points, PathCollection):
+            x, y = points.get_offsets().T.tolist()
+            found[str(points.get_label())] = (x, y)
+    return found
 
 
 def test_f_is_drawn_against_its_index(record: report.StudyRecord) -> None:
@@ -458,12 +330,12 @@ def test_f_is_drawn_against_its_index(record: report.StudyRecord) -> None:
     best = [f[0], *np.maximum.accumulate(f.iloc[[0, 1, 2, 2, 2, 5]])[1:]]
     assert drawn["ESNAC: best so far"] == ([1, 2, 3, 4, 5, 6], best)
     assert drawn["ESNAC: failed (counts as f = 0)"][0] == [4]
-    assert drawn["ESNAC: failed by the machine (no f)"][0] == [5]
+    assert drawn["ESNAC: machine fault (no f)"][0] == [5]
     assert figure.axes[0].get_xlabel() == "index of the evaluated architecture"
-    assert "f (search" in figure.axes[0].get_ylabel()
-    assert figure.axes[1].get_xlabel() == "number of architectures"
-    outline = figure.axes[1].patches[0].get_path()
-    assert outline.vertices[:, 0].max() >= 1
+    assert "objective f (search" in figure.axes[0].get_ylabel()
+    assert figure.axes[1].get_xlabel().startswith("number of architectures")
+    bars = figure.axes[1].collections[0].get_paths()[0]
+    assert bars.vertices[:, 0].max() >= 1
 
 
 def test_studies_lie_over_each_other(record: report.StudyRecord, tmp_path: Path, space: SearchSpace) -> None:
@@ -479,8 +351,8 @@ def test_size_and_accuracy_have_units_and_marks(record: report.StudyRecord) -> N
     assert axes.get_xscale() == "log"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("parameters (log scale)", "accuracy [%]")
     assert drawn["teacher (test)"] == ([65834], [96])
-    assert drawn["solution (test, final training)"] == ([32917], [90])
-    assert drawn["narrowed teacher (test, final training)"] == ([32917], [88])
+    assert drawn["solution (final training, test)"] == ([32917], [90])
+    assert drawn["uniformly narrowed teacher (final training, test)"] == ([32917], [88])
     assert len(axes.collections[0].get_offsets()) == 4
     assert "f (search)" in texts_of(figure)
 
@@ -529,34 +401,15 @@ def test_search_f_and_final_f(record: report.StudyRecord) -> None:
 def test_curves_of_teachers_search_and_final_training(record: report.StudyRecord) -> None:
     figure = report.training_curves(record)
     above, below = figure.axes[:3], figure.axes[3:]
-    assert [axes.get_title() for axes in above] == ["teachers", "search, one line a student", "final training"]
+    assert [axes.get_title() for axes in above] == ["teachers", "search, one line per student", "final training"]
     assert {axes.get_ylabel() for axes in above} == {"accuracy [%]"}
     assert {(axes.get_xlabel(), axes.get_ylabel()) for axes in below} == {("epoch", "training loss")}
     assert lines(figure)["search teacher (validation)"][0] == [1, 2, 3]
     assert len(above[1].lines) == 4 + 1  # the students that trained, and the narrowed teacher
-    assert {"trial 1 (validation)", "trial 1 (test)", "narrowed teacher (test)"} <= set(lines(figure))
-
-
-def test_counts_are_short() -> None:
-    assert [style.short_count(n) for n in (950, 1500, 2_000_000, 11.2e6)] == ["950", "1.5K", "2M", "11.2M"]
+    assert {"trial 1 (validation)", "trial 1 (test)", "uniformly narrowed teacher (test)"} <= set(lines(figure))
 
 
 # -- the map of the embedding ------------------------------------------------------------------------------------------
-
-
-def test_the_plane_of_a_flat_cloud() -> None:
-    along, across = np.array([3.0, 4.0, 0.0]) / 5, np.array([0.0, 0.0, 1.0])
-    amounts = [(2.0, 0.5), (-2.0, 0.5), (2.0, -0.5), (-2.0, -0.5)]
-    places, explained = principal_plane(np.array([a * along + b * across + 7 for a, b in amounts]))
-    assert np.abs(places) == pytest.approx(np.array([[2.0, 0.5]] * 4))
-    assert explained == pytest.approx((16 / 17, 1 / 17))
-
-
-def test_the_plane_of_too_few_points() -> None:
-    assert principal_plane(np.ones((1, 5)))[1] == (0, 0)
-    places, explained = principal_plane(np.array([[0.0, 0.0], [3.0, 4.0]]))
-    assert np.abs(places[:, 0]) == pytest.approx([2.5, 2.5]) and not places[:, 1].any()
-    assert explained == pytest.approx((1, 0))
 
 
 def test_the_map_marks_teacher_and_solution(record: report.StudyRecord) -> None:
@@ -565,10 +418,10 @@ def test_the_map_marks_teacher_and_solution(record: report.StudyRecord) -> None:
     assert {"teacher (f = 0)", "solution", "failed (f = 0)"} <= set(drawn)
     assert len(figure.axes[0].collections[0].get_offsets()) == 4
     assert "of the variance" in figure.axes[0].get_xlabel()
-    told = [record.trials["architecture"][trial] for trial in (0, 1, 2, 3, 5)]
-    architectures = [record.search_teacher.architecture, *map(Architecture.from_json, told)]
+    observed = [record.trials["architecture"][trial] for trial in (0, 1, 2, 3, 5)]
+    architectures = [record.search_teacher.architecture, *map(Architecture.from_json, observed)]
     f = np.array([0.0, *record.trials["f"][[0, 1, 2, 3, 5]]])
-    places, _ = principal_plane(embed(architectures, f, "posterior", 0))
+    places = PCA(2, svd_solver="full").fit_transform(embed(architectures, f, "posterior", 0))
     assert (drawn["solution"][0][0], drawn["solution"][1][0]) == pytest.approx(tuple(places[2]))
     assert (drawn["teacher (f = 0)"][0][0], drawn["teacher (f = 0)"][1][0]) == pytest.approx(tuple(places[0]))
 
@@ -591,7 +444,7 @@ def small_teacher() -> Architecture:
     return Architecture(layers, (4, 2, 2), slot(6))
 
 
-def test_a_student_is_told_in_its_teachers_layers() -> None:
+def test_a_student_is_described_in_its_teachers_layers() -> None:
     space = SearchSpace(small_teacher())
     decisions = space.normalise(Decisions(frozenset({1, 2}), (0.5,), frozenset({(0, 4)})))
     found = graph_layout.compare(space.teacher, space.apply(decisions), decisions.skips)

@@ -1,4 +1,4 @@
-"""Figures 3 and 4 of Architecture Compression, and whether the codec knew: the regressors, and the descent's path."""
+"""Figures 3 and 4 of Architecture Compression, and how well its codec predicts: on held-out data, along the descent."""
 
 from __future__ import annotations
 
@@ -6,37 +6,41 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from esnac_lib.report.figures import style
 from esnac_lib.report.records.latent_descent import CompressionRecord
 
-PARTS = {"total": "L", "decoder": "decoder L_d", "accuracy": "accuracy L_a", "params": "parameters L_p"}
-PATHS = {"before": "before the refresh", "after": "after the last refresh"}
+PARTS = {"total": "total L", "decoder": "decoder L_d", "accuracy": "accuracy L_a", "params": "parameters L_p"}
+PATHS = {"before": "codec as first trained", "after": "codec retrained on decoded networks"}
 
 
+@style.theme()
 def joint_loss(record: CompressionRecord) -> Figure:
-    """Figure 3: the joint training's loss and its parts, against iterations."""
+    """Draw the loss of the joint training and its parts against iterations (Figure 3)."""
     figure = style.new_figure(7.5, 4.2)
     losses = record.joint_losses
     if losses.empty:
         return style.in_words(figure, "The codec is not trained yet.")
     axes = figure.add_subplot()
-    colours = (style.BLACK, style.BLUE, style.ORANGE, style.GREEN)
-    for (part, label), colour in zip(PARTS.items(), colours, strict=True):
-        axes.plot(losses.index, losses[part], color=colour, linewidth=2 if part == "total" else 1.2, label=label)
+    colours = [style.BLACK, style.BLUE, style.ORANGE, style.GREEN]
+    parts = losses[list(PARTS)].rename(columns=PARTS)
+    sns.lineplot(parts, estimator=None, dashes=False, palette=colours, linewidth=1.3, ax=axes)
     axes.set_yscale("log")
     style.tidy(axes, xlabel="iteration", ylabel="training loss (log scale)")
     style.legend_above(figure, axes, 4)
     return figure
 
 
+@style.theme()
 def first_filters(record: CompressionRecord) -> Figure:
-    """Figure 4: the first layers' filters of encoder and decoder; a row a filter, a column an input channel.
+    """Draw the first layers' filters of encoder and decoder as heat maps (Figure 4).
 
-    A cell holds the filter's weights along the sequence, from left to right.
+    A row is a filter, a block of columns an input channel; it holds the filter's weights along the sequence.
     """
     figure = style.new_figure(10, 5.5)
     if not record.codec:
@@ -44,43 +48,33 @@ def first_filters(record: CompressionRecord) -> Figure:
     for axes, name in zip(figure.subplots(1, 2), ("encoder", "decoder"), strict=True):
         weights = np.array(record.codec["filters"][name])  # (filters, channels, kernel)
         filters, channels, kernel = weights.shape
-        limit = float(np.abs(weights).max()) or 1.0
-        image = axes.imshow(
-            weights.reshape(filters, channels * kernel), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto",
-            interpolation="nearest",
+        sns.heatmap(
+            weights.reshape(filters, channels * kernel), cmap="RdBu_r", center=0, yticklabels=max(1, filters // 8),
+            cbar_kws={"label": "weight", "pad": 0.02}, ax=axes,
         )  # fmt: skip
-        for channel in range(1, channels):
-            axes.axvline(channel * kernel - 0.5, color="white", linewidth=0.6)
+        axes.vlines(kernel * np.arange(1, channels), 0, filters, color="white", linewidth=0.6)
         every = max(1, channels // 12)
-        axes.set_xticks([kernel * (c + 0.5) - 0.5 for c in range(0, channels, every)], range(0, channels, every))
+        axes.set_xticks([kernel * (c + 0.5) for c in range(0, channels, every)], range(0, channels, every), rotation=0)
         axes.set_xlabel("input channel")
         axes.set_ylabel("filter")
         axes.set_title(f"{name}, first layer: {filters} filters of width {kernel}", fontsize="medium")
-        figure.colorbar(image, ax=axes, label="weight", pad=0.02)
     return figure
 
 
+@style.theme()
 def regressors(record: CompressionRecord) -> Figure:
-    """Predicted against true accuracy and parameters: held-out architectures, and pale those that were trained on."""
+    """Draw predicted against true accuracy and parameters, for held-out architectures and those trained on."""
     figure = style.new_figure(10.5, 5)
     if not record.codec.get("held_out"):
         return style.in_words(figure, "The codec is not trained yet, or no architecture was held out.")
-    trials = record.trials.set_index("trial")
     left, right = figure.subplots(1, 2)
-    parts = [("trained", style.PALE, "trained on"), ("held_out", style.BLUE, "held out")]
-    shown: dict[str, list[float]] = {"accuracy": [], "params": []}
-    for part, colour, label in parts:
-        rows = record.codec[part]["predictions"]
-        numbers = [int(row[0]) for row in rows]
-        accuracy = (100 * trials.loc[numbers, "accuracy"]).to_numpy()
-        guess = np.array([[100 * row[1], max(1.0, row[2])] for row in rows])
-        left.plot(accuracy, guess[:, 0], "o", color=colour, markersize=5, label=label)
-        params = trials.loc[numbers, "params"].to_numpy(dtype=float)
-        right.plot(params, guess[:, 1], "o", color=colour, markersize=5, label=label)
-        shown["accuracy"] += [*accuracy, *guess[:, 0]]
-        shown["params"] += [*params, *guess[:, 1]]
-    for axes, name, logarithmic in ((left, "accuracy", False), (right, "params", True)):
-        _identity(axes, shown[name], logarithmic)
+    predictions = _predictions(record)
+    for axes, name in ((left, "accuracy"), (right, "params")):
+        sns.scatterplot(
+            predictions, x=f"true {name}", y=f"predicted {name}", hue="architectures", ax=axes,
+            palette={"trained on": style.GREY, "held out": style.BLUE}, legend=axes is left,
+        )  # fmt: skip
+        _identity(axes, [*predictions[f"true {name}"], *predictions[f"predicted {name}"]], axes is right)
     held = record.codec["held_out"]
     style.tidy(
         left,
@@ -94,8 +88,21 @@ def regressors(record: CompressionRecord) -> Figure:
         ylabel="predicted parameters (log scale)",
         title=_quality(held["params_regressor"], 1, "", "a linear fit"),
     )
-    style.legend_above(figure, left, 2)
+    style.legend_above(figure, left, 3)
     return figure
+
+
+def _predictions(record: CompressionRecord) -> pd.DataFrame:
+    """One line an architecture: true and predicted accuracy in % and number of parameters."""
+    trials = record.trials.set_index("trial")
+    true_accuracy, true_params = trials["accuracy"].to_dict(), trials["params"].to_dict()
+    lines = [
+        (label, 100 * true_accuracy[trial], 100 * accuracy, true_params[trial], max(1.0, params))
+        for part, label in (("trained", "trained on"), ("held_out", "held out"))
+        for trial, accuracy, params in record.codec[part]["predictions"]
+    ]
+    columns = ["architectures", "true accuracy", "predicted accuracy", "true params", "predicted params"]
+    return pd.DataFrame(lines, columns=columns).astype({"true params": float})
 
 
 def _quality(found: dict[str, Any], factor: float, unit: str, baseline: str) -> str:
@@ -103,7 +110,7 @@ def _quality(found: dict[str, Any], factor: float, unit: str, baseline: str) -> 
     text = "too few for a rank correlation" if rank is None else f"rank correlation {rank:.2f}"
     error, other = factor * found["mean_absolute_error"], factor * found["baseline_error"]
     digits = ".1f" if factor > 1 else ",.0f"
-    return f"held out: {text}\nmean error {error:{digits}}{unit}; of {baseline} {other:{digits}}{unit}"
+    return f"held out: {text}\nmean absolute error {error:{digits}}{unit} (of {baseline}: {other:{digits}}{unit})"
 
 
 def _identity(axes: Axes, values: Sequence[float], logarithmic: bool) -> None:
@@ -114,7 +121,7 @@ def _identity(axes: Axes, values: Sequence[float], logarithmic: bool) -> None:
         low, high = low / 1.3, high * 1.3
     else:
         low, high = style.span(known, 1.0)
-    axes.plot([low, high], [low, high], color=style.GREY, linestyle="--", linewidth=1, zorder=0, label="equal")
+    axes.plot([low, high], [low, high], color=style.GREY, linestyle="--", linewidth=1, zorder=0, label="y = x")
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     if logarithmic:
@@ -124,11 +131,12 @@ def _identity(axes: Axes, values: Sequence[float], logarithmic: bool) -> None:
         axes.set_ylim(low, high)
 
 
+@style.theme()
 def descent_path(record: CompressionRecord) -> Figure:
-    """Along the descent from the teacher: what is predicted at the embedding, against what the decoded network is.
+    """Draw what is predicted at the embedding along the descent, and what the decoded network measures.
 
-    Above with the codec as it was trained, below after the refreshes. The true accuracy is that of the decoded network
-    after the short training.
+    Above with the codec as it was trained, below after it was retrained on decoded networks. The true accuracy is that
+    of the decoded network after the short training.
     """
     figure = style.new_figure(10.5, 6.6)
     paths = [(title, record.path(name)) for name, title in PATHS.items() if record.path(name)]
@@ -143,8 +151,11 @@ def descent_path(record: CompressionRecord) -> Figure:
         _lines(left, at, [100 * step["accuracy"] for step in steps], true)
         _lines(right, at, [max(1.0, step["params"]) for step in steps], params)
         right.set_yscale("log")
-        style.tidy(left, xlabel="", ylabel="accuracy [%]", title=f"{title}: {_parting(steps, path['true_accuracy'])}")
-        style.tidy(right, xlabel="", ylabel="parameters (log scale)", title=title)
+        right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        right.yaxis.set_major_formatter(EngFormatter(sep=""))
+        right.yaxis.set_minor_locator(NullLocator())
+        style.tidy(left, xlabel="", ylabel="accuracy [%]", title=f"{title}\n{_deviation(steps, path['true_accuracy'])}")
+        style.tidy(right, xlabel="", ylabel="parameters (log scale)")
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in grid[-1]:
         axes.set_xlabel("step of gradient descent")
@@ -154,16 +165,16 @@ def descent_path(record: CompressionRecord) -> Figure:
 
 def _lines(axes: Axes, at: Sequence[int], predicted: Sequence[float], true: Sequence[float]) -> None:
     axes.plot(at, predicted, color=style.BLUE, linewidth=2, label="predicted at the embedding")
-    axes.plot(at, true, "o-", color=style.VERMILLION, markersize=6, linewidth=1, label="true, of the decoded network")
+    axes.plot(at, true, "o-", color=style.VERMILLION, markersize=6, linewidth=1, label="measured, decoded network")
     missing = [step for step, value in zip(at, true, strict=True) if value != value]
     if missing:
         bottom = axes.get_xaxis_transform()
         axes.plot(
-            missing, [0.03] * len(missing), "x", color=style.GREY, transform=bottom, label="decodes to no network"
+            missing, [0.03] * len(missing), "x", color=style.GREY, transform=bottom, label="no valid network decoded"
         )
 
 
-def _parting(steps: Sequence[dict[str, Any]], true: Sequence[float | None]) -> str:
+def _deviation(steps: Sequence[dict[str, Any]], true: Sequence[float | None]) -> str:
     """Mean errors of the predicted accuracy in the first five steps and after them."""
     errors = [
         (step["step"], 100 * abs(step["accuracy"] - value))
@@ -172,9 +183,9 @@ def _parting(steps: Sequence[dict[str, Any]], true: Sequence[float | None]) -> s
     ]
     texts: list[str] = []
     for label, part in (
-        ("steps 0–5", [error for step, error in errors if step <= 5]),
-        ("later", [error for step, error in errors if step > 5]),
+        ("in steps 0–5", [error for step, error in errors if step <= 5]),
+        ("afterwards", [error for step, error in errors if step > 5]),
     ):
         if part:
-            texts.append(f"{np.mean(part):.1f} points off in {label}" if not texts else f"{np.mean(part):.1f} {label}")
-    return ", ".join(texts) or "nothing could be trained"
+            texts.append(f"{np.mean(part):.1f} points {label}")
+    return f"mean error {', '.join(texts)}" if texts else "no decoded network could be trained"

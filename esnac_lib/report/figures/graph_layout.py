@@ -1,6 +1,6 @@
-"""A student's graph told in its teacher's layers: what is gone, what is narrower, what was added, and in which columns.
+"""A student's graph in terms of its teacher's layers: what was removed, narrowed and added, laid out in columns.
 
-Pure data; `graphs` draws it.
+Pure data; `student_graph` draws it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Comparison:
 
 
 def compare(teacher: Architecture, student: Architecture, skips: Collection[tuple[int, int]]) -> Comparison:
-    """What became of the teacher's layers in a student of its search space.
+    """Return what became of the teacher's layers in a student of its search space.
 
     skips: pairs of the teacher's layers that the student's decisions join. All else is read off the architectures, by
     the origins of the student's layers.
@@ -100,7 +100,7 @@ def compare(teacher: Architecture, student: Architecture, skips: Collection[tupl
 
 
 def describe(layer: Layer, in_shape: Sequence[int]) -> str:
-    """A layer in a few words: "conv 3×3 /2, 64" has a stride of 2 and 64 filters."""
+    """Return a layer in a few words: "conv 3×3 /2, 64" has a stride of 2 and 64 filters."""
     known = dict(layer.attrs)
     if layer.kind == "conv":
         depthwise = known["groups"] > 1 and known["groups"] == in_shape[0]
@@ -144,7 +144,7 @@ def _edges(
 
 
 def columns(comparison: Comparison, most: int) -> list[range]:
-    """The rows in columns of about equal length, none much longer than `most`, cut where the fewest edges cross."""
+    """Return the rows in columns of similar length, at most about `most`, cut where the fewest edges cross."""
     total = len(comparison.rows)
     count = ceil(total / most)
     cuts = [0]
@@ -162,7 +162,7 @@ def _crossing(comparison: Comparison, cut: int) -> int:
 
 
 def spine(edges: Sequence[Edge], kept: Collection[int]) -> list[Edge]:
-    """The edges that join neighbours among the kept rows: they are drawn straight, all others as arcs."""
+    """Return the edges that join neighbours among the kept rows: they are drawn straight, all others as arcs."""
     ordered = [INPUT, *sorted(kept), max((edge.target for edge in edges), default=0)]
     follower = dict(pairwise(ordered))
     return [edge for edge in edges if follower.get(edge.source) == edge.target and not edge.added]

@@ -1,10 +1,12 @@
-"""The random architectures of an Architecture Compression study, and its result beside others, as figures."""
+"""Figures of an Architecture Compression study: its architectures, and its result next to other methods'."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from esnac_lib.report.figures import style
@@ -22,28 +24,26 @@ MARKS: dict[str, dict[str, Any]] = {
 }
 
 
+@style.theme()
 def architectures(record: CompressionRecord) -> Figure:
-    """The trained architectures: how long, how large, how accurate after the short training, by distribution."""
+    """Draw the trained architectures by distribution: layers, parameters, accuracy after the short training."""
     figure = style.new_figure(10.5, 6.6)
-    complete = record.complete
+    complete = record.complete[record.complete["source"].isin(SOURCES)]
     if complete.empty:
         return style.in_words(figure, "No architecture is trained yet.")
     (lengths, sizes), (accuracies, both) = figure.subplots(2, 2)
-    params = np.log10(complete["params"])
-    bins = {
-        "length": np.arange(complete["length"].min() - 0.5, complete["length"].max() + 1.5),
-        "params": np.linspace(params.min() - 1e-9, params.max() + 1e-9, 21),
-        "accuracy": np.linspace(0, 100, 26),
-    }
-    for source in SOURCES:
-        rows = complete[complete["source"] == source]
-        if rows.empty:
-            continue
-        look: dict[str, Any] = {"color": SOURCE_COLOURS[source], "alpha": 0.6, "label": SOURCE_NAMES[source]}
-        lengths.hist(rows["length"], bins["length"], **look)
-        sizes.hist(rows["params"], 10 ** bins["params"], **look)
-        accuracies.hist(100 * rows["accuracy"], bins["accuracy"], **look)
-        both.plot(rows["params"], 100 * rows["accuracy"], "o", markersize=4, **look)
+    data = pd.DataFrame(
+        {"drawn": complete["source"].map(SOURCE_NAMES), "layers": complete["length"].astype(float),
+         "parameters": complete["params"].astype(float), "accuracy": 100 * complete["accuracy"]}
+    )  # fmt: skip
+    colours = {SOURCE_NAMES[source]: colour for source, colour in SOURCE_COLOURS.items()}
+    look: dict[str, Any] = {"hue": "drawn", "palette": colours, "hue_order": [*colours]}
+    drawn: dict[str, Any] = {**look, "kde": True, "kde_kws": {"cut": 0}, "element": "step", "alpha": 0.3}
+    drawn["legend"] = False
+    sns.histplot(data, x="layers", binwidth=1, ax=lengths, **drawn)
+    sns.histplot(data, x="parameters", bins=20, log_scale=True, ax=sizes, **drawn)
+    sns.histplot(data, x="accuracy", bins=np.linspace(0, 100, 26), ax=accuracies, **drawn)
+    sns.scatterplot(data, x="parameters", y="accuracy", s=22, alpha=0.7, ax=both, **look)
     teacher = record.short_teacher
     if teacher is not None:
         both.plot(teacher["params"], 100 * teacher["accuracy"], **style.TEACHER, label="teacher")
@@ -57,9 +57,12 @@ def architectures(record: CompressionRecord) -> Figure:
     return figure
 
 
+@style.theme()
 def accuracy_against_size(record: CompressionRecord, *others: StudyRecord) -> Figure:
-    """Test accuracy after final training against parameters: the student, its baselines, other methods' solutions, and
-    as the line to beat the teacher with all widths scaled by one factor."""
+    """Draw test accuracy after final training against parameters: the student, its baselines, and other methods.
+
+    The line to beat is the teacher with all widths scaled by one factor.
+    """
     figure = style.new_figure(8.5, 5.2)
     teacher, student = record.teacher, record.student
     if teacher is None or student is None:
@@ -77,12 +80,12 @@ def accuracy_against_size(record: CompressionRecord, *others: StudyRecord) -> Fi
                       markeredgecolor="white", **MARKS[name])  # fmt: skip
     for other, colour in zip(others, (style.BLACK, style.GREY, style.GREEN, style.ORANGE), strict=False):
         if other.solution is not None:
-            label = f"{other.name} ({len(other.told)} evaluated)"
+            label = f"{other.name} ({len(other.observed)} evaluated)"
             axes.plot(other.solution.params, 100 * other.solution.accuracy, "X", color=colour, markersize=11,
                       markeredgecolor="white", label=label)  # fmt: skip
-    told = len(record.told)
+    observed = len(record.observed)
     axes.plot(student["params"], 100 * student["accuracy"], **style.SOLUTION,
-              label=f"Architecture Compression ({told} trained)")  # fmt: skip
+              label=f"Architecture Compression ({observed} trained)")  # fmt: skip
     printed = published(record.config.study_config)
     if printed is not None:
         axes.plot([printed.params, printed.teacher_params], [printed.accuracy, printed.teacher_accuracy], ":",

@@ -1,4 +1,4 @@
-"""N2N's two stages as its trials show them: what is removed first, and what is shrunk then."""
+"""N2N's two stages as its trials show them: layers are removed first, filters afterwards."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from esnac_lib.report.figures import style
 from esnac_lib.report.records.study import StudyRecord
 
 
+@style.theme()
 def stages_figure(record: StudyRecord) -> Figure:
-    """f, layers removed and filters taken by the index of the evaluated architecture; a line where stage 2 begins.
+    """Draw f, layers removed and filters removed by the index of the evaluated architecture, and where stage 2 begins.
 
-    N2N proposes at random where its policies bring nothing new; such students lie in both stages alike.
+    N2N proposes at random where its policies produce nothing new; such students appear in both stages.
     """
     figure = style.new_figure(9, 6)
-    told = record.told
-    if told.empty:
+    observed = record.observed
+    if observed.empty:
         return style.in_words(figure, "No architecture has been evaluated yet.")
-    index = told["trial"].to_numpy() + 1
-    decided = [record.decisions(trial) for trial in told["trial"]]
+    index = observed["trial"].to_numpy() + 1
+    decided = [record.decisions(trial) for trial in observed["trial"]]
     panels = {
-        "f (search)": told["f"].to_numpy(),
+        "objective f (search)": observed["f"].to_numpy(),
         "layers removed": np.array([len(decisions.removed) for decisions in decided]),
-        "filters taken,\nmean of the groups": np.array([np.mean(decisions.ratios) for decisions in decided]),
+        "share of filters\nremoved (mean)": np.array([np.mean(decisions.ratios) for decisions in decided]),
     }
     boundary = first_of_second_stage(record)
     for axes, (label, values) in zip(figure.subplots(len(panels), 1, sharex=True), panels.items(), strict=True):
@@ -32,6 +33,8 @@ def stages_figure(record: StudyRecord) -> Figure:
         if boundary is not None:
             axes.axvline(boundary + 0.5, color=style.VERMILLION, linestyle="--", linewidth=1.2, label="stage 2 begins")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if label.startswith("layers"):
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         style.tidy(axes, xlabel="", ylabel=label)
     figure.axes[-1].set_xlabel("index of the evaluated architecture")
     if figure.axes[0].get_legend_handles_labels()[0]:
@@ -40,7 +43,7 @@ def stages_figure(record: StudyRecord) -> Figure:
 
 
 def first_of_second_stage(record: StudyRecord) -> int | None:
-    """The first trial that N2N's second policy proposed: of the first step that begins after half of the evaluations.
+    """Return the first trial that N2N's second policy proposed: of the first step after half of the evaluations.
 
     None in a space with one operator only, or before there is such a trial.
     """

@@ -12,9 +12,10 @@ from matplotlib.ticker import MaxNLocator
 
 from esnac_lib.config.comparison import DASHED, REFERENCE, Variant, sampler_variants
 from esnac_lib.report.figures import style
-from esnac_lib.report.figures.variants import NOTHING, best_so_far, mean_and_band
+from esnac_lib.report.figures.variants import NOTHING, best_so_far
 from esnac_lib.report.records.experiment import ExperimentRecord
 from esnac_lib.report.records.study import StudyRecord
+from esnac_lib.report.statistics import mean_and_band
 from esnac_lib.report.tables.samplers import PRUNING, proxy_table, searched, without_a_search
 
 
@@ -36,13 +37,13 @@ def samplers_figure(experiment: ExperimentRecord) -> Figure:
     Left: as published. Right: what goes beyond the papers, with random search and width scaling without a search.
     """
     figure = style.new_figure(11, 5.2)
-    if not any(len(record.told) for name in searched(experiment) for record in experiment.studies[name]):
+    if not any(len(record.observed) for name in searched(experiment) for record in experiment.studies[name]):
         return style.in_words(figure, NOTHING)
     panels = panels_of(list(sampler_variants().values()))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, (title, variants) in zip((left, right), panels.items(), strict=True):
         for variant in variants:
-            if records := [record for record in experiment.studies.get(variant.name, ()) if len(record.told)]:
+            if records := [record for record in experiment.studies.get(variant.name, ()) if len(record.observed)]:
                 _draw(axes, variant, records, experiment.config.num_evaluations)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         label = "best f so far (search, validation images)" if axes is left else ""

@@ -1,4 +1,4 @@
-"""Students beside networks that were designed small: ESNAC Table 2."""
+"""Students compared with networks that were designed small: ESNAC Table 2."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from matplotlib.figure import Figure
 
 from esnac_lib.report.figures import style
 from esnac_lib.report.records.experiment import ExperimentRecord
-from esnac_lib.report.records.runs import stat
 from esnac_lib.report.records.study import StudyRecord
+from esnac_lib.report.statistics import stat
 
 STUDENT, ORIGINAL = "student", "original"
 
 
 def sizes_table(experiment: ExperimentRecord, originals: Sequence[StudyRecord]) -> pd.DataFrame:
-    """One line a network: the students of each variant (mean and sample standard deviation over the runs), then the
-    originals, by name. Test accuracies; a network that is not trained yet has no line."""
+    """Return a line for each network: the students of each variant, then the original networks by name.
+
+    Test accuracies, with mean and sample standard deviation over the runs; a network that is not trained has no line.
+    """
     lines = [
         _line(f"ESNAC from {variant}", STUDENT, [(r.solution.accuracy, r.solution.params) for r in done if r.solution])
         for variant in experiment.studies
@@ -52,7 +54,7 @@ def _line(name: str, kind: str, pairs: Sequence[tuple[float, int]]) -> dict[str,
 
 
 def sizes_claim(table: pd.DataFrame) -> str:
-    """In Markdown: which networks of `sizes_table` another of the other kind beats, with no more parameters."""
+    """Return in Markdown which networks of `sizes_table` one of the other kind beats with no more parameters."""
     if not {STUDENT, ORIGINAL} <= set(table["kind"]):
         return "**No comparison yet:** there must be a finished student and a trained original."
     counts = {}
@@ -72,7 +74,7 @@ def sizes_claim(table: pd.DataFrame) -> str:
 
 
 def readable_name(teacher: str) -> str:
-    """A ShuffleNet's name as the paper prints it.
+    """Return a ShuffleNet's name as the paper prints it.
 
     >>> readable_name("shufflenet_0.5x_g8")
     'ShuffleNet 0.5× (g = 8)'
@@ -82,8 +84,9 @@ def readable_name(teacher: str) -> str:
     return f"ShuffleNet {width}× (g = {groups})" if family == "shufflenet" and groups else teacher
 
 
+@style.theme()
 def accuracy_against_size(table: pd.DataFrame) -> Figure:
-    """The networks of `sizes_table` by size and test accuracy; bars are standard deviations over the runs."""
+    """Draw the networks of `sizes_table` by size and test accuracy; bars are standard deviations over the runs."""
     figure = style.new_figure(8, 4.8)
     if table.empty:
         return style.in_words(figure, "No network has been trained to its end yet.")

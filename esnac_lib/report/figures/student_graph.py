@@ -1,4 +1,4 @@
-"""The student's graph beside its teacher's: what was removed, narrowed and added, at a glance.
+"""The student's graph next to its teacher's: what was removed, narrowed and added, at a glance.
 
 Each row is a layer of the teacher, at the left as it was, at the right as what became of it. Long networks go on in
 further columns.
@@ -48,7 +48,7 @@ class _Side:
 
 
 def student_graph(record: StudyRecord, trial: int | None = None) -> Figure:
-    """A trial's student beside the teacher; by default the solution, or before there is one the best of the search."""
+    """Draw a trial's student next to its teacher; by default the solution, or before that the best of the search."""
     teacher, student = record.teacher, record.student
     if trial is None and student is not None:
         trial = student.trial
@@ -67,7 +67,7 @@ def student_graph(record: StudyRecord, trial: int | None = None) -> Figure:
 
 
 def draw(comparison: Comparison, heading: str) -> Figure:
-    """The drawing of a comparison, with a heading of two lines."""
+    """Draw a comparison, with a heading of two lines."""
     parts = columns(comparison, MOST_ROWS)
     longest = max(map(len, parts)) + 2  # with the input and the output
     width, height = max(COLUMN * len(parts), 6.4), TOP + longest * PITCH + BOTTOM

@@ -1,25 +1,29 @@
-"""How all figures look: a palette that is safe for colour-blind readers (Okabe and Ito), light axes, one text size.
+"""How all figures look: seaborn's theme with a palette that is safe for colour-blind readers (Okabe and Ito).
 
-Figures are made without pyplot, so that nothing global changes and nothing has to be closed.
+Figures are made without pyplot, and `theme` holds only while a figure is drawn: nothing global changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import matplotlib
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK, GREY, PALE = "#CC79A7", "#56B4E9", "#222222", "#8C8C8C", "#D9D9D9"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK)
 """For several studies in one figure; vermillion is left for the solution."""
 LINES = ("-", (0, (4, 2)), (0, (1, 1)))
-"""Their lines: where one lies over another, both are seen."""
+"""Their line styles, so that two curves in the same place are both seen."""
 
-F_COLOURS = "cividis"  # the colour map of f: as good in grey
+F_COLOURS = "cividis"  # the colour map of f: reads equally well in grey
 
 TEACHER: dict[str, Any] = {"marker": "s", "color": BLACK, "markersize": 9, "linestyle": "none"}
 SOLUTION: dict[str, Any] = {
@@ -33,9 +37,21 @@ NARROWED: dict[str, Any] = {
     "marker": "D", "color": PURPLE, "markersize": 13, "linestyle": "none", "markerfacecolor": "none",
     "markeredgewidth": 1.8,
 }  # fmt: skip
-"""Hollow, for it may lie where the solution does."""
+"""Hollow, because it may coincide with the solution."""
 
 MARGIN = 0.05  # of an axis beyond the data
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """Set seaborn's theme while a figure is drawn; used as a decorator.
+
+    Not for what the live view's thread draws: matplotlib's settings are shared by all threads.
+    """
+    with matplotlib.rc_context():
+        # DejaVu Sans comes with matplotlib, so that figures have the same bytes on every machine
+        sns.set_theme("paper", "ticks", SERIES, font="DejaVu Sans", color_codes=False)
+        yield
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -44,18 +60,18 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def tidy(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Labels, a light grid, and no frame but the two axes."""
+    """Set labels, a light grid, and no frame but the two axes."""
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     if title:
         axes.set_title(title, fontsize="medium")
     axes.grid(True, color="#EBEBEB", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    sns.despine(ax=axes)
 
 
 def in_words(figure: Figure, text: str) -> Figure:
-    """The figure for a study that has nothing to plot yet: it says so."""
+    """Write a text in place of a plot, for a study that has nothing to plot yet."""
     axes = figure.add_subplot()
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center", wrap=True, fontsize="large", color=BLACK)
@@ -69,36 +85,34 @@ def legend(axes: Axes, **where: Any) -> None:
 
 
 def legend_above(figure: Figure, axes: Axes, ncols: int) -> None:
-    """A legend that covers no point: over the axes."""
+    """A legend above the axes, where it covers no point, in place of one that seaborn put into them."""
     handles, labels = axes.get_legend_handles_labels()
+    if (inside := axes.get_legend()) is not None:
+        inside.remove()
     figure.legend(handles, labels, loc="outside upper center", ncols=ncols, frameon=False, fontsize="small")
 
 
 def count_ticks(axes: Axes) -> None:
-    """A logarithmic x axis of counts that reads 20K, 50K, 1M."""
+    """Make x a logarithmic axis of counts that reads 20k, 50k, 1M."""
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     steps = (1, 2, 5) if high / low < 100 else (1, 3) if high / low < 3000 else (1,)
     ticks = [step * 10.0**power for power in range(13) for step in steps]
     axes.set_xticks([tick for tick in ticks if low <= tick <= high])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.minorticks_off()
 
 
-def short_count(value: float) -> str:
-    """1,500 as 1.5K, 2,000,000 as 2M.
-
-    >>> short_count(1500), short_count(2e6), short_count(90)
-    ('1.5K', '2M', '90')
-    """
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
-        if value >= unit:
-            return f"{value / unit:.3g}{name}"
-    return f"{value:.3g}"
+def identity_line(axes: Axes, limits: tuple[float, float]) -> None:
+    """Give both axes the same limits, with a dashed line where x and y are equal."""
+    axes.add_line(Line2D(limits, limits, color=GREY, linestyle="--", linewidth=1, zorder=0, label="y = x"))
+    axes.set_xlim(limits)
+    axes.set_ylim(limits)
+    axes.set_aspect("equal")
 
 
 def span(values: Iterable[float], least: float) -> tuple[float, float]:
-    """The range of an axis: the finite values and a margin around them, at least `least` wide."""
+    """Return the range of an axis: the finite values and a margin around them, at least `least` wide."""
     known = [value for value in values if value == value]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
     missing = max(0.0, least - (high - low)) / 2

@@ -24,14 +24,15 @@ class _Curve:
     look: dict[str, Any]
 
 
+@style.theme()
 def training_curves(record: StudyRecord) -> Figure:
-    """Accuracy above, training loss below, in three columns: teachers, search, final training.
+    """Draw accuracy above training loss in three columns: teachers, search, final training.
 
-    In the search every student is a thin line, and those of the final training stand out.
+    In the search every student is a thin line; those that were trained finally stand out.
     """
     columns = [
         ("teachers", _teachers(record)),
-        ("search, one line a student", _search(record)),
+        ("search, one line per student", _search(record)),
         ("final training", _final(record)),
     ]
     figure = style.new_figure(11, 7)
@@ -95,7 +96,7 @@ def _search(record: StudyRecord) -> list[_Curve]:
         curves[0] = _Curve("search", curves[0].name, "student (validation)", curves[0].look)
     narrowed = {"color": style.PURPLE, "linewidth": 2}
     return curves + [
-        _Curve("baseline", name, "narrowed teacher", dict(narrowed)) for name in _names(record, "baseline")
+        _Curve("baseline", name, "uniformly narrowed teacher", dict(narrowed)) for name in _names(record, "baseline")
     ]
 
 
@@ -104,7 +105,7 @@ def _final(record: StudyRecord) -> list[_Curve]:
     for phase, on, dashes in (("final", "validation", "-"), ("full", "test", "--")):
         for name in _names(record, phase):
             is_trial = name.startswith("trial")
-            who = f"trial {trial_of(name)}" if is_trial else "narrowed teacher"
+            who = f"trial {trial_of(name)}" if is_trial else "uniformly narrowed teacher"
             colour = colours.get(name, style.PURPLE)
             curves.append(_Curve(phase, name, f"{who} ({on})", {"color": colour, "linestyle": dashes}))
     return curves

@@ -1,11 +1,14 @@
-"""Kernel transfer: what the source's kernels have seen of a target, and what they proposed there (ESNAC Table 3)."""
+"""Kernel transfer: what the source's kernels have observed, and what they proposed for a target (ESNAC Table 3)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from esnac_lib.architecture.graph import Architecture
@@ -17,14 +20,14 @@ Tables = Mapping[str, Mapping[str, str]]
 
 
 def kernels_table(experiment: ExperimentRecord, tables: Tables) -> pd.DataFrame:
-    """One line for the source, and one a target: the teacher's layers, and those kinds that no observation has."""
+    """Return a line for the source and for each target: the teacher's layers, and the kinds that no observation has."""
     source = experiment.first("source")
     columns = ["setting", "teacher", "layers", "parameters", "observations", "kinds never observed"]
     if source is None or source.search_teacher is None:
         return pd.DataFrame(columns=columns)
-    observed = [source.search_teacher.architecture, *map(Architecture.from_json, source.told["architecture"])]
+    observed = [source.search_teacher.architecture, *map(Architecture.from_json, source.observed["architecture"])]
     seen = {layer.kind for architecture in observed if architecture for layer in architecture.layers}
-    lines: list[tuple[str, StudyRecord, int | None]] = [("source", source, len(source.told))]
+    lines: list[tuple[str, StudyRecord, int | None]] = [("source", source, len(source.observed))]
     for target, rows in tables.items():
         studies = [study for variant in rows.values() if (study := experiment.first(variant)) is not None]
         lines += [(target, study, None) for study in studies[:1]]
@@ -42,25 +45,35 @@ def _line(setting: str, study: StudyRecord, observations: int | None, seen: set[
     return (setting, name, len(teacher.architecture.layers), teacher.params, observations, kinds)
 
 
+@style.theme()
 def transfer_figure(experiment: ExperimentRecord, tables: Tables) -> Figure:
-    """Search f of every student that was evaluated in each target, all runs together; a bar marks the best."""
+    """Draw search f of every student that was evaluated in each target, all runs together, with median and best."""
     rows = max((len(table) for table in tables.values()), default=1)
-    figure = style.new_figure(10, 1.3 + 0.45 * rows * len(tables))
+    figure = style.new_figure(10, 1.5 + 0.5 * rows * len(tables))
     if not any(experiment.first(variant) for table in tables.values() for variant in table.values()):
         return style.in_words(figure, "No target study has been run yet.")
     panels = np.atleast_1d(figure.subplots(len(tables), 1, sharex=True))
     for axes, (target, table) in zip(panels, tables.items(), strict=True):
-        labels = []
-        for place, (label, variant) in enumerate(table.items()):
-            told = [study.told for study in experiment.studies.get(variant, ())]
-            f = np.concatenate([trials["f"].dropna().to_numpy() for trials in told]) if told else np.array([])
-            labels.append(f"{label} ({len(f)} evaluated)")
-            if len(f):
-                look = {"color": style.SERIES[place % len(style.SERIES)], "markersize": 5, "alpha": 0.65}
-                axes.plot(f, place + 0.25 * np.linspace(-1, 1, len(f)), "o", **look)
-                axes.plot([f.max()] * 2, [place - 0.36, place + 0.36], color=style.BLACK, linewidth=2)
-        axes.set_yticks(range(len(labels)), labels)
-        axes.set_ylim(len(labels) - 0.5, -0.5)
+        named = {}
+        for label, variant in table.items():
+            f = [x for study in experiment.studies.get(variant, ()) for x in study.observed["f"].dropna()]
+            named[f"{label} ({len(f)} evaluated)"] = f
+        data = pd.DataFrame([(name, x) for name, f in named.items() for x in f], columns=["variant", "f"])
+        _strip(axes, data, [*named])
         style.tidy(axes, xlabel="", ylabel="", title=target)
-    panels[-1].set_xlabel("f (search, validation images)")
+    panels[-1].set_xlabel("objective f (search, validation images)")
+    style.legend_above(figure, panels[0], 2)
     return figure
+
+
+def _strip(axes: Axes, data: pd.DataFrame, order: list[str]) -> None:
+    """One row of points a variant, with its median and the 95 % interval of that, and its best."""
+    colours = [style.SERIES[place % len(style.SERIES)] for place in range(len(order))]
+    known: dict[str, Any] = {"data": data, "x": "f", "y": "variant", "order": order, "ax": axes, "legend": False}
+    sns.swarmplot(hue="variant", hue_order=order, palette=colours, size=4, alpha=0.65, **known)
+    look: dict[str, Any] = {"color": style.BLACK, "marker": "d", "markersize": 5, "linestyle": "none", "seed": 0}
+    sns.pointplot(estimator="median", err_kws={"linewidth": 1.5}, label="median (95 % interval)", **look, **known)
+    best = data.groupby("variant")["f"].max().reindex(order)
+    axes.plot(best, range(len(order)), "|", color=style.VERMILLION, markersize=18, markeredgewidth=2, label="best")
+    axes.set_yticks(range(len(order)), order)
+    axes.set_ylim(len(order) - 0.5, -0.5)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -15,50 +16,51 @@ from matplotlib.ticker import MaxNLocator
 from esnac_lib.report.figures import style
 from esnac_lib.report.records.experiment import ExperimentRecord, decisions_table, operators_of
 from esnac_lib.report.records.study import StudyRecord
+from esnac_lib.report.statistics import mean_and_band
 
-CONFIDENCE = 0.95
 NOTHING = "No study of this experiment has been run yet."
 
 
+@style.theme()
 def best_f(experiment: ExperimentRecord, rows: Mapping[str, str]) -> Figure:
-    """Best f so far against the number of evaluations: mean over the runs, and the 95 % band of that mean.
+    """Draw the best f so far against the number of evaluations: the runs' mean and its 95 % confidence band.
 
-    rows: by label, the variant. The band is Student's t; one run has none.
+    Args:
+        experiment: The experiment as it was read.
+        rows: By label, the variant. The band is Student's t; one run has none.
     """
     figure = style.new_figure(8, 4.4)
     known = {label: records for label, variant in rows.items() if (records := experiment.studies.get(variant))}
-    if not any(len(record.told) for records in known.values() for record in records):
+    if not any(len(record.observed) for records in known.values() for record in records):
         return style.in_words(figure, NOTHING)
     axes = figure.add_subplot()
     looks = zip(cycle(style.SERIES), cycle(style.LINES), strict=False)
     for (label, records), (colour, line) in zip(known.items(), looks, strict=False):
-        mean, half = mean_and_band(best_so_far(records))
-        index = np.arange(1, len(mean) + 1)
+        best = pd.DataFrame(best_so_far(records)).melt(var_name="index", value_name="f")
         name = f"{label} ({len(records)} run{'s' * (len(records) > 1)})"
-        axes.plot(index, mean, drawstyle="steps-post", color=colour, linestyle=line, linewidth=2, label=name)
-        axes.fill_between(index, mean - half, mean + half, step="post", color=colour, alpha=0.15, linewidth=0)
+        band: dict[str, Any] = {"errorbar": _interval, "err_kws": {"step": "post", "alpha": 0.12}}
+        look = {"color": colour, "linestyle": line, "linewidth": 2, "drawstyle": "steps-post", "label": name}
+        sns.lineplot(x=best["index"] + 1, y=best["f"], ax=axes, **band, **look)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    style.tidy(axes, xlabel="evaluated architectures", ylabel="best f so far (search, validation images)")
+    style.tidy(axes, xlabel="evaluated architectures", ylabel="best objective f so far (search, validation images)")
     style.legend_above(figure, axes, 3)
     return figure
 
 
+def _interval(runs: pd.Series) -> tuple[float, float]:
+    """The 95 % confidence interval of the runs' mean."""
+    mean, half = mean_and_band(runs.to_numpy())
+    return float(mean - half), float(mean + half)
+
+
 def best_so_far(records: Sequence[StudyRecord]) -> np.ndarray:
-    """(runs, evaluations): the best f among the first n, as far as every run has come; before any f it is 0."""
-    f = [np.fmax.accumulate(np.fmax(record.told["f"].to_numpy(), 0.0)) for record in records]
+    """Return the best f among the first n evaluations, as far as every run has come; before any f it is 0.
+
+    Shape: (runs, evaluations).
+    """
+    f = [np.fmax.accumulate(np.fmax(record.observed["f"].to_numpy(), 0.0)) for record in records]
     shortest = min(len(values) for values in f)
     return np.array([values[:shortest] for values in f])
-
-
-def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(runs, n) -> mean (n,) and half the width of its 95 % confidence interval (n,), 0 for one run."""
-    runs, mean = len(values), values.mean(axis=0)
-    if runs < 2:
-        return mean, np.zeros_like(mean)
-    from scipy.stats import t as student_t
-
-    quantile = student_t.ppf((1 + CONFIDENCE) / 2, runs - 1)
-    return mean, quantile * values.std(axis=0, ddof=1) / np.sqrt(runs)
 
 
 def decisions_made(experiment: ExperimentRecord, rows: Mapping[str, str]) -> Figure:

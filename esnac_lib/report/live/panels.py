@@ -1,7 +1,7 @@
 """The figure of the live view: f, size against accuracy, and the trainings that run, side by side.
 
-It is drawn often, beside a search that needs the processor: so its places are fixed, for looking for good ones takes
-longer than drawing.
+It is drawn often, while a search needs the processor: so its layout is fixed, since computing one takes longer than
+drawing. It is drawn in a thread: so without the theme, which sets what all threads share.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CHOSEN: dict[str, Any] = {
 
 
 def draw(snapshot: Snapshot, chosen: int | None = None, heading: bool = True) -> Figure:
-    """The three panels. chosen: a trial to be ringed. heading: with the study's status in words above them."""
+    """Draw the three panels. chosen: a trial to be ringed. heading: with the study's status in words above them."""
     height = HEIGHT + 0.45 * heading
     figure = Figure(figsize=(WIDTH, height), dpi=100)
     left, middle, right = figure.subplots(1, 3)
@@ -50,19 +50,19 @@ def draw(snapshot: Snapshot, chosen: int | None = None, heading: bool = True) ->
 
 
 def to_svg(figure: Figure, snapshot: Snapshot) -> str:
-    """The figure as an <svg> element whose points link to "#trial<number>" and tell about it when pointed at."""
+    """Return the figure as an <svg> element whose points link to "#trial<number>" and describe it when pointed at."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(">*{", ">.esnac-panels svg *{")  # its style is for itself, not for the page
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg {NAMESPACES} viewBox="\1" width="100%">', svg, count=1)
-    told = {int(number): snapshot.describe(int(number)) for number in set(re.findall(r'"#trial(\d+)"', svg))}
+    titles = {int(number): snapshot.describe(int(number)) for number in set(re.findall(r'"#trial(\d+)"', svg))}
     link = r'<a xlink:href="#trial(\d+)" target="_blank">'
-    return re.sub(link, lambda m: f'<a href="#trial{m[1]}"><title>{escape(told[int(m[1])])}</title>', svg)
+    return re.sub(link, lambda m: f'<a href="#trial{m[1]}"><title>{escape(titles[int(m[1])])}</title>', svg)
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as a picture."""
+    """Return the figure as a PNG."""
     data = io.BytesIO()
     figure.savefig(data, format="png")
     return data.getvalue()
@@ -70,21 +70,22 @@ def to_png(figure: Figure) -> bytes:
 
 def _draw_f(axes: Axes, snapshot: Snapshot, chosen: int | None) -> None:
     record = snapshot.record
-    complete, told, planned = record.complete, record.told, record.config.num_evaluations
-    best = np.fmax.accumulate(told["f"].where(told["state"] == "complete").to_numpy(dtype=float))
-    axes.plot(told["trial"] + 1, best, drawstyle="steps-post", color=style.BLUE, linewidth=2)
+    complete, observed, planned = record.complete, record.observed, record.config.num_evaluations
+    best = np.fmax.accumulate(observed["f"].where(observed["state"] == "complete").to_numpy(dtype=float))
+    axes.plot(observed["trial"] + 1, best, drawstyle="steps-post", color=style.BLUE, linewidth=2)
     _link(axes.scatter(complete["trial"] + 1, complete["f"], color=style.BLUE, alpha=0.6, s=26), complete)
-    for f, marker, label in ((True, "x", "failed (f = 0)"), (False, "1", "failed by the machine")):
+    for f, marker, label in ((True, "x", "failed (f = 0)"), (False, "1", "machine fault")):
         rows = record.failed[record.failed["f"].notna() == f]
         if len(rows):
             at, bottom = np.full(len(rows), 0.03), axes.get_xaxis_transform()
             points = axes.scatter(rows["trial"] + 1, at, marker=marker, color=style.GREY, transform=bottom, label=label)
             _link(points, rows)
     _ring(axes, complete, chosen, complete["trial"] + 1, complete["f"])
-    axes.set_xlim(0, 1 + max(len(told), min(planned, max(20, 2 * len(told)))))  # the rest is the progress bar's matter
+    shown = max(len(observed), min(planned, max(20, 2 * len(observed))))  # the progress bar shows the rest
+    axes.set_xlim(0, 1 + shown)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     title = "no architecture evaluated yet" if complete.empty else f"best f so far {complete['f'].max():.4f}"
-    style.tidy(axes, xlabel="evaluated architecture", ylabel="f (search)", title=title)
+    style.tidy(axes, xlabel="evaluated architecture", ylabel="objective f (search)", title=title)
     style.legend(axes, loc="lower right")
 
 
@@ -104,7 +105,7 @@ def _draw_sizes(axes: Axes, snapshot: Snapshot, chosen: int | None) -> None:
     if best is not None:
         axes.plot(best.params, 100 * best.accuracy, **style.SOLUTION, label="best f")
     _ring(axes, complete, chosen, complete["params"], 100 * complete["accuracy"])
-    title = "colour: f, the lighter the higher" if len(complete) else ""
+    title = "colour: f, lighter is higher" if len(complete) else ""
     style.tidy(axes, xlabel="parameters (log scale)", ylabel="validation accuracy [%]", title=title)
     if teacher is not None or len(complete):
         style.count_ticks(axes)

@@ -25,7 +25,7 @@ PHASES = {  # phase: (what it is, the parameter that has its number of epochs), 
     "full": ("final training on all images", "final_epochs"),
     "baseline": ("search training of the narrowed teacher", "epochs"),
 }
-STEPS_BACK = 10  # so many steps the time left is judged by
+STEPS_BACK = 10  # the last steps from which the time left is estimated
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Snapshot:
         """Whether somebody works on it, and if not, whether it came to its end."""
         if self.writer is not None:
             return "stopping" if self.stop_requested else "running"
-        return "finished" if _summarised(self.record) == len(self.record.told) else "stopped"
+        return "finished" if _summarised(self.record) == len(self.record.observed) else "stopped"
 
     @property
     def phase(self) -> str | None:
@@ -78,15 +78,16 @@ class Snapshot:
             return epochs[epochs["name"].map(trial_of).isin(trials.loc[trials["state"] == "running", "trial"])]
         last = epochs.groupby("name")["epoch"].transform("max")
         epochs, last = epochs[last < (self.epochs_in_all or 0)], last[last < (self.epochs_in_all or 0)]
-        return epochs[last >= last.max() - 1]  # side by side they are at most an epoch apart: who lags has failed
+        return epochs[last >= last.max() - 1]  # trained together: one that lags by more than an epoch has failed
 
     @cached_property
     def ended(self) -> pd.DataFrame:
         """The epochs of the trainings that ended last, like `running`: of a step of the search, or of a phase."""
-        epochs, told = self._epochs_of_phase, self.record.told
+        epochs, observed = self._epochs_of_phase, self.record.observed
         if self.phase != "search":
             return epochs
-        return epochs[epochs["name"].map(trial_of).isin(told.loc[told["step"] == told["step"].max(), "trial"])]
+        latest = observed.loc[observed["step"] == observed["step"].max(), "trial"]
+        return epochs[epochs["name"].map(trial_of).isin(latest)]
 
     @property
     def _epochs_of_phase(self) -> pd.DataFrame:
@@ -95,19 +96,19 @@ class Snapshot:
     @property
     def seconds_left(self) -> float | None:
         """An estimate for the rest of the search, from the last steps or the first one's epochs; None before those."""
-        record, told = self.record, self.record.told
-        rest = record.config.num_evaluations - len(told)
+        record, observed = self.record, self.record.observed
+        rest = record.config.num_evaluations - len(observed)
         if rest <= 0 or self.state == "finished":
             return 0.0
-        step = self._seconds_a_step(told) if len(told) else self._seconds_of_the_first_step()
+        step = self._seconds_a_step(observed) if len(observed) else self._seconds_of_the_first_step()
         return None if step is None else step * rest / record.config.K
 
     @staticmethod
-    def _seconds_a_step(told: pd.DataFrame) -> float:
-        by_step = told.groupby("step")
+    def _seconds_a_step(observed: pd.DataFrame) -> float:
+        by_step = observed.groupby("step")
         between = by_step["told_at"].max().sort_values().diff().dt.total_seconds().dropna().tail(STEPS_BACK)
         if between.empty:
-            return float(told["seconds"].sum() + told["propose_seconds"].sum())
+            return float(observed["seconds"].sum() + observed["propose_seconds"].sum())
         return float(between.median())  # which a study that slept once between two steps does not move
 
     def _seconds_of_the_first_step(self) -> float | None:
@@ -120,8 +121,8 @@ class Snapshot:
     @property
     def status(self) -> str:
         """How far the study is, in a line."""
-        told, planned = len(self.record.told), self.record.config.num_evaluations
-        words = [f"{told} of {planned} evaluated"]
+        observed, planned = len(self.record.observed), self.record.config.num_evaluations
+        words = [f"{observed} of {planned} evaluated"]
         if failed := len(self.record.failed):
             words.append(f"{failed} failed")
         if self.state in ("finished", "stopped"):
@@ -164,7 +165,7 @@ class Snapshot:
 
 
 class Reader:
-    """Looks at one ledger again and again. What it does between two changes of the files costs next to nothing."""
+    """Reads one ledger repeatedly. A look between two changes of the files costs next to nothing."""
 
     def __init__(self, path: Path) -> None:
         self.ledger = Ledger(path, read_only=True)

@@ -1,6 +1,6 @@
-"""The live view itself: words, figure and drawing as widgets, kept up to date by a thread that reads the ledger.
+"""The live view itself: status, figure and drawing as widgets, kept up to date by a thread that reads the ledger.
 
-A thread, for the kernel's own loop stands still while a cell runs, and a study may run in that very kernel. It looks
+A thread, because the kernel's own loop is blocked while a cell runs, and a study may run in the same kernel. It looks
 at the files' dates once a second, reads when they changed, and draws for at most a twentieth of the time.
 """
 
@@ -52,13 +52,16 @@ class HasFolder(Protocol):
 
 
 def attach(study: str | Path | StudyConfig | HasFolder, live: bool | None = None) -> Monitor:
-    """A view of a study that runs in this or another process, or that is finished; a notebook's cell shows it.
+    """Return a view of a study that runs in this or another process, or that is finished; a notebook's cell shows it.
 
     study: its name, its folder, its ledger's path, its config, or the `Study`. live: widgets that follow the study
     (True) or one still figure (False); None takes widgets in a notebook that JupyterLab shows, and the figure where
-    nobody watches (papermill, nbval). In a console it is a few lines of text. The notebook's file gets the figure in
-    either case, renewed while the page lives; after a reload JupyterLab lets the widgets go on and leaves the file's
-    figure as it was, until the cell is run again. Raises LedgerError where there is no ledger (yet).
+    the notebook is executed unattended (papermill, nbval). In a console it is a few lines of text. The notebook's file
+    gets the figure in either case, updated while the page is open; after a reload JupyterLab keeps the widgets running
+    and leaves the file's figure as it was until the cell is run again.
+
+    Raises:
+        LedgerError: There is no ledger (yet).
     """
     if isinstance(study, StudyConfig):
         place: str | Path = study_dir(study)
@@ -68,7 +71,7 @@ def attach(study: str | Path | StudyConfig | HasFolder, live: bool | None = None
 
 
 class Monitor:
-    """What `attach` gives: shown as the last value of a cell it is the live view.
+    """The live view of a study, shown where it is the last value of a cell.
 
     `snapshot` reads the study now; `choose` shows another architecture; `stop` asks the study to stop; `close` ends
     the view's thread and leaves the view as it is.
@@ -119,7 +122,7 @@ class Monitor:
         self._reader.ledger.request_stop()
 
     def close(self) -> None:
-        """Follow the study no longer."""
+        """Stop following the study."""
         self._ended.set()
 
     # -- showing it --------------------------------------------------------------------------------------------------
@@ -180,7 +183,7 @@ class Monitor:
                 self._show()
         except EsnacError as error:  # the ledger was moved away, or is being restored
             self._show_fault(str(error))
-        except Exception:  # in a thread nobody would see it
+        except Exception:  # in a thread it would go unseen
             self._show_fault(traceback.format_exc())
         return True
 
@@ -188,7 +191,7 @@ class Monitor:
         assert self._widgets is not None
         self._observations = self._snapshot
         svg = to_svg(draw(self._snapshot, self._shown, heading=False), self._snapshot)
-        self._widgets.tell(self._snapshot)
+        self._widgets.update(self._snapshot)
         self._widgets.figure.value = f'<div class="esnac-panels" onclick="{escape(ON_CLICK)}">{svg}</div>'
         self._widgets.show_trial(self._snapshot, self._shown, following=self._chosen is None)
 
@@ -225,13 +228,13 @@ class _Widgets:
         self.box = ipywidgets.VBox([head, self.progress, self.figure, chooser, self.drawing])
         self.box.add_class("esnac-monitor")
         self._drawn: tuple[Any, ...] | None = None
-        self._teller: int | None = None  # the thread that sets the fields: what it sets, nobody has chosen
+        self._setting: int | None = None  # the thread that sets the fields: its changes are not a person's choice
         self.stop.on_click(self._on_stop)
         self.trial.observe(self._on_trial, "value")
         self.best.observe(self._on_best, "value")
 
-    def tell(self, snapshot: Snapshot) -> None:
-        """The words, the progress and the button."""
+    def update(self, snapshot: Snapshot) -> None:
+        """Update the status, the progress and the button."""
         config, state = snapshot.record.config, snapshot.state
         heading = f"{config.sampler} compresses {config.teacher} on {config.dataset}"
         lines = (
@@ -241,20 +244,20 @@ class _Widgets:
         )
         self.words.value = f'{STYLE}<div class="esnac-words" data-state="{state}">{"<br>".join(lines)}</div>'
         self.progress.max = config.num_evaluations
-        self.progress.value = len(snapshot.record.told)
+        self.progress.value = len(snapshot.record.observed)
         self.progress.bar_style = {"finished": "success", "running": "info"}.get(state, "warning")
         self.stop.disabled = state != "running"
         self.stop.description = "stopping …" if state == "stopping" else "stop the study"
 
     def show_trial(self, snapshot: Snapshot, trial: int | None, following: bool) -> None:
-        """The facts and the drawing of the chosen trial."""
-        self._teller = threading.get_ident()
+        """Show the facts and the drawing of the chosen trial."""
+        self._setting = threading.get_ident()
         try:
             self.trial.max = max(0, len(snapshot.record.trials) - 1)
             self.trial.value = trial or 0
             self.best.value = following
         finally:
-            self._teller = None
+            self._setting = None
         self.facts.value = "" if trial is None else escape(snapshot.describe(trial))
         key = (trial, snapshot.record.solution is not None, snapshot.record.best is not None)
         if key != self._drawn:  # it takes longer than all else, and changes only with the trial
@@ -272,9 +275,9 @@ class _Widgets:
             self.stop.disabled, self.stop.description = True, "stopping …"
 
     def _on_trial(self, change: dict[str, Any]) -> None:
-        if self._teller != threading.get_ident():
+        if self._setting != threading.get_ident():
             self.monitor.choose(change["new"])
 
     def _on_best(self, change: dict[str, Any]) -> None:
-        if self._teller != threading.get_ident():
+        if self._setting != threading.get_ident():
             self.monitor.choose(None if change["new"] else self.trial.value)

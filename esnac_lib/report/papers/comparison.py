@@ -1,7 +1,7 @@
-"""Our numbers beside the published ones, table by table: what report.ipynb shows and writes.
+"""Our numbers compared with the published ones, table by table: what report.ipynb shows and writes.
 
 >>> runs = read_runs(outputs_root())
->>> beside_papers(runs)["ESNAC Table 1"]                   # one DataFrame for each printed table
+>>> compare_with_papers(runs)["ESNAC Table 1"]                   # one DataFrame for each printed table
 >>> write_report(runs, outputs_root() / "report")          # the same ledgers give the same bytes
 """
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from esnac_lib.files import write_atomically
 from esnac_lib.objective import OBJECTIVES, Measurement
-from esnac_lib.report.papers.printed_tables import PaperRow, Stat, paper_tables
+from esnac_lib.report.papers.printed_tables import NUMBERS, PaperRow, paper_tables
 from esnac_lib.report.records.runs import (
     COMPRESSION,
     TEACHER_PARAMETERS,
@@ -28,10 +28,10 @@ from esnac_lib.report.records.runs import (
     search_protocol,
     teacher_protocol,
 )
+from esnac_lib.report.statistics import Stat
+from esnac_lib.report.tables.formatting import readable
 
 NOT_RUN = "not run yet"
-NUMBERS = {"accuracy": "accuracy [%]", "params": "parameters", "ratio": "ratio", "times": "times", "f": "f"}
-DIGITS = {"accuracy": "{:.2f}", "params": "{:,.0f}", "ratio": "{:.4f}", "times": "{:.2f}", "f": "{:.4f}"}
 COLUMNS = (
     "setting", "method", "whose", *(c for name in NUMBERS.values() for c in (name, f"{name} ±")), "runs", "protocol",
     "verdict",
@@ -39,7 +39,7 @@ COLUMNS = (
 
 
 def verdict(ours: Stat, printed: Stat) -> str:
-    """Ours against a printed value, the higher the better: "better", "worse" or "within one std".
+    """Return how ours compares with a printed value, the higher the better: "better", "worse" or "within one std".
 
     One standard deviation is the larger of the printed one and that of our runs; where there is none, any difference
     counts.
@@ -55,10 +55,10 @@ def verdict(ours: Stat, printed: Stat) -> str:
     return "better" if difference > 0 else "worse"
 
 
-def beside_papers(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
-    """For each printed table its rows, each followed by ours and the authors' program's own.
+def compare_with_papers(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
+    """Return each printed table's rows, each followed by ours and the authors' program's own.
 
-    Ours is one line a protocol: mean, sample standard deviation and number of runs, and a verdict, by f (for teachers
+    Ours is one line per protocol: mean, sample standard deviation and number of runs, and a verdict, by f (for teachers
     and original ShuffleNets by accuracy). Where there is none, the verdict says how far the studies are.
     """
     groups = grouped(runs)
@@ -68,9 +68,9 @@ def beside_papers(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
 
 
 def other_studies(runs: Sequence[Run]) -> pd.DataFrame:
-    """The rest: one line for each protocol that no printed row of a student asks for, with what its ledgers hold.
+    """Return a line for each protocol that corresponds to no printed row of a student.
 
-    f is against our own teachers here, since no printed one stands beside it.
+    f is against our own teachers here, since there is no printed one.
     """
     rows = [row for table in paper_tables().values() for row in table if row.what != "teacher"]
     lines = []
@@ -90,7 +90,7 @@ def other_studies(runs: Sequence[Run]) -> pd.DataFrame:
                 "studies": ", ".join(group.study_names),
                 "what": f"{config['teacher']} on {config['dataset']}",
                 "sampler": config["sampler"],
-                "evaluated": f"{sum(r.told for r in group.runs)} of {sum(r.planned for r in group.runs)}",
+                "evaluated": f"{sum(r.observed for r in group.runs)} of {sum(r.planned for r in group.runs)}",
                 "failed": sum(run.failed for run in group.runs),
                 "best search f": _mean(best),
                 **{label: stats[name].mean for name, label in NUMBERS.items()},
@@ -104,27 +104,9 @@ def other_studies(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*columns, "f of narrowed teacher", "runs", "protocol"])
 
 
-def as_printed(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `beside_papers` or `other_studies` as text: mean ± standard deviation in one cell, a dash for none."""
-    shown: dict[str, list[str]] = {}
-    forms = {label: DIGITS[name] for name, label in NUMBERS.items()}
-    forms |= {"best search f": DIGITS["f"], "f of narrowed teacher": DIGITS["f"]}
-    forms |= dict.fromkeys(("proposing [s]", "evaluating [s]", "seconds", "evaluations to random's best"), "{:,.1f}")
-    forms |= dict.fromkeys(("best f", "95 % half-width", "mean f", "lower quartile", "median f"), "{:.4f}")
-    forms |= dict.fromkeys(("upper quartile", "difference in best f"), "{:.4f}")
-    forms |= dict.fromkeys(("rank correlation", "standard deviation", "median accuracy [%]"), "{:.2f}")
-    for column in table.columns:
-        if column.endswith(" ±"):
-            continue
-        form = forms.get(column, "{}")
-        spreads = table[f"{column} ±"] if f"{column} ±" in table.columns else [None] * len(table)
-        shown[column] = [_cell(value, spread, form) for value, spread in zip(table[column], spreads, strict=True)]
-    return pd.DataFrame(shown)
-
-
 def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """Every table as tables/<name>.csv, and all of them in report.md. Returns the files, in order of their names."""
-    tables = {**beside_papers(runs), "Other studies": other_studies(runs)}
+    """Write every table as tables/<name>.csv and all of them in report.md; return the files, sorted by name."""
+    tables = {**compare_with_papers(runs), "Other studies": other_studies(runs)}
     files = {folder / "report.md": _markdown_report(tables)}
     for name, table in tables.items():
         path = folder / "tables" / f"{name.lower().replace(' ', '_')}.csv"
@@ -135,7 +117,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 
 def verdicts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """How many of our lines of each table got which verdict; printed rows without a run of ours count as not run."""
+    """Count our lines of each table by verdict; printed rows without a run of ours count as not run."""
     kinds = ["better", "within one std", "worse", NOT_RUN]
     counts = [
         [name, *(int(table["verdict"].str.startswith(kind).sum()) for kind in kinds)] for name, table in tables.items()
@@ -195,7 +177,7 @@ def _teachers(groups: Sequence[RunGroup]) -> list[tuple[str, list[tuple[Measurem
 
 
 def _from_summaries(row: PaperRow, group: RunGroup) -> list[tuple[Measurement, Measurement]]:
-    """The student, or a baseline, of Architecture Compression: in the summary beside the ledger."""
+    """The student, or a baseline, of Architecture Compression: in the summary next to the ledger."""
     name = row.key if row.what == "baseline" else "student"
     found = [(run.summary.get(name), run.summary.get("teacher")) for run in group.runs]
     pairs = [(_measured(network), _measured(teacher)) for network, teacher in found]
@@ -212,17 +194,17 @@ def _how_far(row: PaperRow, groups: Sequence[RunGroup]) -> str:
     runs = [run for group in groups if is_same(group.config, row.same) for run in group.runs]
     if row.what != "solution" or not runs:
         return NOT_RUN
-    told, planned = sum(run.told for run in runs), sum(run.planned for run in runs)
-    return f"{NOT_RUN} to its end ({told} of {planned} evaluated, no final training)"
+    observed, planned = sum(run.observed for run in runs), sum(run.planned for run in runs)
+    return f"{NOT_RUN} to its end ({observed} of {planned} evaluated, no final training)"
 
 
 def _line(
-    row: PaperRow, whose: str, stats: Mapping[str, Stat], runs: int | None, protocol: str, judged: str
+    row: PaperRow, whose: str, stats: Mapping[str, Stat], runs: int | None, protocol: str, verdict: str
 ) -> dict[str, Any]:
     line: dict[str, Any] = {"setting": row.setting, "method": row.method, "whose": whose}
     for name, label in NUMBERS.items():
         line[label], line[f"{label} ±"] = stats.get(name, Stat())
-    return line | {"runs": runs, "protocol": protocol, "verdict": judged}
+    return line | {"runs": runs, "protocol": protocol, "verdict": verdict}
 
 
 def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
@@ -238,17 +220,10 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _cell(value: Any, spread: Any, form: str) -> str:
-    if pd.isna(value) or value == "":
-        return "–"
-    text = form.format(value)
-    return text if pd.isna(spread) else f"{text} ± {form.format(spread)}"
-
-
 def _markdown_report(tables: Mapping[str, pd.DataFrame]) -> str:
-    parts = ["# Our numbers beside the published ones"]
+    parts = ["# Our numbers compared with the published ones"]
     for name, table in tables.items():
-        shown = as_printed(table)
+        shown = readable(table)
         rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
         lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
         parts.append(f"## {name}\n\n" + "\n".join(lines))

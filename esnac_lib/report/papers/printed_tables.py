@@ -1,9 +1,9 @@
-"""Every printed row of the two papers' tables, and which studies of ours are the same experiment.
+"""Every row of the two papers' tables as printed, and which studies of ours are the same experiment.
 
     >>> [row.method for row in paper_tables()["ESNAC Table 4"]]
     ['K = 1', 'K = 2', 'K = 4', 'K = 8', 'K = 16']
 
-The numbers are published.yaml's; nothing here reads a ledger.
+The numbers come from published.yaml; nothing here reads a ledger.
 """
 
 from __future__ import annotations
@@ -11,27 +11,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
 
 from esnac_lib.config.study import AS_PUBLISHED
 from esnac_lib.data.registry import DATASETS
 from esnac_lib.objective import PAPERS, Measurement, compression_ratio
-from esnac_lib.report.papers.published import COLUMNS, FULL, MILLION, load_papers
+from esnac_lib.report.statistics import Stat
 from esnac_lib.teachers.registry import TEACHERS
 
-SHRINK = "remove,shrink"
+FULL, SHRINK = "remove,shrink,skip", "remove,shrink"
+MILLION = 1e6
+NUMBERS = {"accuracy": "accuracy [%]", "params": "parameters", "ratio": "ratio", "times": "compression (×)", "f": "f"}
+"""What a row may print, in the order of a row that is printed as a list, and its heading in our tables."""
 PLAIN: Mapping[str, Any] = {"kernel_loss": "posterior", "acquisition": "random"}
 """The settings of the paper's own search that its ablations change."""
 
 Values = Mapping[str, Any]
 What = Literal["solution", "teacher", "compression", "baseline"]
-
-
-class Stat(NamedTuple):
-    """A mean with its standard deviation; None where there is none."""
-
-    mean: float | None = None
-    std: float | None = None
 
 
 NOTHING = Stat()
@@ -42,7 +41,7 @@ class PaperRow:
     """One printed row.
 
     setting: what was compressed, on what. accuracy in %, params in numbers. teacher_accuracy: in %, of the printed
-    teacher; f is against it. what: in which of our results its counterpart stands: the solution or the teacher of a
+    teacher; f is against it. what: which of our results is its counterpart: the solution or the teacher of a
     study, or the student ("compression") or a named baseline of Architecture Compression. same: the parameters of such
     a study. key: of the baseline. program: the authors' program's own run, seed 127, where there is one.
     """
@@ -63,8 +62,9 @@ class PaperRow:
 
 @lru_cache(maxsize=1)
 def paper_tables() -> dict[str, tuple[PaperRow, ...]]:
-    """All printed tables by name, in the papers' order."""
-    esnac, other = load_papers()["esnac"], load_papers()["architecture_compression"]
+    """Return all printed tables by name, in the papers' order."""
+    papers = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+    esnac, other = papers["esnac"], papers["architecture_compression"]
     return {
         "ESNAC Table 1": tuple(_table1(esnac)),
         "ESNAC Table 2": tuple(_table2(esnac)),
@@ -101,8 +101,8 @@ def _table1(esnac: Values) -> Iterator[PaperRow]:
 
 def _table2(esnac: Values) -> Iterator[PaperRow]:
     for teacher, (accuracy, params) in esnac["table2"]["esnac"].items():
-        judged = esnac["table1"]["cifar100"][teacher]["esnac"]["f"]  # the same students: Table 2 prints no f
-        printed = {"accuracy": accuracy, "params": params, "f": judged}
+        same_f = esnac["table1"]["cifar100"][teacher]["esnac"]["f"]  # the same students: Table 2 prints no f
+        printed = {"accuracy": accuracy, "params": params, "f": same_f}
         method = f"ESNAC from {TEACHERS[teacher].label}"
         yield _row(esnac, "cifar100", teacher, method, printed, {"operators": FULL, **_esnac()})
     for name, (accuracy, params) in esnac["table2"]["shufflenet"].items():
@@ -192,9 +192,9 @@ def _row(
     program: Sequence[float] | None = None,
 ) -> PaperRow:
     """A row of a student; `printed` by name, or as a list of accuracy, params, ratio, times, f; None: no result."""
-    values: Values = dict(zip(COLUMNS, printed, strict=True)) if isinstance(printed, Sequence) else printed or {}
-    accuracy, params, ratio, times, f = (_stat(values.get(name)) for name in COLUMNS)
-    own = dict(zip(COLUMNS, program or (), strict=bool(program)))
+    values: Values = dict(zip(NUMBERS, printed, strict=True)) if isinstance(printed, Sequence) else printed or {}
+    accuracy, params, ratio, times, f = (_stat(values.get(name)) for name in NUMBERS)
+    own = dict(zip(NUMBERS, program or (), strict=bool(program)))
     if own:
         own["params"] *= MILLION
     return PaperRow(

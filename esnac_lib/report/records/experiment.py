@@ -1,7 +1,7 @@
 """An experiment as its ledgers have it, and its variants side by side: means and standard deviations over the runs.
 
 >>> experiment = read_experiment(config)
->>> as_printed(variants_table(experiment, config.tables()["kernels"]))
+>>> readable(variants_table(experiment, config.tables()["kernels"]))
 """
 
 from __future__ import annotations
@@ -18,17 +18,26 @@ from esnac_lib.config.paths import outputs_root, study_dir
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.objective import compression_ratio
-from esnac_lib.report.records.runs import stat
 from esnac_lib.report.records.study import StudyRecord, read
+from esnac_lib.report.statistics import stat
 from esnac_lib.space.operators.base import Operator
 from esnac_lib.space.registry import core_and
 
-NUMBERS = ("accuracy [%]", "parameters", "ratio", "times", "f", "best search f", "proposing [s]", "evaluating [s]")
+NUMBERS = (
+    "accuracy [%]",
+    "parameters",
+    "ratio",
+    "compression (×)",
+    "f",
+    "best search f",
+    "proposing [s]",
+    "evaluating [s]",
+)
 
 
 @dataclass(frozen=True, eq=False)
 class ExperimentRecord:
-    """All that the ledgers of an experiment say. studies: of each variant, by seed, those that have a ledger."""
+    """What the ledgers of an experiment say. studies: of each variant, by seed, those that have a ledger."""
 
     folder: Path
     config: ExperimentConfig
@@ -52,8 +61,8 @@ class ExperimentRecord:
         done = sum(len(self.finished(variant)) for variant in self.studies)
         planned = len(self.config.studies())
         shared = sum(len(record.results["shared"]) for records in self.studies.values() for record in records)
-        told = sum(len(record.told) for records in self.studies.values() for record in records)
-        text = f"{done} of {planned} studies finished; {told} architectures evaluated"
+        observed = sum(len(record.observed) for records in self.studies.values() for record in records)
+        text = f"{done} of {planned} studies finished; {observed} architectures evaluated"
         return f"{text}, {shared} of them looked up in another study" if shared else text
 
 
@@ -67,12 +76,12 @@ def read_experiment(config: ExperimentConfig) -> ExperimentRecord:
 
 
 def read_studies(configs: Sequence[StudyConfig]) -> tuple[StudyRecord, ...]:
-    """Those of some studies that have a ledger."""
+    """Read those of some studies that have a ledger."""
     return tuple(read(study_dir(config)) for config in configs if has_ledger(study_dir(config) / "ledger.sqlite"))
 
 
 def variant_of(study: StudyConfig) -> str:
-    """The variant that a study of an experiment is a run of.
+    """Return the variant that a study of an experiment is a run of.
 
     >>> variant_of(StudyConfig(study="ablations/K4_seed0"))
     'K4'
@@ -81,14 +90,14 @@ def variant_of(study: StudyConfig) -> str:
 
 
 def is_complete(record: StudyRecord) -> bool:
-    """Whether a study has nothing left to do: a solution, or every evaluation where no final training is asked for."""
+    """Return whether a study is finished: it has a solution, or all evaluations if there is no final training."""
     if record.config.final != "none":
         return record.solution is not None
     return record.has_summary and record.best is not None
 
 
 def variants_table(experiment: ExperimentRecord, rows: Mapping[str, str]) -> pd.DataFrame:
-    """One line a variant, in the papers' columns: mean and sample standard deviation over its finished runs.
+    """Return one line per variant, in the papers' columns: mean and sample standard deviation over its finished runs.
 
     rows: by label, the variant. Accuracies and f are of the solution on the test images, against our own reference
     teacher; without final training of the best student on the validation images, as "evaluated on" says. A variant
@@ -117,11 +126,11 @@ def _numbers(record: StudyRecord) -> dict[str, float]:
         "accuracy [%]": 100 * student.accuracy,
         "parameters": float(student.params),
         "ratio": compression_ratio(student.params, teacher.params),
-        "times": teacher.params / student.params,
+        "compression (×)": teacher.params / student.params,
         "f": student.f,
         "best search f": best.f,
         "proposing [s]": float(record.trials["propose_seconds"].sum()),
-        "evaluating [s]": float(record.told["seconds"].sum()),
+        "evaluating [s]": float(record.observed["seconds"].sum()),
     }
 
 
@@ -141,7 +150,7 @@ def decisions_table(experiment: ExperimentRecord, rows: Mapping[str, str]) -> pd
     lines = []
     for label, variant in rows.items():
         for record in experiment.studies.get(variant, ()):
-            for row in record.told.to_dict("records"):
+            for row in record.observed.to_dict("records"):
                 line = {"variant": label, "seed": record.config.seed} | {n: row[n] for n in ("trial", "f", "state")}
                 decisions = record.decisions(row["trial"])
                 lines.append(line | {o.column: o.amount(o.part(decisions)) for o in operators})

@@ -24,14 +24,14 @@ from esnac_lib.ledger.ledger import Ledger
 
 KINDS = ("teacher", "codec", "path", "compressed", "compared", "width", "final", "full", "pruned")
 SOURCES = ("random", "around", "descent")
-"""Where trained architectures come from, the teacher aside: §9's rules, around the teacher, decoded by a descent."""
+"""Where trained architectures come from: the rules of Section 9, variations of the teacher, or a descent."""
 
 
 @dataclass(frozen=True, eq=False)
 class CompressionRecord:
     """All that the ledger of one study says.
 
-    trials: as `Ledger` gives them, with the columns source, length and note (what was written down with each).
+    trials: as `Ledger` gives them, with the columns source, length and note (what was recorded with each).
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class CompressionRecord:
         return (self.folder / "summary.json").exists()
 
     @cached_property
-    def told(self) -> pd.DataFrame:
+    def observed(self) -> pd.DataFrame:
         """The trials that are finished, failed ones included."""
         return self.trials[self.trials["told_at"].notna()]
 
@@ -113,7 +113,7 @@ class CompressionRecord:
 
     @property
     def short_teacher(self) -> Mapping[str, Any] | None:
-        """The teacher's trial: trained shortly like every architecture."""
+        """The teacher's trial, with the short training of every architecture."""
         rows = self.complete[self.complete["source"] == "teacher"].to_dict("records")
         return {str(name): value for name, value in rows[0].items()} if rows else None
 
@@ -124,7 +124,7 @@ class CompressionRecord:
 
     @property
     def baselines(self) -> dict[str, Mapping[str, Any]]:
-        """What it is set beside, by name; a baseline that found nothing is left out."""
+        """The baselines by name; one that found nothing is left out."""
         found = self.results["compared"]
         return {name: found[name] for name in BASELINES if found.get(name) and name in self.config.baseline_names}
 
@@ -143,9 +143,9 @@ class CompressionRecord:
     @property
     def status(self) -> str:
         """How far the study is, in words."""
-        random = int(self.told["source"].isin(("random", "around")).sum())
+        random = int(self.observed["source"].isin(("random", "around")).sum())
         text = f"{random} of {self.config.architectures} random architectures trained"
-        decoded = int((self.told["source"] == "descent").sum())
+        decoded = int((self.observed["source"] == "descent").sum())
         text += f", {decoded} decoded ones" if decoded else ""
         if self.student is None:
             return f"{text}; no final result yet"
@@ -170,7 +170,7 @@ def read_compression(study: str | Path) -> CompressionRecord:
 
 
 def items_of(rows: list[list[int]]) -> Items:
-    """A sequence from its JSON."""
+    """Return a sequence from its JSON."""
     return tuple(Item(*row) for row in rows)
 
 

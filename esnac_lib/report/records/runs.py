@@ -1,4 +1,4 @@
-"""All runs that lie under a folder of outputs, and what runs of one protocol have in common.
+"""All runs under a folder of outputs, and what runs of one protocol have in common.
 
 A run is a study with its ledger. Runs whose parameters differ in nothing but the seed repeat one experiment: together
 they give a mean and a standard deviation.
@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from esnac_lib.config.base import upgraded
@@ -23,7 +22,7 @@ from esnac_lib.errors import LedgerError
 from esnac_lib.ledger.file import find_ledgers
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import PAPERS, Measurement, Objective, compression_ratio
-from esnac_lib.report.papers.printed_tables import Stat
+from esnac_lib.report.statistics import Stat, stat
 
 COMPRESSION = "architecture compression"
 """The sampler of a study of the second paper, which has none."""
@@ -31,7 +30,7 @@ COMPRESSION = "architecture compression"
 _NO_PROTOCOL = RESULT_FREE | {"study", "seed"}
 _DEFAULTS = {name: field.default for name, field in StudyConfig.model_fields.items()}
 _SEARCH = ("operators", "grouping", "keep", "objective", "kernel_loss", *PRESETS["paper"])
-"""Parameters of a search that are told where they are not at their defaults."""
+"""Parameters of a search that its protocol names where they are not at their defaults."""
 TEACHER_PARAMETERS = (
     "teacher", "dataset", "teacher_epochs", "teacher_lr", "batch_size", "augment", "schedule", "validation",
 )  # fmt: skip
@@ -39,16 +38,16 @@ TEACHER_PARAMETERS = (
 
 @dataclass(frozen=True)
 class Run:
-    """What the ledger of one study says in short.
+    """A summary of one study's ledger.
 
-    config: its parameters, those that it does not know at their defaults. told, planned, failed: architectures. best_f:
-    of the search. teacher: the reference teacher, judged on the test images as solution and narrowed are; each None
-    before it exists. summary: of summary.json beside the ledger, empty where there is none.
+    config: its parameters, those that it does not know at their defaults. observed, planned, failed: numbers of
+    architectures. best_f: of the search. teacher: the reference teacher, evaluated on the test images as solution and
+    narrowed are; each None before it exists. summary: of summary.json next to the ledger, empty where there is none.
     """
 
     study: str
     config: Mapping[str, Any]
-    told: int
+    observed: int
     planned: int
     failed: int
     best_f: float | None
@@ -86,12 +85,12 @@ class RunGroup:
 
 
 def read_runs(root: Path) -> tuple[Run, ...]:
-    """Every ledger under `root`, in the order of their names. Raises LedgerError for one that cannot be read."""
+    """Read every ledger under `root`, in the order of their names. Raises LedgerError for one that cannot be read."""
     return tuple(_read(path, root) for path in find_ledgers(root))
 
 
 def grouped(runs: Iterable[Run]) -> tuple[RunGroup, ...]:
-    """The runs by protocol, each group in the order of its seeds, groups in that of their first studies' names."""
+    """Return the runs by protocol: groups ordered by their first study's name, runs by their seed."""
     groups: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.study):
         groups.setdefault(run.protocol, []).append(run)
@@ -99,26 +98,19 @@ def grouped(runs: Iterable[Run]) -> tuple[RunGroup, ...]:
 
 
 def is_same(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether parameters are as wanted: each one equal, or one of a tuple."""
+    """Return whether parameters are as wanted: each one equal, or one of a tuple."""
     return all(
         config.get(name) in value if isinstance(value, tuple) else config.get(name) == value
         for name, value in wanted.items()
     )
 
 
-def stat(values: Sequence[float]) -> Stat:
-    """Mean and sample standard deviation (n - 1); no deviation of one value, nothing of none."""
-    if not values:
-        return Stat()
-    return Stat(fmean(values), stdev(values) if len(values) > 1 else None)
-
-
 def results_of(
     pairs: Sequence[tuple[Measurement, Measurement]], published_teacher: float | None, objective: Objective = PAPERS
 ) -> dict[str, Stat]:
-    """accuracy (%), params, ratio, times and f of networks, each given with its teacher.
+    """Return accuracy (%), params, ratio, times and f of networks, each given with its teacher.
 
-    published_teacher: accuracy in % of the printed teacher; f is against the better of it and ours (SPEC §1).
+    published_teacher: accuracy in % of the printed teacher; f is against the better of it and ours, as the paper's is.
     """
     values: dict[str, list[float]] = {name: [] for name in ("accuracy", "params", "ratio", "times", "f")}
     for network, teacher in pairs:
@@ -132,7 +124,7 @@ def results_of(
 
 
 def search_protocol(config: Mapping[str, Any]) -> str:
-    """How students were evaluated and trained in the end, in words."""
+    """Return in words how students were evaluated and finally trained."""
     images = f"{config['search_images']:,}" if config["search_images"] else "all training"
     if config["sampler"] == COMPRESSION:
         text = f"{config['architectures']} random architectures, {config['epochs']} epochs on {images} images"
@@ -147,7 +139,7 @@ def search_protocol(config: Mapping[str, Any]) -> str:
 
 
 def teacher_protocol(config: Mapping[str, Any]) -> str:
-    """How a teacher was trained, in words."""
+    """Return in words how a teacher was trained."""
     return (
         f"{config['teacher_epochs']} epochs on all images, {config['schedule'].replace('_', '-')} schedule, last epoch"
     )
@@ -168,7 +160,7 @@ def _read(path: Path, root: Path) -> Run:
     return Run(
         study=path.parent.relative_to(root).as_posix(),
         config=config,
-        told=int(trials["told_at"].notna().sum()),
+        observed=int(trials["told_at"].notna().sum()),
         planned=planned,
         failed=int((trials["state"] == "failed").sum()),
         best_f=None if best != best else float(best),

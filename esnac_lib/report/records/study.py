@@ -34,7 +34,7 @@ class Measured:
     """A network of a study with what was measured of it.
 
     accuracy: a fraction, on the test images (after final training) or on the validation images (during the search).
-    f: against the teacher that was judged on the same images (SPEC §1). trial: where the search found it.
+    f: against the teacher that was evaluated on the same images. trial: where the search found it.
     """
 
     params: int
@@ -54,7 +54,7 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class StudyRecord:
-    """All that the ledger of one study says.
+    """What the ledger of one study says.
 
     folder: of the study. config: its parameters. trials, epochs: as `Ledger` gives them. results: by kind and name.
     environment: device and versions, as the study's environment.json has them; empty where there is none.
@@ -93,7 +93,7 @@ class StudyRecord:
     # -- the trials --------------------------------------------------------------------------------------------------
 
     @cached_property
-    def told(self) -> pd.DataFrame:
+    def observed(self) -> pd.DataFrame:
         """The trials that are finished, failed ones included."""
         return self.trials[self.trials["told_at"].notna()]
 
@@ -104,14 +104,14 @@ class StudyRecord:
 
     @cached_property
     def failed(self) -> pd.DataFrame:
-        """The trials that diverged, or that a fault of the machine stopped."""
+        """The trials that diverged, or that a machine fault stopped."""
         return self.trials[self.trials["state"] == "failed"]
 
     @property
     def status(self) -> str:
         """How far the study is, in words."""
-        told, planned = len(self.told), self.config.num_evaluations
-        text = f"{told} of {planned} architectures evaluated"
+        observed, planned = len(self.observed), self.config.num_evaluations
+        text = f"{observed} of {planned} architectures evaluated"
         if len(self.failed):
             text += f", {len(self.failed)} of them failed"
         if self.solution is not None:
@@ -134,7 +134,7 @@ class StudyRecord:
 
     @property
     def teacher(self) -> Measured | None:
-        """The teacher to be shown beside the student: judged on the same images."""
+        """The teacher to compare the student with: evaluated on the same images."""
         return self.search_teacher if self.solution is None else self.reference_teacher
 
     def _teacher(self, role: str, evaluated_on: Literal["test", "validation"]) -> Measured | None:
@@ -189,23 +189,23 @@ class StudyRecord:
 
     @property
     def student(self) -> Measured | None:
-        """What the study has to offer: its solution, or before that the best of the search."""
+        """The study's student: its solution, or before that the best of the search."""
         return self.solution or self.best
 
     def decisions(self, trial: int) -> Decisions:
-        """What was decided about the teacher for a trial."""
+        """Return what was decided about the teacher for a trial."""
         return Decisions.from_json(self.trials.loc[self.trials["trial"] == trial, "decisions"].iloc[0])
 
     def architecture(self, trial: int) -> Architecture:
-        """What was evaluated in a trial."""
+        """Return the architecture of a trial."""
         return Architecture.from_json(self.trials.loc[self.trials["trial"] == trial, "architecture"].iloc[0])
 
     @cached_property
     def finalists(self) -> pd.DataFrame:
         """trial, search_f, final_f, accuracy, evaluated_on: one line a student in final training, by trial.
 
-        final_f: against the teacher that was judged on the same images; in the `paper` form of the best test epoch.
-        A single student is trained on all images only, and judged there.
+        final_f: against the teacher that was evaluated on the same images; in the `paper` form of the best test epoch.
+        A single student is trained on all images only, and evaluated there.
         """
         paper = self.config.final == "paper"
         accuracy = "best_epoch_accuracy" if paper else "accuracy"
@@ -229,7 +229,7 @@ def read(study: str | Path) -> StudyRecord:
 
 
 def ledger_path(study: str | Path) -> Path:
-    """Where the ledger of a study lies that is given by its name, its folder, or its ledger's path."""
+    """Return the path of the ledger of a study, given by its name, its folder, or its ledger's path."""
     path = Path(study)
     if isinstance(study, str) and path.suffix != ".sqlite" and (path.name == study or (outputs_root() / path).is_dir()):
         path = outputs_root() / path
@@ -237,8 +237,8 @@ def ledger_path(study: str | Path) -> Path:
 
 
 def record_of(ledger: Ledger) -> StudyRecord:
-    """What an open ledger says at this moment."""
-    # results first: whatever they speak of was recorded before them, should the study be running
+    """Return what an open ledger says at this moment."""
+    # results first: in a running study, what they refer to was recorded before them
     results = {kind: ledger.results(kind) for kind in KINDS}
     config = StudyConfig.from_stored(ledger.config)
     folder = ledger.path.resolve().parent
@@ -246,7 +246,7 @@ def record_of(ledger: Ledger) -> StudyRecord:
 
 
 def trial_of(key: str) -> int:
-    """The trial's number from the name of its student in files and curves.
+    """Return the trial's number from the name of its student in files and curves.
 
     >>> trial_of("trial0012")
     12

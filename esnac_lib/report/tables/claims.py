@@ -1,4 +1,4 @@
-"""What a study claims, in one sentence that its ledger holds up."""
+"""What a study claims, in a sentence that its ledger supports."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 from esnac_lib.report.papers.published import published
 from esnac_lib.report.records.experiment import ExperimentRecord
 from esnac_lib.report.records.study import Measured, StudyRecord
+from esnac_lib.report.statistics import mean_and_band
 
 
 def claim(record: StudyRecord) -> str:
-    """The result in Markdown; for a study that has none yet, how far it is."""
+    """Return the result in Markdown; for a study that has none yet, how far it is."""
     teacher, student = record.teacher, record.student
     if teacher is None:
         return f"**No result yet.** The teacher is not trained; {record.status}."
@@ -25,7 +26,7 @@ def claim(record: StudyRecord) -> str:
     if record.solution is None:
         text = (
             f"**The best student so far has {size} and {_gap(student, teacher)}.** It was trained by search training "
-            f"alone and judged on the validation images: {record.status}."
+            f"alone and evaluated on the validation images: {record.status}."
         )
         return text
     text = f"**The student that {record.name} found has {size} and {_gap(student, teacher)}.**"
@@ -55,7 +56,7 @@ def _gap(student: Measured, teacher: Measured) -> str:
 
 
 def ranking(experiment: ExperimentRecord, rows: Mapping[str, str]) -> str:
-    """The variants by mean f, in Markdown, and the lead of the first over the second, paired by seed.
+    """Return the variants by mean f, in Markdown, and the lead of the first over the second, paired by seed.
 
     rows: by label, the variant. The lead's ± is half of its 95 % confidence interval (Student's t over the seeds that
     both have finished); with one seed there is none, and the sentence says that the order may be chance.
@@ -68,13 +69,13 @@ def ranking(experiment: ExperimentRecord, rows: Mapping[str, str]) -> str:
     means = {label: float(np.mean(list(f_by_seed(records).values()))) for label, records in found.items()}
     order = sorted(means, key=lambda label: -means[label])
     student = found[order[0]][0].student
-    judged = (
+    images = (
         "after final training, on the test images" if student and student.evaluated_on == "test" else "of the search"
     )
     listed = ", ".join(f"{label} {means[label]:.4f}" for label in order)
     equal = [label for label in order if means[label] == means[order[0]]]
     verb = "ends" if len(equal) == 1 else "end"
-    text = f"**{' and '.join(equal)} {verb} highest** in f {judged}: {listed}."
+    text = f"**{' and '.join(equal)} {verb} highest** in f {images}: {listed}."
     if len(order) > 1 and len(equal) == 1:
         text += f" {_lead(found, order[0], order[1])}"
     if missing := [label for label in rows if label not in found]:
@@ -83,7 +84,7 @@ def ranking(experiment: ExperimentRecord, rows: Mapping[str, str]) -> str:
 
 
 def f_by_seed(records: Sequence[StudyRecord]) -> dict[int, float]:
-    """f of each run's student: its solution, or the best of the search where there was no final training."""
+    """Return f of each run's student: its solution, or the best of the search where there was no final training."""
     return {record.config.seed: record.student.f for record in records if record.student is not None}
 
 
@@ -92,9 +93,7 @@ def _lead(found: Mapping[str, Sequence[StudyRecord]], first: str, second: str) -
     gaps = np.array([mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())])
     if len(gaps) < 2:
         return f"One seed each, so the lead of {gaps.sum():.4f} over {second} may be chance."
-    from scipy.stats import t as student_t
-
-    half = student_t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
-    verdict = "more than chance" if gaps.mean() > half else "within what chance gives"
-    lead = f"Its lead over {second} is {gaps.mean():+.4f} ± {half:.4f} (95 %, {len(gaps)} seeds, paired)"
+    mean, half = mean_and_band(gaps)
+    verdict = "more than chance" if mean > half else "within what chance gives"
+    lead = f"Its lead over {second} is {mean:+.4f} ± {half:.4f} (95 %, {len(gaps)} seeds, paired)"
     return f"{lead}: {verdict}."

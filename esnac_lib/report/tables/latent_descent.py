@@ -20,15 +20,15 @@ NAMES = {
     "pruning": "pruning (Molchanov et al.)",
     "n2n": "N2N",
 }
-SOURCE_NAMES = {"random": "random (§9)", "around": "around the teacher", "descent": "decoded by the descent"}
+SOURCE_NAMES = {"random": "random (Section 9)", "around": "around the teacher", "descent": "decoded by the descent"}
 RESULT_COLUMNS = {
     "network": "object", "accuracy [%]": "float64", "change [points]": "float64", "parameters": "Int64",
-    "times": "float64", "MACs": "Int64", "f": "float64", "note": "object",
+    "compression (×)": "float64", "MACs": "Int64", "f": "float64", "note": "object",
 }  # fmt: skip
 
 
 def compression_claim(record: CompressionRecord) -> str:
-    """The result in Markdown; for a study that has none yet, how far it is."""
+    """Return the result in Markdown; for a study that has none yet, how far it is."""
     teacher, student = record.teacher, record.student
     if teacher is None or student is None:
         return f"**No result yet.** {record.status}."
@@ -58,7 +58,7 @@ def _change(entry: Mapping[str, Any]) -> str:
 
 
 def compression_table(record: CompressionRecord, *others: StudyRecord) -> pd.DataFrame:
-    """The teacher, the student, the baselines, solutions of other studies with the same teacher, the published row.
+    """Return a table of teacher, student, baselines, other studies' solutions with the same teacher, published row.
 
     Test accuracies after the last epoch of the same final training; f and changes are against our own teacher.
     """
@@ -85,7 +85,8 @@ def compression_table(record: CompressionRecord, *others: StudyRecord) -> pd.Dat
         note = f"from a teacher of {printed.teacher_accuracy:.2f} %; {printed.note}"
         rows.append(
             {"network": f"published: {printed.label}", "accuracy [%]": printed.accuracy, "change [points]": change,
-             "parameters": round(printed.params), "times": printed.times, "MACs": None, "f": None, "note": note}
+             "parameters": round(printed.params), "compression (×)": printed.times, "MACs": None, "f": None,
+             "note": note}
         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS), dtype=object).astype(RESULT_COLUMNS)
 
@@ -96,7 +97,7 @@ def _row(name: str, entry: Mapping[str, Any], teacher: Mapping[str, Any], note: 
         "accuracy [%]": 100 * entry["accuracy"],
         "change [points]": 100 * entry["delta_accuracy"],
         "parameters": entry["params"],
-        "times": teacher["params"] / entry["params"],
+        "compression (×)": teacher["params"] / entry["params"],
         "MACs": entry["macs"],
         "f": entry["f"],
         "note": note,
@@ -110,21 +111,21 @@ def _other_rows(other: StudyRecord) -> list[dict[str, Any]]:
             entry = {"accuracy": found.accuracy, "params": found.params, "macs": found.macs, "f": found.f}
             entry["delta_accuracy"] = found.accuracy - teacher.accuracy
             against = {"params": teacher.params}
-            rows.append(_row(name, entry, against, f"study {other.config.study}, {len(other.told)} evaluated"))
+            rows.append(_row(name, entry, against, f"study {other.config.study}, {len(other.observed)} evaluated"))
     return rows
 
 
 def rejections_table(record: CompressionRecord) -> pd.DataFrame:
-    """What became of the draws: accepted, or rejected for which reason; numbers and shares of each distribution."""
+    """Return how many draws of each distribution were accepted, or rejected for which reason."""
     rows = []
     for source, counts in sorted(record.rejections.items(), key=lambda pair: SOURCES.index(pair[0])):
         for reason, count in counts.items():
             rows.append((SOURCE_NAMES[source], reason, int(count), 100 * count / counts.sum()))
-    return pd.DataFrame(rows, columns=["distribution", "what", "draws", "share [%]"])
+    return pd.DataFrame(rows, columns=["distribution", "outcome", "draws", "share [%]"])
 
 
 def codec_table(record: CompressionRecord) -> pd.DataFrame:
-    """The codec on held-out architectures, by distribution, and on those that it was trained on."""
+    """Return the codec's quality on held-out architectures, by distribution, and on those that it was trained on."""
     held_out = record.codec.get("held_out_by_source", {})
     parts = {f"held out, {SOURCE_NAMES[source]}": part for source, part in held_out.items()}
     parts |= {"held out, all": record.codec.get("held_out", {}), "trained on": record.codec.get("trained", {})}
@@ -156,12 +157,14 @@ def _percent(share: float | None) -> float | None:
 
 
 def patterns_table(record: CompressionRecord) -> pd.DataFrame:
-    """How many networks show each pattern of §5.3: trained ones, decoded ones, and those of §10's weighting."""
+    """Return the share of trained and decoded networks that show each pattern of Section 5.3."""
     groups: dict[str, list[tuple[Item, ...]]] = {
-        SOURCE_NAMES[source]: [items_of(note["sequence"]) for note in record.told["note"] if note["source"] == source]
+        SOURCE_NAMES[source]: [
+            items_of(note["sequence"]) for note in record.observed["note"] if note["source"] == source
+        ]
         for source in ("random", "around")
     }
-    groups["decoded on the way"] = _decoded(record.descents)
+    groups["decoded along the descent"] = _decoded(record.descents)
     groups["decoded, L = 0.1 L_a + L_p"] = _decoded([record.path("analysis")])
     rows = []
     for name, sequences in groups.items():
@@ -182,7 +185,7 @@ def _decoded(paths: Sequence[Mapping[str, Any]]) -> list[tuple[Item, ...]]:
 
 
 def layers_table(**sequences: Sequence[Item]) -> pd.DataFrame:
-    """Sequences beside each other, a layer a row: convolution 3×3, 64, stride 1, padding 1."""
+    """Return sequences side by side, one layer per row: "conv 3×3, 64, stride 1, padding 1"."""
     longest = max(map(len, sequences.values()), default=0)
     columns = {
         name.replace("_", " "): [*map(layer_text, items), *[""] * (longest - len(items))]
@@ -192,7 +195,7 @@ def layers_table(**sequences: Sequence[Item]) -> pd.DataFrame:
 
 
 def layer_text(item: Item) -> str:
-    """A layer in words.
+    """Return a layer in words.
 
     >>> layer_text(Item(CONV, 3, 64, 1, 1))
     'conv 3×3, 64, stride 1, padding 1'
@@ -216,7 +219,7 @@ PATTERNS: Final = (
 
 
 def patterns_of(items: Sequence[Item]) -> dict[str, int]:
-    """How often each of `PATTERNS` occurs in a sequence (the first: 0 or 1).
+    """Return how often each of `PATTERNS` occurs in a sequence (the first: 0 or 1).
 
     >>> relu, norm, conv = Item(4, 0, 1, 0, 0), Item(3, 0, 1, 0, 0), Item(1, 3, 8, 2, 1)
     >>> list(patterns_of([norm, norm, conv, relu, relu, Item(8, 0, 10, 0, 0)]).values())
@@ -237,5 +240,5 @@ def patterns_of(items: Sequence[Item]) -> dict[str, int]:
 
 
 def parameter_free(items: Sequence[Item]) -> float:
-    """The share of layers that have no parameters."""
+    """Return the share of layers that have no parameters."""
     return sum(item.t not in (CONV, LINEAR, BATCH_NORM) for item in items) / len(items)

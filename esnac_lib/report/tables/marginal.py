@@ -1,7 +1,7 @@
 """Why the marginal objective stays finite here past 50 observations, where the paper's diverged (ESNAC §6.7).
 
 Its log determinant is read off a Cholesky factor in float64, as a sum of logarithms. The paper blames that term; a
-determinant that is formed as a product and then put into the logarithm does what they saw, as `marginal_table` shows.
+determinant formed as a product before its logarithm is taken fails as they saw, which `marginal_table` shows.
 No training is needed for it: the observations are students drawn from the space, f = C(2 - C), as if none lost any
 accuracy.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def marginal_table(teacher: Architecture, sizes: Sequence[int], seed: int) -> pd.DataFrame:
-    """One line for each number n of observations, before and after learning by the marginal objective.
+    """Return a line for each number n of observations, before and after learning by the marginal objective.
 
     "objective": negative log marginal likelihood. "condition": of the matrix K + noise·I that is factorised, whose
     eigenvalues lie between noise and n + noise, so that it is at most 1 + n/noise ("bound"). "log det": by the Cholesky

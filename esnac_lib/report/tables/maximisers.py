@@ -1,17 +1,18 @@
 """Random sampling against evolution as maximisers of expected improvement, on the same kernels (ESNAC §6.3, Table 6).
 
-The kernels of a search are not kept. For every number of observations that is asked for, kernels are learned on the
-study's first so many, as its sampler would have learned them, and both maximisers score as many candidates.
+The kernels of a search are not kept. For every number n of observations that is asked for, kernels are learned on the
+study's first n as its sampler would have learned them, and both maximisers score the same number of candidates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.report.figures import style
@@ -29,12 +30,12 @@ COLUMNS = {
 
 
 def maximisers_table(record: StudyRecord, sizes: Sequence[int], kernels: int) -> pd.DataFrame:
-    """What each maximiser reaches on the same kernels: one line a number of observations, kernel and maximiser.
+    """Return what each maximiser reaches on the same kernels, one line for each of them.
 
     "best f" is that of the kernel's own observations, over which the improvement is counted.
     """
     teacher = record.search_teacher
-    observed = record.told[record.told["f"].notna()]
+    observed = record.observed[record.observed["f"].notna()]
     sizes = [size for size in sizes if size <= len(observed)]
     if teacher is None or teacher.architecture is None or not sizes:
         return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
@@ -59,7 +60,7 @@ def _lines(space: SearchSpace, record: StudyRecord, observed: pd.DataFrame, kern
         for k in range(kernels)
     ]
     seeds = [derive_seed(config.seed, "maximisers-kernel", size, k) for k in range(kernels)]
-    learned = learn_kernels([outline.encode() for outline in known], values, subsets, settings, seeds)
+    learned = learn_kernels([candidate.encode() for candidate in known], values, subsets, settings, seeds)
     best = observed.sort_values("f", ascending=False, kind="stable").head(PARENTS)
     start = [Decisions.from_json(text) for text in best["decisions"]]
     maker = CandidateMaker(space)
@@ -79,22 +80,18 @@ def _lines(space: SearchSpace, record: StudyRecord, observed: pd.DataFrame, kern
     return lines
 
 
+@style.theme()
 def maximisers_figure(table: pd.DataFrame) -> Figure:
-    """The EI that evolution reaches against what random sampling reaches; a point is a kernel."""
+    """Draw the expected improvement (EI) that evolution reaches against random sampling's; a point is a kernel."""
     figure = style.new_figure(6.2, 5.2)
     pairs = table.pivot(index=["observations", "kernel"], columns="maximiser", values="EI").dropna()
     if pairs.empty:
         return style.in_words(figure, "There are too few observations to learn kernels on.")
     axes = figure.add_subplot()
-    numbers = pairs.index.get_level_values("observations")
-    for size, colour in zip(sorted(set(numbers)), style.SERIES, strict=False):
-        mine = pairs[numbers == size]
-        axes.plot(mine[MAXIMISERS[0]], mine[MAXIMISERS[1]], "o", color=colour, label=f"{size} observations", alpha=0.8)
-    limits = style.span(pairs.to_numpy().ravel(), 1e-3)
-    axes.add_line(Line2D(limits, limits, color=style.GREY, linestyle="--", linewidth=1, zorder=0, label="equal"))
-    axes.set_xlim(limits)
-    axes.set_ylim(limits)
-    axes.set_aspect("equal")
+    numbers = pairs.index.get_level_values("observations").map("{} observations".format)
+    look: dict[str, Any] = {"palette": [*style.SERIES[: numbers.nunique()]], "s": 40, "alpha": 0.8}
+    sns.scatterplot(x=pairs[MAXIMISERS[0]].values, y=pairs[MAXIMISERS[1]].values, hue=numbers, ax=axes, **look)
+    style.identity_line(axes, style.span(pairs.to_numpy().ravel(), 1e-3))
     higher = int((pairs[MAXIMISERS[1]] > pairs[MAXIMISERS[0]]).sum())
     title = f"evolution reaches the higher EI on {higher} of {len(pairs)} kernels"
     style.tidy(axes, xlabel="EI reached by random sampling", ylabel="EI reached by evolution", title=title)

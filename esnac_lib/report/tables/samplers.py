@@ -14,18 +14,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from esnac_lib.config.comparison import PROXY, REFERENCE, sampler_variants
 from esnac_lib.files import write_atomically
 from esnac_lib.objective import Measurement
-from esnac_lib.report.figures.variants import best_so_far, mean_and_band
+from esnac_lib.report.figures.variants import best_so_far
 from esnac_lib.report.records.experiment import ExperimentRecord
-from esnac_lib.report.records.runs import stat
 from esnac_lib.report.records.study import StudyRecord, trial_of
+from esnac_lib.report.statistics import LEAST, mean_and_band, rank_correlation, stat
 
 PRUNING = "magnitude pruning"
-LEAST = 3  # pairs, below which there is no rank correlation
 
 
 def comparison_summary(experiment: ExperimentRecord) -> dict[str, dict[str, Any]]:
@@ -51,7 +49,7 @@ def comparison_summary(experiment: ExperimentRecord) -> dict[str, dict[str, Any]
             entry["rank_correlation"] = _spread(ranks)
         found[name] = entry | {
             "seeds": [record.config.seed for record in records],
-            "evaluations": [len(record.told) for record in records],
+            "evaluations": [len(record.observed) for record in records],
         }
     return found
 
@@ -137,7 +135,7 @@ def draws_table(experiment: ExperimentRecord) -> pd.DataFrame:
     lines = []
     variants = sorted(sampler_variants().values(), key=lambda variant: not variant.searches)
     for name in (one.name for one in variants if one.sampler == REFERENCE or not one.searches):
-        trials = [record.told for record in experiment.finished(name)]
+        trials = [record.observed for record in experiment.finished(name)]
         if trials:
             rows = pd.concat(trials)
             f = rows["f"].fillna(0.0)
@@ -172,7 +170,7 @@ def proxy_table(record: StudyRecord) -> pd.DataFrame:
         best = curves[curves["epoch"] <= epochs].groupby("trial")["accuracy"].max()
         trials = [trial for trial in final if trial in best.index]
         searched = [record.objective.value(Measurement(float(best[t]), *sizes[t]), teacher.measurement) for t in trials]
-        lines.append((epochs, _rank(searched, [final[t] for t in trials]), len(trials)))
+        lines.append((epochs, rank_correlation(searched, [final[t] for t in trials]), len(trials)))
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -229,14 +227,8 @@ def _needed(record: StudyRecord, random: StudyRecord | None) -> tuple[int | None
 
 def _rank_correlation(record: StudyRecord) -> float | None:
     """Return the rank correlation of f with its prediction before the evaluation; None without predictions."""
-    rows = record.told[record.told["mean"].notna() & record.told["f"].notna()]
-    return None if len(rows) < LEAST else _rank(rows["mean"], rows["f"])
-
-
-def _rank(a: Sequence[float] | pd.Series, b: Sequence[float] | pd.Series) -> float | None:
-    if len(a) < LEAST or np.ptp(np.asarray(a)) == 0 or np.ptp(np.asarray(b)) == 0:
-        return None
-    return float(spearmanr(a, b).statistic)
+    rows = record.observed[record.observed["mean"].notna() & record.observed["f"].notna()]
+    return rank_correlation(rows["mean"], rows["f"])
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | None]:

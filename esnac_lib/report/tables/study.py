@@ -1,7 +1,4 @@
-"""The tables of a study, and of several beside each other.
-
-Numbers stay numbers, with the unit in the column's name; `readable` turns a table into text for the eye.
-"""
+"""The tables of a study, and of several side by side."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from esnac_lib.objective import PAPERS, compression_ratio
 from esnac_lib.report.papers.published import Published, published
 from esnac_lib.report.records.study import Measured, StudyRecord
 
-F, F_BETTER = "f", "f vs better teacher"
+F, F_BETTER, TIMES = "f", "f vs better teacher", "compression (×)"
 SOLUTION_COLUMNS = {
     "method": "object",
     "accuracy [%]": "float64",
@@ -23,34 +20,20 @@ SOLUTION_COLUMNS = {
     "parameters": "Int64",
     "MACs": "Int64",
     "ratio": "float64",
-    "times": "float64",
+    TIMES: "float64",
     F: "float64",
     F_BETTER: "float64",
     "note": "object",
 }
-FORMATS = {
-    "accuracy [%]": "{:.2f}",
-    "change [points]": "{:+.2f}",
-    "parameters": "{:,}",
-    "MACs": "{:,}",
-    "ratio": "{:.4f}",
-    "times": "{:.2f}",
-    F: "{:.4f}",
-    F_BETTER: "{:.4f}",
-    "seconds": "{:,.1f}",
-    "seconds each": "{:,.2f}",
-    "search f": "{:.4f}",
-    "final f": "{:.4f}",
-}
 
 
 def solution_table(*records: StudyRecord) -> pd.DataFrame:
-    """The teacher, the solution, the uniformly narrowed teacher, and the published result where there is one.
+    """Return a table of teacher, solution, uniformly narrowed teacher, and the published result where there is one.
 
     Each further record adds its solution and narrowed teacher, and its teacher if that is another one. Accuracies are
     in % on the test images, or on the validation images while there is no solution, as the column "evaluated on" says.
     f is against our own teacher on the same images; "f vs better teacher", for the comparison with the published f,
-    against the larger of our teacher's and the published teacher's accuracy (SPEC §1).
+    against the larger of our teacher's and the published teacher's accuracy, as the paper's is.
     """
     rows: list[dict[str, Any]] = []
     prints: list[Published] = []
@@ -105,7 +88,7 @@ def _row(
         "parameters": network.params,
         "MACs": network.macs,
         "ratio": compression_ratio(network.params, teacher.params),
-        "times": teacher.params / network.params,
+        TIMES: teacher.params / network.params,
         F: network.f,
         F_BETTER: better,
         "note": note,
@@ -122,7 +105,7 @@ def _published_rows(printed: Published) -> list[dict[str, Any]]:
         "parameters": round(printed.params),
         "MACs": None,
         "ratio": printed.ratio,
-        "times": printed.times,
+        TIMES: printed.times,
         F: None,
         F_BETTER: printed.f,
         "note": f"{printed.note}; f against the published teacher",
@@ -134,7 +117,7 @@ def _published_rows(printed: Published) -> list[dict[str, Any]]:
         "change [points]": 0.0,
         "parameters": round(printed.teacher_params),
         "ratio": 0.0,
-        "times": 1.0,
+        TIMES: 1.0,
         F_BETTER: None,
         "note": "as printed",
     }
@@ -142,7 +125,7 @@ def _published_rows(printed: Published) -> list[dict[str, Any]]:
 
 
 def finalists_table(record: StudyRecord) -> pd.DataFrame:
-    """The students in final training: f after the search, f at the end, and the accuracy that it rests on."""
+    """Return the students in final training: f after the search, f at the end, and the accuracy behind it."""
     found = record.finalists
     return pd.DataFrame(
         {
@@ -156,7 +139,7 @@ def finalists_table(record: StudyRecord) -> pd.DataFrame:
 
 
 def seconds_table(record: StudyRecord) -> pd.DataFrame:
-    """Where the time went: what, how many, seconds in all and each. Teachers may have come from an earlier study."""
+    """Return the seconds of each stage, in all and per network. Teachers may come from an earlier study."""
     epochs = record.epochs.groupby("phase")["seconds"].sum()
     teachers = [phase for phase in ("search-teacher", "reference-teacher") if phase in epochs.index]
     final = [result["seconds"] for kind in ("final", "full") for result in record.results[kind].values()]
@@ -164,7 +147,7 @@ def seconds_table(record: StudyRecord) -> pd.DataFrame:
     rows = [
         ("training teachers", len(teachers), sum(float(epochs[phase]) for phase in teachers)),
         ("proposing", len(record.trials), float(record.trials["propose_seconds"].sum())),
-        ("evaluating", len(record.told), float(record.told["seconds"].sum())),
+        ("evaluating", len(record.observed), float(record.observed["seconds"].sum())),
         ("search training of the narrowed teacher", len(narrowed), float(sum(narrowed))),
         ("final training", len(final), float(sum(final))),
     ]
@@ -174,20 +157,11 @@ def seconds_table(record: StudyRecord) -> pd.DataFrame:
 
 
 def failures_table(record: StudyRecord) -> pd.DataFrame:
-    """Why trials failed: each reason, how often, and the first trial that met it."""
+    """Return why trials failed: each reason, how often, and the first trial that met it."""
     groups = record.failed.groupby("error", dropna=False)["trial"]
     table = groups.agg(trials="count", first="min").reset_index()
     table = table.rename(columns={"error": "reason", "first": "first trial"})
     return table.sort_values("first trial", ignore_index=True)
-
-
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as text: units and digits as they should be read, a dash where there is nothing."""
-    columns = {}
-    for name in table.columns:
-        form = FORMATS.get(str(name), "{}")
-        columns[name] = ["–" if pd.isna(value) else form.format(value) for value in table[name]]
-    return pd.DataFrame(columns, index=table.index)
 
 
 def _frame(columns: dict[str, str], rows: list[dict[str, Any]]) -> pd.DataFrame:
