@@ -178,8 +178,13 @@ def test_a_damaged_checkpoint_costs_the_time_only(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def learned() -> Codec:
+    """A codec that was trained on the four architectures alone.
+
+    The batch is larger than their number on purpose: four rows drawn with replacement often miss one of them, and leave
+    four values a channel to the deepest batch norms, whose running statistics then do not describe the training.
+    """
     codec = new_codec(SHAPE.features, 16, 16, 0)
-    train_codec(codec, TENSORS, None, replace(SETTINGS, iterations=500, batch_size=4, lr=4e-3), 0)
+    train_codec(codec, TENSORS, None, replace(SETTINGS, iterations=300, batch_size=16, lr=4e-3), 0)
     return codec
 
 
@@ -191,6 +196,8 @@ def test_the_codec_can_learn_a_few_architectures_by_heart(learned: Codec) -> Non
         assert [chosen(item._replace(o=0)) for item in got] == [chosen(item._replace(o=0)) for item in example.items]
         widths = [(a.o, b.o) for a, b in zip(got, example.items, strict=True) if a.t in (CONV, LINEAR)][:-1]
         assert all(abs(a - b) <= SHAPE.width_step for a, b in widths)
+    errors = (decoded - TENSORS.x).abs() * TENSORS.inside[:, None]
+    assert errors.max() < 0.2  # k, s and p are divided by 2, so that they are rounded rightly up to 0.25
     known = [n for n, example in enumerate(FOUND) if example.accuracy is not None]
     assert (accuracy - TENSORS.accuracy)[known].abs().max() < 0.05
     assert (params - TENSORS.params).abs().max() < 0.15  # of 2.4, with those near 0 cut off by the ReLU
