@@ -56,16 +56,7 @@ PRUNING_LR_SHARE = 0.1
 
 
 class Baselines:
-    """The baselines of one study.
-
-    Args:
-        stage: Its final training.
-        space: Of the sequences.
-        reference: The reference teacher.
-        student: The student's final result.
-        accuracy: The student's validation accuracy after final training on the training split.
-        progress: Where progress is shown.
-    """
+    """The baselines of one study, for its `student` and that student's validation `accuracy` after final training."""
 
     def __init__(
         self, stage: FinalStage, space: SequenceSpace, reference: TrainedTeacher, student: FinalResult, accuracy: float,
@@ -174,12 +165,8 @@ class Baselines:
                 self.progress.begin(f"pruning {run + 1} of {self.config.pruning_runs}")
                 pruned = self._prune(teacher, run)
                 save_weights(self.stage.folder / f"{key}.safetensors", pruned.weights)
-                stored = {
-                    "accuracy": pruned.accuracy,
-                    "stopped": pruned.stopped,
-                    "steps": pruned.steps,
-                    "architecture": pruned.architecture.to_json(),
-                }
+                stored = {name: getattr(pruned, name) for name in ("accuracy", "stopped", "steps")}
+                stored["architecture"] = pruned.architecture.to_json()
                 self.stage.ledger.result("pruned", key, stored)
             runs.append((key, stored))
         key, best = max(runs, key=lambda pair: (pair[1]["stopped"] == "size", pair[1]["accuracy"]))
@@ -218,21 +205,12 @@ class Baselines:
     def n2n(self) -> dict[str, Any]:
         """Run N2N in a study of its own, and train the student that is nearest in size (§5.3.1)."""
         config = self.config
-        shared = config.study_config.to_dict()
-        asked = StudyConfig.from_dict(
-            shared
-            | {
-                "study": f"{config.study}_n2n",
-                "sampler": "n2n",
-                "steps": config.n2n_steps,
-                "operators": "remove,shrink",
-                "epochs": config.n2n_epochs,
-                "final": "none",
-                "top": config.n2n_steps * config.K,
-                "baseline": False,
-                "compare_with": "",
-            }
-        )
+        changes = {
+            "study": f"{config.study}_n2n", "sampler": "n2n", "steps": config.n2n_steps, "operators": "remove,shrink",
+            "epochs": config.n2n_epochs, "final": "none", "top": config.n2n_steps * config.K, "baseline": False,
+            "compare_with": "",
+        }  # fmt: skip
+        asked = StudyConfig.from_dict(config.study_config.to_dict() | changes)
         study = Study(asked, self.progress, self.stage.recipe)
         if study.run() is None:
             raise TrainingStopped

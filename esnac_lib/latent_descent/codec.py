@@ -47,9 +47,5 @@ class Codec:
         return [self.representation.decode(array.numpy()) for array in decoded]
 
     def decode_valid(self, y: Tensor) -> Repaired:
-        """Return the repaired sequence of one latent vector (1, N).
-
-        Raises:
-            InvalidSequence: The decoded sequence cannot be repaired.
-        """
+        """Return the repaired sequence of one latent vector (1, N), or raise InvalidSequence."""
         return repair(self.space, self.decode(y)[0])

@@ -35,30 +35,22 @@ def reconstruction(true: Sequence[Sequence[Item]], decoded: Sequence[Sequence[It
         (the type is right), widths_near (widths of convolutions and inner linear layers within a tenth), lengths and
         sequences_exact.
     """
-    layers = exact = types = widths = near = lengths = sequences = 0
+    names = ("layers_exact", "types", "widths_near", "lengths", "sequences_exact")
+    hits: dict[str, list[bool]] = {name: [] for name in names}
     for wanted, got in zip(true, decoded, strict=True):
         right = []
         for index, item in enumerate(wanted):
             other = got[index] if index < len(got) else Item(0, 0, 0, 0, 0)
             last = index == len(wanted) - 1
             right.append(free_numbers(item, last=last) == free_numbers(other, last=last))
-            types += item.t == other.t
+            hits["types"].append(item.t == other.t)
             if item.t in (CONV, LINEAR) and not last:
-                widths += 1
-                near += abs(item.o - other.o) <= 0.1 * item.o
-        layers, exact = layers + len(wanted), exact + sum(right)
-        lengths += len(wanted) == len(got)
-        sequences += all(right) and len(wanted) == len(got)
-    count = len(true)
-    return {
-        "sequences": count,
-        "layers": layers,
-        "layers_exact": _share(exact, layers),
-        "types": _share(types, layers),
-        "widths_near": _share(near, widths),
-        "lengths": _share(lengths, count),
-        "sequences_exact": _share(sequences, count),
-    }
+                hits["widths_near"].append(abs(item.o - other.o) <= 0.1 * item.o)
+        hits["layers_exact"] += right
+        hits["lengths"].append(len(wanted) == len(got))
+        hits["sequences_exact"].append(all(right) and len(wanted) == len(got))
+    counts = {"sequences": len(true), "layers": len(hits["layers_exact"])}
+    return counts | {name: sum(found) / len(found) if found else None for name, found in hits.items()}
 
 
 def regression(true: Sequence[float], predicted: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
@@ -74,10 +66,7 @@ def regression(true: Sequence[float], predicted: Sequence[float], baseline: Sequ
 
 
 def linear_baseline(train: Sequence[Example], test: Sequence[Example]) -> list[float]:
-    """Predict the parameters of `test` by least squares on simple sums.
-
-    The features are the sums of each of the five numbers, the sequence's length and the number of its convolutions.
-    """
+    """Predict parameters by least squares on the sums of each of the five numbers, the length and the convolutions."""
     matrix = np.array([_sums(example) for example in train])
     weights, *_ = np.linalg.lstsq(matrix, np.array([example.params for example in train], dtype=np.float64), rcond=None)
     return [float(_sums(example) @ weights) for example in test]
@@ -86,7 +75,3 @@ def linear_baseline(train: Sequence[Example], test: Sequence[Example]) -> list[f
 def _sums(example: Example) -> np.ndarray:
     table = np.array(example.items, dtype=np.float64)  # (T, 5)
     return np.array([1.0, len(table), (table[:, 0] == CONV).sum(), *table.sum(0)])
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

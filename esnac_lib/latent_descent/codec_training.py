@@ -32,12 +32,7 @@ FILTERS = 100
 class CodecData:
     """What a codec is trained and evaluated on.
 
-    Attributes:
-        train: The trained architectures that it learns from; the teacher is the first.
-        held_out: Those that it is evaluated on and never learns from; they stay so when the set grows.
-        unlabelled: Architectures of known size and unknown accuracy.
-        representation: How sequences become arrays.
-        scale: Of the parameter regressor.
+    The teacher is the first of `train`. The codec never learns from `held_out`, whose members stay when the set grows.
     """
 
     train: list[TrainedArchitecture]
@@ -116,11 +111,7 @@ def train_or_load_codec(
 
 
 def codec_record(codec: Codec, data: CodecData) -> dict[str, Any]:
-    """Return what the ledger keeps of a codec.
-
-    That is its quality on the held-out architectures (of each distribution and of all), its quality on those it was
-    trained on, and the filters of the first layers (Figure 4).
-    """
+    """Return a codec's quality on held-out and training architectures, and its first-layer filters (Figure 4)."""
     sources = sorted({one.source for one in data.held_out})
     parts = {source: [one for one in data.held_out if one.source == source] for source in sources}
     weights = codec.autoencoder.state_dict()

@@ -34,13 +34,7 @@ def collect(
 ) -> None:
     """Train the teacher, then random architectures until there are `count`; nothing is trained twice.
 
-    Args:
-        trials: The study's trials.
-        count: Random architectures in all.
-        around: Share of those around the teacher.
-        group: Architectures trained side by side.
-        seed: Of the draws.
-        note: Called after each group with the number of random architectures so far.
+    They are trained in groups of `group`; `note` is called after each with the number of random architectures so far.
     """
     teacher = trials.space.to_sequence(trials.teacher)
     if trials.teacher.arch_id not in trials.arch_ids():

@@ -17,11 +17,7 @@ from esnac_lib.latent_descent.sequence import InvalidSequence, Items
 class CompressionLoss:
     """L_c = w_a L_a(â, a₀) + w_p L_p(p̂, p₀) (Eq. 17; Eq. 16 has a₀ = 1, p₀ = 0, w_a = 1 and w_p = λ).
 
-    Attributes:
-        accuracy: a₀.
-        params: p₀ on the regressor's scale.
-        accuracy_weight: w_a.
-        params_weight: w_p.
+    The fields are a₀, p₀ (on the regressor's scale), w_a and w_p.
     """
 
     accuracy: float
@@ -43,11 +39,9 @@ class CompressionLoss:
 class DescentStep:
     """A point on the path of a descent, and the network that it decodes to.
 
-    Attributes:
-        accuracy: Predicted at the latent vector, like `params`.
-        items: The decoded sequence after repair; None where it could not be repaired, for the reason `refused`.
-        true_params: Of the decoded network, like `macs` and `arch_id`.
-        decoded_accuracy: Predicted at the decoded network's own latent vector, like `decoded_params`.
+    `accuracy` and `params` are predicted at the point. `items` is the decoded sequence after repair, or None where it
+    could not be repaired for the reason `refused`; `decoded_accuracy` and `decoded_params` are predicted at its own
+    latent vector, `true_params` and `macs` are exact.
     """
 
     step: int

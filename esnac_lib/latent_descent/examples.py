@@ -64,12 +64,9 @@ class Example:
 class Examples:
     """Examples as tensors.
 
-    Attributes:
-        x: Encoded sequences (n, features, length).
-        inside: (n, length), true for the T layers and the end mark after them (Eq. 12 sums over i = 0 … T).
-        lengths: T of each sequence (n,).
-        accuracy: (n,), NaN where unknown.
-        params: Regression targets (n,) of the parameter regressor.
+    Shape:
+        x: (n, features, length). inside: (n, length), true for the T layers and the end mark after them (Eq. 12 sums
+        over i = 0 … T). lengths: (n,) T. accuracy: (n,), NaN where unknown. params: (n,) on the regressor's scale.
     """
 
     x: Tensor

@@ -32,11 +32,8 @@ RECORDS = 100
 class JointSettings:
     """Settings of the joint training (§5.2.2).
 
-    Attributes:
-        decay: Steps after which the learning rate falls to a fifth, again and again (the paper's "period 30", whose
-            unit it does not give); 0 is one cycle: up over the first quarter, then down to 0.
-        lambda_accuracy: λ₁ of Eq. 15.
-        lambda_params: λ₂ of Eq. 15.
+    `decay` is the number of steps after which the learning rate falls to a fifth, again and again (the paper's "period
+    30", whose unit it does not give); 0 is one cycle. The lambdas are λ₁ and λ₂ of Eq. 15.
     """
 
     iterations: int
@@ -109,15 +106,8 @@ def train_autoencoder(
     The deepest batch norms see one position of each sequence. With fewer than about 16 sequences a step, evaluation
     with their running statistics differs visibly from training, and sequences learned by heart decode with errors.
 
-    Args:
-        autoencoder: Trained in place, and left in evaluation mode.
-        labelled: Examples with known accuracy.
-        unlabelled: Examples without; if given, they make half of each batch.
-        settings: Of the training.
-        seed: Of the draws of batches.
-        checkpoint: File from which the same call goes on after a kill.
-        on_record: Called with (steps done, mean losses since the last call).
-        check_stop: Called after each checkpoint; may raise.
+    Unlabelled examples, if any, make half of each batch. With `checkpoint` (a file) the same call resumes after a kill.
+    `on_record` is called with (steps done, mean losses since the last call); `check_stop` may raise after a checkpoint.
     """
     optimizer = settings.recipe.make_optimizer(autoencoder.parameters())
     done = _resume(autoencoder, optimizer, checkpoint) if checkpoint is not None and checkpoint.exists() else 0

@@ -18,14 +18,8 @@ HIDDEN: Final = 128
 class ResidualBlock(nn.Module):
     """x + σ(g(w ∗ x + b)) with a batch norm g; where length or channels change, x goes through a convolution (§8).
 
-    Args:
-        channels_in: Channels of the input.
-        channels: Channels of the output.
-        stride: Factor by which the length shrinks.
-        transposed: Use transposed convolutions, so that the length grows by the stride instead.
-
     Shape:
-        (B, channels_in, T) to (B, channels, T / stride), transposed (B, channels, T · stride).
+        (B, channels_in, T) to (B, channels, T / stride); with transposed convolutions (B, channels, T · stride).
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int = 1, *, transposed: bool = False) -> None:
@@ -87,13 +81,7 @@ class Regressor(nn.Sequential):
 
 
 class Autoencoder(nn.Module):
-    """Encoder, decoder, and the accuracy and parameter regressors (Eqs. 8 to 11).
-
-    Args:
-        features: Numbers that represent a layer.
-        length: Positions of a sequence, a multiple of 16.
-        embedding: Dimensions N of the latent vector.
-    """
+    """Encoder, decoder and regressors (Eqs. 8 to 11); `length` is a multiple of 16, `embedding` is N."""
 
     def __init__(self, features: int, length: int, embedding: int) -> None:
         super().__init__()

@@ -112,11 +112,10 @@ def sequence_around(space: SequenceSpace, teacher: Items, rng: np.random.Generat
     """
     scale = 2 ** rng.uniform(-3.5, 0)
     rate = rng.choice([0.0, 0.1, 0.2, 0.3])
-    blocks = [
-        _vary_block(space, block, scale, rng) for block in blocks_of(teacher[:-1]) if not _drops_block(block, rate, rng)
-    ]
-    blocks = _vary_pools(blocks, rng)
-    items = [item for block in blocks for item in block if not _drops_item(item, rate, rng)]
+    kept = (block for block in blocks_of(teacher[:-1]) if not (block[0].t == CONV and rng.random() < rate))
+    blocks = _vary_pools([_vary_block(space, block, scale, rng) for block in kept], rng)
+    alone = (BATCH_NORM, RELU, SIGMOID, DROPOUT)
+    items = [item for block in blocks for item in block if not (item.t in alone and rng.random() < rate / 2)]
     if rng.random() < 0.15:
         items.insert(0, Item(BATCH_NORM, 0, 0, 0, 0))
     if rng.random() < 0.2:
@@ -136,14 +135,6 @@ def blocks_of(items: Sequence[Item]) -> list[list[Item]]:
         else:
             blocks[-1].append(item)
     return blocks
-
-
-def _drops_block(block: list[Item], rate: float, rng: np.random.Generator) -> bool:
-    return block[0].t == CONV and rng.random() < rate
-
-
-def _drops_item(item: Item, rate: float, rng: np.random.Generator) -> bool:
-    return item.t in (BATCH_NORM, RELU, SIGMOID, DROPOUT) and rng.random() < rate / 2
 
 
 def _vary_block(space: SequenceSpace, block: list[Item], scale: float, rng: np.random.Generator) -> list[Item]:

@@ -37,15 +37,9 @@ class DecodedNetwork:
 
 
 class Compression:
-    """The rounds of one study.
+    """The rounds of one study; the codec is finetuned in place.
 
-    Args:
-        config: The study's parameters.
-        trials: Its ledger of trained architectures.
-        codec: The trained codec, finetuned in place.
-        data: What the codec was trained on.
-        on_path: Called with (name, path, more to record) after every descent.
-        note: Called with the progress in words.
+    `on_path` is called with (name, path, more to record) after every descent, and `note` with the progress in words.
     """
 
     def __init__(

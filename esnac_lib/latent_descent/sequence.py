@@ -62,12 +62,9 @@ class SequenceSpace:
     """The sequences that are architectures for one task.
 
     Attributes:
-        input_shape: (channels, height, width).
-        num_classes: Width of the last linear layer.
         bias: Of convolutions.
         enforced: Whether assumptions 2 and 3 of §3 hold (no two activations in a row; pools reduce the map and have no
             padding); §9 and the decoded networks of §10 break them.
-        max_length: Most items.
         width_step: o of convolutions and inner linear layers is a multiple of it (the paper's is 1).
         max_macs: Most multiply-accumulates of an image; 0 is no limit.
     """
@@ -82,11 +79,7 @@ class SequenceSpace:
 
     @classmethod
     def around(cls, teacher: Architecture, **options: Any) -> SequenceSpace:
-        """Return the space that a plain teacher belongs to.
-
-        Raises:
-            InvalidSequence: The teacher is no sequence.
-        """
+        """Return the space of a plain teacher, or raise InvalidSequence."""
         biases = {bool(layer["bias"]) for layer in teacher.layers if layer.kind == "conv"}
         if len(biases) != 1:
             raise InvalidSequence("not plain", f"convolutions with bias {sorted(biases)}: all need the same")
@@ -125,11 +118,7 @@ class SequenceSpace:
         return tuple(items)
 
     def to_architecture(self, items: Sequence[Item]) -> Architecture:
-        """Return o⁻¹, the network of a sequence.
-
-        Raises:
-            InvalidSequence: The sequence is invalid.
-        """
+        """Return o⁻¹, the network of a sequence, or raise InvalidSequence."""
         self.check(items)
         layers: list[Layer] = []
         flat = False
@@ -155,11 +144,7 @@ class SequenceSpace:
     # -- which sequences are architectures ---------------------------------------------------------------------------
 
     def check(self, items: Sequence[Item]) -> list[Shape]:
-        """Return the output shape of every item.
-
-        Raises:
-            InvalidSequence: The sequence is invalid; the first reason counts.
-        """
+        """Return the output shape of every item, or raise InvalidSequence with the first reason."""
         if not 2 <= len(items) <= self.max_length:
             raise InvalidSequence("length", f"{len(items)} layers: 2 to {self.max_length} are allowed")
         if items[-1].t != LINEAR or items[-1].o != self.num_classes:

@@ -8,7 +8,7 @@ Filters are removed by `shrink` and `inherit`, which are exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -33,14 +33,9 @@ ACCURACY_MARGIN = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """The result of a pruning.
+    """A pruned network, its accuracy on the evaluation images, and parameters and accuracy after each step.
 
-    Attributes:
-        architecture: Of the pruned network.
-        weights: Of the pruned network.
-        accuracy: On the evaluation images.
-        stopped: "size", "accuracy" or "nothing left".
-        steps: Parameters and accuracy after each step.
+    stopped: "size", "accuracy" or "nothing left".
     """
 
     architecture: Architecture
@@ -51,37 +46,16 @@ class Pruned:
 
 
 def prune(
-    architecture: Architecture,
-    weights: Mapping[str, Tensor],
-    images: Callable[[int], DeviceData],
-    evaluation_data: DeviceData,
-    *,
-    least_params: int,
-    least_accuracy: float,
-    filters: int,
-    recipe: Recipe,
-    seed: int,
-    run: int,
-    device: str,
-    watch: Callbacks = NO_CALLBACKS,
-) -> Pruned:
+    architecture: Architecture, weights: Mapping[str, Tensor], images: Callable[[int], DeviceData],
+    evaluation_data: DeviceData, *, least_params: int, least_accuracy: float, filters: int, recipe: Recipe, seed: int,
+    run: int, device: str, watch: Callbacks = NO_CALLBACKS,
+) -> Pruned:  # fmt: skip
     """Prune a trained chain until one of the stop rules of §5.3.1 holds.
 
-    Args:
-        architecture: The chain.
-        weights: Its trained weights.
-        images: Returns what to train on after a step, by the number of the step.
-        evaluation_data: What the accuracy is measured on.
-        least_params: Stop at so many parameters, the student's.
-        least_accuracy: Stop below it by more than `ACCURACY_MARGIN`; the student's.
-        filters: Removed in a step.
-        recipe: Of the training after a step.
-        seed: Of the study.
-        run: Number of this pruning.
-        device: Where it runs.
-        watch: Callbacks of the trainings.
+    `least_params` and `least_accuracy` are the student's, which pruning is compared with; `filters` are removed in each
+    step, after which the network is trained on `images(step)`; `run` tells several prunings of one study apart.
     """
-    network = build(_as_teacher(architecture), weights)
+    network = build(architecture.standing_alone(), weights)
     accuracy = evaluate(network, evaluation_data, device=device)
     stopped, steps = "nothing left", list[dict[str, Any]]()
     for step in range(sum(layer.channels for layer in architecture.layers)):
@@ -112,7 +86,7 @@ def _without_filters(network: Network, importance: Mapping[int, np.ndarray], fil
     if not keep:
         return None
     smaller = shrink(network.architecture, keep)
-    return build(_as_teacher(smaller), inherit(network.cpu().weights(), smaller))
+    return build(smaller.standing_alone(), inherit(network.cpu().weights(), smaller))
 
 
 def taylor_importance(network: Network, images: DeviceData, batch_size: int) -> dict[int, np.ndarray]:
@@ -121,34 +95,30 @@ def taylor_importance(network: Network, images: DeviceData, batch_size: int) -> 
     z is the map after the convolution's batch norm and activation. Batch norms and dropouts work as in evaluation, so
     that measuring a network does not change it.
     """
-    found: dict[int, Tensor] = {}
     maps: dict[int, Tensor] = {}
 
     def keep(index: int, module: nn.Module, arguments: Any, output: Tensor) -> None:
         output.retain_grad()
         maps[index] = output
 
-    architecture = network.architecture
+    layers, blocks = network.architecture.layers, convolution_blocks(network.architecture)
     hooks = [
-        network.layers.get_submodule(module_name(architecture.layers[last].name)).register_forward_hook(
-            partial(keep, index)
-        )
-        for index, last in convolution_blocks(architecture).items()
+        network.layers.get_submodule(module_name(layers[last].name)).register_forward_hook(partial(keep, index))
+        for index, last in blocks.items()
     ]
     network.to(images.device).to(memory_format=torch.channels_last).eval()
+    total = {index: torch.zeros(layers[index].channels, device=images.device) for index in blocks}
     try:
         for x, y in images.evaluation_batches(batch_size):
-            network.zero_grad(set_to_none=True)
             F.cross_entropy(network(x.clone()), y, reduction="sum").backward()
             for index, output in maps.items():
-                gradient = output.grad if output.grad is not None else torch.zeros_like(output)
-                value = (gradient * output).mean((2, 3)).abs().sum(0).detach()  # (channels,)
-                found[index] = found.get(index, torch.zeros_like(value)) + value
+                if output.grad is not None:
+                    total[index] += (output.grad * output.detach()).mean((2, 3)).abs().sum(0)  # (channels,)
     finally:
         for hook in hooks:
             hook.remove()
-    network.zero_grad(set_to_none=True)
-    return {index: _normalised(score.double().cpu().numpy()) for index, score in found.items()}
+        network.zero_grad(set_to_none=True)
+    return {index: _normalised(scores.double().cpu().numpy()) for index, scores in total.items()}
 
 
 def select_filters(
@@ -158,15 +128,15 @@ def select_filters(
 
     Layers that lose none are left out, so the result is empty if none can be removed.
     """
-    removed: dict[int, set[int]] = {index: set() for index in importance}
-    order = sorted((float(score), index, place) for index, row in importance.items() for place, score in enumerate(row))
+    removed: dict[int, list[int]] = {index: [] for index in importance}
     left = filters
-    for _, index, place in order:
+    scores = [(score, index, place) for index, row in importance.items() for place, score in enumerate(row)]
+    for _, index, place in sorted(scores):
         if left and len(removed[index]) < architecture.layers[index].channels - 1:
-            removed[index].add(place)
+            removed[index].append(place)
             left -= 1
     return {
-        index: np.array([place for place in range(architecture.layers[index].channels) if place not in places])
+        index: np.delete(np.arange(architecture.layers[index].channels), places)
         for index, places in removed.items()
         if places
     }
@@ -175,9 +145,3 @@ def select_filters(
 def _normalised(scores: np.ndarray) -> np.ndarray:
     norm = float(np.linalg.norm(scores))
     return scores / norm if norm > 0 else scores
-
-
-def _as_teacher(architecture: Architecture) -> Architecture:
-    """Return the architecture as a teacher of its own, without a reference to the one that it was made from."""
-    layers = tuple(replace(layer, origin=None, kept_out=None, kept_in=None) for layer in architecture.layers)
-    return Architecture(layers, architecture.input_shape, architecture.output)

@@ -29,11 +29,8 @@ PURPOSE = "architecture"
 class TrainedArchitecture(Example):
     """A trained architecture, from which the codec learns.
 
-    Attributes:
-        accuracy: The mean over initialisations, a fraction; one that diverged counts as chance.
-        trial: Its number in the ledger.
-        source: "teacher", "random", "around" or "descent".
-        f: Against the teacher after the same short training.
+    Its accuracy is the mean over initialisations, where one that diverged counts as chance; f is relative to the
+    teacher after the same short training; source is "teacher", "random", "around" or "descent".
     """
 
     accuracy: float
@@ -45,15 +42,7 @@ class TrainedArchitecture(Example):
 
 
 class Trials:
-    """The trials of one study.
-
-    Args:
-        ledger: Where they are recorded.
-        evaluator: Trains networks from initialisations of their own.
-        space: Of the sequences.
-        teacher: The architecture that is compressed.
-        initialisations: Trainings of each architecture, m of §5.
-    """
+    """The trials of one study: each architecture is trained from `initialisations` (m of §5) random ones."""
 
     def __init__(
         self,
@@ -102,15 +91,9 @@ class Trials:
     # -- new trials --------------------------------------------------------------------------------------------------
 
     def record(self, sequences: Sequence[Items], notes: Sequence[Mapping[str, Any]], began: float) -> int:
-        """Record sequences as the waiting trials of a new step.
+        """Record sequences with their notes as the waiting trials of a new step, and return its number.
 
-        Args:
-            sequences: Valid ones.
-            notes: What the ledger keeps of each, its "source" included.
-            began: When proposing them began (time.perf_counter).
-
-        Returns:
-            The number of the step.
+        A note has at least a "source"; `began` is when proposing them began (time.perf_counter).
         """
         seconds = (time.perf_counter() - began) / max(1, len(sequences))
         rows = []
