@@ -152,8 +152,8 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(
 ) -> None:
     monkeypatch.setattr("esnac_lib.latent_descent.joint_training.CHECKPOINT_EVERY", 5)
     settings = replace(SETTINGS, optimizer=optimizer)
-    whole, killed, told = new_autoencoder(SHAPE.features, 16, 8, 0), new_autoencoder(SHAPE.features, 16, 8, 0), []
-    train_autoencoder(whole, TENSORS, TENSORS, settings, 1, on_record=lambda step, losses: told.append((step, losses)))
+    whole, killed, records = new_autoencoder(SHAPE.features, 16, 8, 0), new_autoencoder(SHAPE.features, 16, 8, 0), []
+    train_autoencoder(whole, TENSORS, TENSORS, settings, 1, on_record=lambda step, losses: records.append((step, losses)))
 
     class Killed(Exception):
         pass
@@ -167,7 +167,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(
     again = new_autoencoder(SHAPE.features, 16, 8, 0)
     train_autoencoder(again, TENSORS, TENSORS, settings, 1, checkpoint=path)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
-    assert [step for step, _ in told] == list(range(1, 13)) and told[-1][1].keys() == {
+    assert [step for step, _ in records] == list(range(1, 13)) and records[-1][1].keys() == {
         "total", "decoder", "accuracy", "params"
     }  # fmt: skip
 
