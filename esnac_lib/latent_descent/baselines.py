@@ -1,9 +1,9 @@
-"""What the student is set beside: at its size, on the same teacher and images, with the same final training.
+"""Train what the student is compared with, at its size, on the same images and with the same final training.
 
 - random: the best random architecture that is no larger, by its validation accuracy after the short training;
 - narrowed: the teacher with all widths scaled by one factor, from scratch;
-- fitnet, pruning, n2n: the paper's Table 2, each by its own method and then, where it has none of its own, by the
-  final training from the weights that the method ended with.
+- fitnet, pruning, n2n: the baselines of §5.3.1 (Table 2), each by its own method and then, unless that has a final
+  training of its own, by ours from the weights that the method ended with.
 """
 
 from __future__ import annotations
@@ -24,10 +24,18 @@ from esnac_lib.data.batches import DeviceData
 from esnac_lib.errors import ConfigError, TrainingError
 from esnac_lib.files import load_weights, save_weights
 from esnac_lib.latent_descent.final import FinalStage
-from esnac_lib.latent_descent.fitnet import REGRESSOR, Softened, SoftTargets, fitnet_sequence, guided, hint, middle
+from esnac_lib.latent_descent.fitnet import (
+    HINT_REGRESSOR,
+    SoftenedStudent,
+    SoftTargets,
+    fitnet_sequence,
+    guided_network,
+    hint_network,
+    middle_layer,
+)
 from esnac_lib.latent_descent.sequence import SequenceSpace
 from esnac_lib.latent_descent.taylor_pruning import Pruned, prune
-from esnac_lib.latent_descent.trials import Labelled
+from esnac_lib.latent_descent.trials import TrainedArchitecture
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.seeding import derive_seed, make_rng
 from esnac_lib.space.search_space import SearchSpace
@@ -43,13 +51,13 @@ from esnac_lib.training.teacher import TrainedTeacher
 from esnac_lib.training.trainer import train
 
 HINT_LR = 1e-3
-"""Of the hint training (Adam)."""
+"""Learning rate of the hint training (Adam)."""
 PRUNING_LR_SHARE = 0.1
-"""The learning rate between two cuts, as a part of the final training's."""
+"""Learning rate after a step of pruning, as a share of the final training's."""
 
 
 class Baselines:
-    """All of one study. student: its final result; accuracy: the student's on the validation images, trained alike."""
+    """The baselines of one study, for its `student` and that student's validation `accuracy` after final training."""
 
     def __init__(
         self, stage: FinalStage, space: SequenceSpace, reference: TrainedTeacher, student: FinalResult, accuracy: float,
@@ -61,8 +69,8 @@ class Baselines:
 
     # -- from scratch ------------------------------------------------------------------------------------------------
 
-    def random(self, found: Sequence[Labelled]) -> dict[str, Any] | None:
-        """The best random architecture of at most the student's size; None if there is none."""
+    def random(self, found: Sequence[TrainedArchitecture]) -> dict[str, Any] | None:
+        """Train the best random architecture of at most the student's size; None if there is none."""
         small = [one for one in found if one.params <= self.student.params]
         if not small:
             return None
@@ -70,7 +78,7 @@ class Baselines:
         return self._from_scratch("random", self.space.to_architecture(best.items), trial=best.trial)
 
     def narrowed(self, params: int) -> dict[str, Any]:
-        """The teacher uniformly narrowed to so many parameters."""
+        """Train the teacher uniformly narrowed to so many parameters."""
         widths = SearchSpace(self.reference.architecture, ("shrink",))
         return self._from_scratch("narrowed", widths.apply(widths.narrow(params)))
 
@@ -86,7 +94,7 @@ class Baselines:
     # -- FitNet ------------------------------------------------------------------------------------------------------
 
     def fitnet(self) -> dict[str, Any]:
-        """Hints, then distillation, from the reference teacher and on all images."""
+        """Train a FitNet by hints, then by distillation, from the reference teacher and on all images."""
         teacher = self.reference
         wide = replace(self.space, width_step=1, max_length=2 * self.space.max_length, max_macs=0)
         items = fitnet_sequence(self.space, self.space.to_sequence(teacher.architecture), self.student.params)
@@ -104,7 +112,7 @@ class Baselines:
             save_weights(path, self._hinted(key, architecture))
         self.progress.begin("FitNet: distillation")
         seed, epochs = self.config.seed, self.stage.recipe.epochs
-        network = Softened(build(architecture, load_weights(path)))
+        network = SoftenedStudent(build(architecture, load_weights(path)))
         targets = SoftTargets(
             self.data.everything, self.reference.network(), self.space.num_classes, seed, "fitnet", epochs
         )
@@ -121,19 +129,19 @@ class Baselines:
         return FinalResult(key, *shape, *accuracies, True, outcome.seconds)
 
     def _hinted(self, key: str, architecture: Architecture) -> dict[str, Tensor]:
-        """The weights of a fresh FitNet after its hint training."""
+        """Return the weights of a fresh FitNet after its hint training."""
         self.progress.begin("FitNet: hints")
         seed = derive_seed(self.config.seed, f"final/{architecture.arch_id}")
         teacher = self.reference
-        channels = teacher.architecture.shapes[middle(teacher.architecture, 1)][0]
-        network = fresh_network(guided(architecture, channels), seed)
+        channels = teacher.architecture.shapes[middle_layer(teacher.architecture, 1)][0]
+        network = fresh_network(guided_network(architecture, channels), seed)
         recipe = Recipe(
             self.config.hint_epochs, HINT_LR, self.config.batch_size, optimizer="adam", weight_decay=0.0,
             schedule="one_cycle", loss="distillation", augment=self.config.augment,
         )  # fmt: skip
         job = TrainingJob(
             self.data.everything, None, recipe, seed=self.config.seed, purpose="hints",
-            device=self.data.device, teacher=hint(teacher.architecture, teacher.weights),
+            device=self.data.device, teacher=hint_network(teacher.architecture, teacher.weights),
             checkpoint=self.stage.folder / "checkpoint-hints", callbacks=self.stage.watch("hints"),
         )  # fmt: skip
         outcome = train([Trainee(key, network)], job)[key]
@@ -141,14 +149,16 @@ class Baselines:
         if outcome.state != "complete":
             raise TrainingError(f"the FitNet's hint training failed: {outcome.error}")
         network.cpu().load_state_dict(outcome.last_weights)
-        learned = {n: t for n, t in network.weights().items() if not n.startswith(f"{REGRESSOR}.")}
+        learned = {n: t for n, t in network.weights().items() if not n.startswith(f"{HINT_REGRESSOR}.")}
         return fresh_network(architecture, seed).weights() | learned
 
     # -- pruning -----------------------------------------------------------------------------------------------------
 
     def pruning(self) -> dict[str, Any]:
-        """Several prunings of the search teacher on the training split; the best by validation accuracy (of those that
-        reached the size, if any did) is trained on all images."""
+        """Prune the search teacher on the training split several times, and train the best pruned network.
+
+        That is the one of highest validation accuracy, of those that reached the size if any did.
+        """
         teacher = self.stage.teacher("search")
         runs = []
         for run in range(self.config.pruning_runs):
@@ -158,12 +168,8 @@ class Baselines:
                 self.progress.begin(f"pruning {run + 1} of {self.config.pruning_runs}")
                 pruned = self._prune(teacher, run)
                 save_weights(self.stage.folder / f"{key}.safetensors", pruned.weights)
-                stored = {
-                    "accuracy": pruned.accuracy,
-                    "stopped": pruned.stopped,
-                    "steps": pruned.steps,
-                    "architecture": pruned.architecture.to_json(),
-                }
+                stored = {name: getattr(pruned, name) for name in ("accuracy", "stopped", "steps")}
+                stored["architecture"] = pruned.architecture.to_json()
                 self.stage.ledger.result("pruned", key, stored)
             runs.append((key, stored))
         key, best = max(runs, key=lambda pair: (pair[1]["stopped"] == "size", pair[1]["accuracy"]))
@@ -185,14 +191,14 @@ class Baselines:
         if config.final_optimizer == "adam":
             recipe = replace(recipe, optimizer="adam", weight_decay=0.0)
         return prune(
-            teacher.architecture, teacher.weights, lambda cut: self._some_images(run, cut), self.data.validation,
+            teacher.architecture, teacher.weights, lambda step: self._some_images(run, step), self.data.validation,
             least_params=self.student.params, least_accuracy=self.student_accuracy, filters=config.pruning_filters,
             recipe=recipe, seed=config.seed, run=run, device=self.data.device, watch=self.stage.watch("pruning"),
         )  # fmt: skip
 
-    def _some_images(self, run: int, cut: int) -> DeviceData:
-        """Some of the training split, others for every cut."""
-        rng = make_rng(self.config.seed, "pruning-images", run, cut)
+    def _some_images(self, run: int, step: int) -> DeviceData:
+        """Return a random part of the training split, another one for every step."""
+        rng = make_rng(self.config.seed, "pruning-images", run, step)
         positions = self.data.splits.train
         count = min(self.config.pruning_images, len(positions))
         return self.data.part(np.sort(rng.choice(positions, count, replace=False)))
@@ -200,23 +206,14 @@ class Baselines:
     # -- N2N ---------------------------------------------------------------------------------------------------------
 
     def n2n(self) -> dict[str, Any]:
-        """N2N by this library's own sampler, in a study of its own; of its students the one nearest in size."""
+        """Run N2N in a study of its own, and train the student that is nearest in size (§5.3.1)."""
         config = self.config
-        shared = config.study_config.to_dict()
-        asked = StudyConfig.from_dict(
-            shared
-            | {
-                "study": f"{config.study}_n2n",
-                "sampler": "n2n",
-                "steps": config.n2n_steps,
-                "operators": "remove,shrink",
-                "epochs": config.n2n_epochs,
-                "final": "none",
-                "top": config.n2n_steps * config.K,
-                "baseline": False,
-                "compare_with": "",
-            }
-        )
+        changes = {
+            "study": f"{config.study}_n2n", "sampler": "n2n", "steps": config.n2n_steps, "operators": "remove,shrink",
+            "epochs": config.n2n_epochs, "final": "none", "top": config.n2n_steps * config.K, "baseline": False,
+            "compare_with": "",
+        }  # fmt: skip
+        asked = StudyConfig.from_dict(config.study_config.to_dict() | changes)
         study = Study(asked, self.progress, self.stage.recipe)
         if study.run() is None:
             raise TrainingStopped

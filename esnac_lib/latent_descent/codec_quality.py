@@ -1,4 +1,4 @@
-"""How well the codec does on architectures that it was not trained on, each number beside a trivial baseline."""
+"""Measure how well a codec reconstructs sequences and predicts accuracy and size, next to trivial baselines."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from esnac_lib.latent_descent.examples import Known
+from esnac_lib.latent_descent.examples import Example
 from esnac_lib.latent_descent.sequence import CONV, DROPOUT, LINEAR, POOLS, Item
 
 
-def chosen(item: Item, *, last: bool = False) -> tuple[int, ...]:
-    """What a layer's five numbers say: its type, and those that it can choose (the classifier's width is the task's).
+def free_numbers(item: Item, *, last: bool = False) -> tuple[int, ...]:
+    """Return a layer's type and those of its numbers that it can choose (the classifier's width is the task's).
 
-    >>> chosen(Item(CONV, 3, 64, 1, 1)), chosen(Item(4, 0, 64, 0, 0))
+    >>> free_numbers(Item(CONV, 3, 64, 1, 1)), free_numbers(Item(4, 0, 64, 0, 0))
     ((1, 3, 64, 1, 1), (4,))
     """
     if item.t == CONV:
@@ -28,40 +28,33 @@ def chosen(item: Item, *, last: bool = False) -> tuple[int, ...]:
 
 
 def reconstruction(true: Sequence[Sequence[Item]], decoded: Sequence[Sequence[Item]]) -> dict[str, Any]:
-    """How much of some sequences was decoded, before any repair; all but the first two are shares.
+    """Compare decoded sequences, before any repair, with the true ones.
 
-    layers_exact: layers of which the type and all that it can choose are right. types: layers of the right type.
-    widths_near: widths of convolutions and inner linear layers within a tenth. lengths, sequences_exact: right ones.
+    Returns:
+        The numbers of sequences and of layers, then shares: layers_exact (type and all free numbers are right), types
+        (the type is right), widths_near (widths of convolutions and inner linear layers within a tenth), lengths and
+        sequences_exact.
     """
-    layers = exact = types = widths = near = lengths = sequences = 0
+    names = ("layers_exact", "types", "widths_near", "lengths", "sequences_exact")
+    hits: dict[str, list[bool]] = {name: [] for name in names}
     for wanted, got in zip(true, decoded, strict=True):
         right = []
         for index, item in enumerate(wanted):
             other = got[index] if index < len(got) else Item(0, 0, 0, 0, 0)
             last = index == len(wanted) - 1
-            right.append(chosen(item, last=last) == chosen(other, last=last))
-            types += item.t == other.t
+            right.append(free_numbers(item, last=last) == free_numbers(other, last=last))
+            hits["types"].append(item.t == other.t)
             if item.t in (CONV, LINEAR) and not last:
-                widths += 1
-                near += abs(item.o - other.o) <= 0.1 * item.o
-        layers, exact = layers + len(wanted), exact + sum(right)
-        lengths += len(wanted) == len(got)
-        sequences += all(right) and len(wanted) == len(got)
-    count = len(true)
-    return {
-        "sequences": count,
-        "layers": layers,
-        "layers_exact": _share(exact, layers),
-        "types": _share(types, layers),
-        "widths_near": _share(near, widths),
-        "lengths": _share(lengths, count),
-        "sequences_exact": _share(sequences, count),
-    }
+                hits["widths_near"].append(abs(item.o - other.o) <= 0.1 * item.o)
+        hits["layers_exact"] += right
+        hits["lengths"].append(len(wanted) == len(got))
+        hits["sequences_exact"].append(all(right) and len(wanted) == len(got))
+    counts = {"sequences": len(true), "layers": len(hits["layers_exact"])}
+    return counts | {name: sum(found) / len(found) if found else None for name, found in hits.items()}
 
 
 def regression(true: Sequence[float], predicted: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
-    """Rank correlation (Spearman; None where it is not defined) and mean absolute errors of a regressor and of a
-    trivial baseline's predictions."""
+    """Return Spearman's rank correlation (None where undefined) and the errors of a regressor and its baseline."""
     a, b, c = (np.asarray(values, dtype=np.float64) for values in (true, predicted, baseline))
     defined = len(a) > 2 and np.ptp(a) > 0 and np.ptp(b) > 0
     return {
@@ -72,18 +65,13 @@ def regression(true: Sequence[float], predicted: Sequence[float], baseline: Sequ
     }
 
 
-def linear_params(known: Sequence[Known], asked: Sequence[Known]) -> list[float]:
-    """The trivial guess at parameters: a least-squares fit to the sums of each of the five numbers, a sequence's
-    length and the number of its convolutions."""
-    matrix = np.array([_sums(example) for example in known])
-    weights, *_ = np.linalg.lstsq(matrix, np.array([example.params for example in known], dtype=np.float64), rcond=None)
-    return [float(_sums(example) @ weights) for example in asked]
+def linear_baseline(train: Sequence[Example], test: Sequence[Example]) -> list[float]:
+    """Predict parameters by least squares on the sums of each of the five numbers, the length and the convolutions."""
+    matrix = np.array([_sums(example) for example in train])
+    weights, *_ = np.linalg.lstsq(matrix, np.array([example.params for example in train], dtype=np.float64), rcond=None)
+    return [float(_sums(example) @ weights) for example in test]
 
 
-def _sums(example: Known) -> np.ndarray:
+def _sums(example: Example) -> np.ndarray:
     table = np.array(example.items, dtype=np.float64)  # (T, 5)
     return np.array([1.0, len(table), (table[:, 0] == CONV).sum(), *table.sum(0)])
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

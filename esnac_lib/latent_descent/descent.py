@@ -1,4 +1,4 @@
-"""Compression by gradient descent on the embedding (§4.4, Eqs. 16 to 18)."""
+"""Compress a network by gradient descent on its latent vector (§4.4, Eqs. 16 to 18)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from esnac_lib.latent_descent.codec import Surrogate
+from esnac_lib.latent_descent.codec import Codec
 from esnac_lib.latent_descent.sequence import InvalidSequence, Items
 
 
@@ -17,7 +17,7 @@ from esnac_lib.latent_descent.sequence import InvalidSequence, Items
 class CompressionLoss:
     """L_c = w_a L_a(â, a₀) + w_p L_p(p̂, p₀) (Eq. 17; Eq. 16 has a₀ = 1, p₀ = 0, w_a = 1 and w_p = λ).
 
-    params: p₀ on the regressor's scale.
+    The fields are a₀, p₀ (on the regressor's scale), w_a and w_p.
     """
 
     accuracy: float
@@ -26,22 +26,22 @@ class CompressionLoss:
     params_weight: float
 
     def __call__(self, accuracy: Tensor, params: Tensor) -> Tensor:
-        """(n,) predictions to (n,) losses."""
+        """Return the losses (n,) of predictions (n,)."""
         size = F.huber_loss(params, torch.full_like(params, self.params), reduction="none")
         return self.accuracy_weight * (accuracy - self.accuracy).abs() + self.params_weight * size
 
     def of(self, accuracy: float, params: float) -> float:
-        """Of known numbers; params on the regressor's scale."""
+        """Return the loss of known numbers; params is on the regressor's scale."""
         return float(self(torch.tensor([accuracy]), torch.tensor([params])))
 
 
 @dataclass(frozen=True)
-class PathStep:
-    """A point on the way, and the network that it decodes to.
+class DescentStep:
+    """A point on the path of a descent, and the network that it decodes to.
 
-    accuracy, params: predicted at the embedding. items: the decoded sequence after repair, None where it was `refused`
-    for that reason. true_params, macs, arch_id: of the decoded network. decoded_accuracy, decoded_params: predicted for
-    the decoded network, that is, at its own embedding.
+    `accuracy` and `params` are predicted at the point. `items` is the decoded sequence after repair, or None where it
+    could not be repaired for the reason `refused`; `decoded_accuracy` and `decoded_params` are predicted at its own
+    latent vector, `true_params` and `macs` are exact.
     """
 
     step: int
@@ -58,47 +58,47 @@ class PathStep:
     decoded_params: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return asdict(self) | {"items": None if self.items is None else [list(item) for item in self.items]}
 
 
 def descend(
-    surrogate: Surrogate, start: Items, loss: CompressionLoss, steps: int, lr: float, reembed: int = 0
-) -> list[PathStep]:
-    """From the embedding of `start`, y ← y − η dL_c/dy; the start is step 0.
+    codec: Codec, start: Items, loss: CompressionLoss, steps: int, lr: float, reembed: int = 0
+) -> list[DescentStep]:
+    """Descend from the latent vector of `start` by y ← y − η dL_c/dy; the start is step 0.
 
-    The path leaves the embeddings of networks after some steps, and the regressors then predict what no network is (the
-    paper: after about 5). DEVIATION: every `reembed` steps y becomes the embedding of the network that it decodes to,
-    unless it did so before; 0 (the paper): never.
+    After some steps (§5.3: about 5) the path leaves the latent vectors of networks, and the regressors become wrong.
+    DEVIATION: every `reembed` steps y becomes the latent vector of the network that it decodes to, unless it was that
+    before; 0 (the paper): never.
 
     DEVIATION: Eq. 18 is printed with a plus, which would ascend.
     """
-    y = surrogate.embed([start])  # (1, N)
-    path: list[PathStep] = []
-    been: set[str | None] = {None}
+    y = codec.embed([start])  # (1, N)
+    path: list[DescentStep] = []
+    visited: set[str | None] = {None}
     for step in range(steps + 1):
         y = y.detach().requires_grad_()
-        accuracy, params = surrogate.regress(y)
+        accuracy, params = codec.regress(y)
         value = loss(accuracy, params).sum()
-        predicted = float(accuracy.detach()), surrogate.scale.params(float(params.detach()))
-        here = _step_of(surrogate, y.detach(), step, float(value.detach()), *predicted)
+        predicted = float(accuracy.detach()), codec.scale.params(float(params.detach()))
+        here = _step_of(codec, y.detach(), step, float(value.detach()), *predicted)
         path.append(here)
         (gradient,) = torch.autograd.grad(value, y)
         y = y.detach() - lr * gradient
-        if reembed and step and step % reembed == 0 and here.items is not None and here.arch_id not in been:
-            been.add(here.arch_id)
-            y = surrogate.embed([here.items])
+        if reembed and step and step % reembed == 0 and here.items is not None and here.arch_id not in visited:
+            visited.add(here.arch_id)
+            y = codec.embed([here.items])
     return path
 
 
-def _step_of(surrogate: Surrogate, y: Tensor, step: int, loss: float, accuracy: float, params: float) -> PathStep:
+def _step_of(codec: Codec, y: Tensor, step: int, loss: float, accuracy: float, params: float) -> DescentStep:
     try:
-        found = surrogate.network(y)
+        decoded = codec.decode_valid(y)
     except InvalidSequence as error:
-        return PathStep(step, loss, accuracy, params, None, error.reason, {})
-    architecture = surrogate.space.to_architecture(found.items)
-    (again,) = surrogate.predict(surrogate.embed([found.items]))
-    return PathStep(
-        step, loss, accuracy, params, found.items, None, found.repairs,
+        return DescentStep(step, loss, accuracy, params, None, error.reason, {})
+    architecture = codec.space.to_architecture(decoded.items)
+    (again,) = codec.predict(codec.embed([decoded.items]))
+    return DescentStep(
+        step, loss, accuracy, params, decoded.items, None, decoded.repairs,
         architecture.num_params, architecture.macs, architecture.arch_id, *again,
     )  # fmt: skip

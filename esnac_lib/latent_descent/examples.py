@@ -1,15 +1,14 @@
-"""What the codec learns from: sequences as tensors, with their accuracies and parameter counts.
+"""Turn architectures with their accuracies and numbers of parameters into training examples of the autoencoder.
 
-DEVIATION: beside the trained architectures there may be *unlabelled* ones, drawn from the same distributions. Their
-parameters are known without training, so encoder, decoder and parameter regressor learn from them too; only the
-accuracy regressor does not. (The paper's form: none.)
+DEVIATION: besides the trained architectures there may be *unlabelled* ones, drawn from the same distributions. Their
+parameters are known without training, so all but the accuracy regressor learn from them too. (The paper has none.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ Target = Literal["scaled", "standardised", "log"]
 
 @dataclass(frozen=True)
 class ParamsScale:
-    """Between a number of parameters and what the parameter regressor predicts.
+    """The scale on which the parameter regressor predicts (§4.2).
 
     *standardised* is the paper's (p − p̄) / σ. Its mean is 0 and the regressor ends in a ReLU, so no network below the
     mean can be expressed, and Eq. 16's target 0 is the mean. DEVIATION, the default: *scaled*, p / σ. *log*: log₂ of p
@@ -36,38 +35,25 @@ class ParamsScale:
 
     @classmethod
     def of(cls, kind: Target, params: Sequence[int]) -> ParamsScale:
-        """The scale of these examples."""
+        """Return the scale of examples with these numbers of parameters."""
         values = np.log2(params) if kind == "log" else np.asarray(params, dtype=np.float64)
         shift = {"scaled": 0.0, "standardised": float(values.mean()), "log": float(values.min())}[kind]
         return cls(kind, shift, float(values.std()) or 1.0)
 
     def target(self, params: float) -> float:
-        """What stands for so many parameters."""
+        """Return the regression target of a number of parameters."""
         value = np.log2(max(params, 1.0)) if self.kind == "log" else params
         return float((value - self.shift) / self.scale)
 
     def params(self, predicted: float) -> float:
-        """How many parameters a prediction stands for."""
+        """Return the number of parameters of a prediction."""
         value = predicted * self.scale + self.shift
         return float(2**value) if self.kind == "log" else float(value)
 
 
-class Known(Protocol):
-    """What is known of an architecture; a trained one (`trials.Labelled`) is such a thing too."""
-
-    @property
-    def items(self) -> Items: ...
-
-    @property
-    def params(self) -> int: ...
-
-    @property
-    def accuracy(self) -> float | None: ...
-
-
 @dataclass(frozen=True)
 class Example:
-    """One architecture: accuracy is None where it was not trained."""
+    """An architecture to learn from; its accuracy is None where it was not trained."""
 
     items: Items
     params: int
@@ -78,8 +64,9 @@ class Example:
 class Examples:
     """Examples as tensors.
 
-    x: (n, features, length). inside: (n, length), true for the T layers and the end mark after them (Eq. 12 sums over
-    i = 0 … T). lengths: (n,) T. accuracy: (n,), NaN where unknown. params: (n,) on the regressor's scale.
+    Shape:
+        x: (n, features, length). inside: (n, length), true for the T layers and the end mark after them (Eq. 12 sums
+        over i = 0 … T). lengths: (n,) T. accuracy: (n,), NaN where unknown. params: (n,) on the regressor's scale.
     """
 
     x: Tensor
@@ -91,20 +78,20 @@ class Examples:
     def __len__(self) -> int:
         return len(self.x)
 
+    @classmethod
+    def of(cls, examples: Sequence[Example], representation: Representation, scale: ParamsScale) -> Examples:
+        """Return the tensors of some examples."""
+        lengths = torch.tensor([len(example.items) for example in examples])
+        accuracy = [float("nan") if example.accuracy is None else example.accuracy for example in examples]
+        return cls(
+            torch.from_numpy(np.stack([representation.encode(example.items) for example in examples])),
+            torch.arange(representation.length)[None, :] <= lengths[:, None],
+            lengths.float(),
+            torch.tensor(accuracy, dtype=torch.float32),
+            torch.tensor([scale.target(example.params) for example in examples], dtype=torch.float32),
+        )
+
     def take(self, rows: np.ndarray) -> Examples:
-        """The examples at these rows."""
+        """Return the examples at these rows."""
         at = torch.from_numpy(rows)
         return Examples(self.x[at], self.inside[at], self.lengths[at], self.accuracy[at], self.params[at])
-
-
-def examples_of(found: Sequence[Known], representation: Representation, scale: ParamsScale) -> Examples:
-    """The tensors of some architectures."""
-    lengths = torch.tensor([len(example.items) for example in found])
-    accuracy = [float("nan") if example.accuracy is None else example.accuracy for example in found]
-    return Examples(
-        torch.from_numpy(np.stack([representation.encode(example.items) for example in found])),
-        torch.arange(representation.length)[None, :] <= lengths[:, None],
-        lengths.float(),
-        torch.tensor(accuracy, dtype=torch.float32),
-        torch.tensor([scale.target(example.params) for example in found], dtype=torch.float32),
-    )

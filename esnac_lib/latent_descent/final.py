@@ -1,6 +1,6 @@
-"""What is trained at the end: the teacher, the student and whatever it is set beside, all by one recipe and to its end.
+"""Train the teacher, the student and the baselines to the end by one recipe, and record their accuracies (§5.2.1).
 
-An accuracy on the test images is that of the last epoch of a training on all images. Nothing is chosen by it.
+A test accuracy is that after the last epoch of a training on all images, and no choice depends on it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from esnac_lib.training.teacher import Role, TrainedTeacher
 
 
 def final_recipe(config: CompressionConfig) -> Recipe:
-    """The recipe of every final training, the teacher's too."""
+    """Return the recipe of every final training, the teacher's included."""
     sgd = config.final_optimizer == "sgd"
     return replace(
         Recipe.teacher(config.study_config, "search"),
@@ -47,7 +47,7 @@ class FinalStage:
         self._tag = hashlib.blake2b(parts.encode(), digest_size=3).hexdigest()
 
     def key(self, kind: str, arch_id: str) -> str:
-        """The name of a network in final training; another recipe or seed gives another one."""
+        """Return the name of a network in final training, which depends on recipe and seed."""
         return f"{kind}-{arch_id[:8]}-{self._tag}"
 
     def teacher(self, role: Role) -> TrainedTeacher:
@@ -55,7 +55,7 @@ class FinalStage:
         return self.session.train_teacher(role, self.config.study_config, self.data, self.recipe)
 
     def finalist(self, kind: str, architecture: Architecture) -> Finalist:
-        """A network that starts afresh, initialised like the teacher."""
+        """Return a network with fresh weights, initialised like the teacher."""
         key = self.key(kind, architecture.arch_id)
         path = self.folder / f"{key}.safetensors"
         if not path.exists():
@@ -64,15 +64,15 @@ class FinalStage:
         return Finalist(key, architecture, path)
 
     def on_training_split(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
-        """Validation accuracies after training on the training split."""
+        """Return validation accuracies after training on the training split."""
         return self._training().on_training_split(finalists)
 
     def on_all_images(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
-        """Test accuracies after training on all images."""
+        """Return test accuracies after training on all images."""
         return self._training().on_all_images(finalists)
 
     def entry(self, result: FinalResult, teacher: TrainedTeacher, **more: Any) -> dict[str, Any]:
-        """What the summary says about a finally trained network, against the reference teacher."""
+        """Return what the summary says about a network after final training, relative to the reference teacher."""
         params = teacher.architecture.num_params
         return {
             "student": result.key,

@@ -1,12 +1,12 @@
-"""FitNet (Romero et al., 2014): a student thinner and deeper than its teacher, trained in two stages.
+"""Build and train a FitNet, a student thinner and deeper than its teacher (Romero et al., 2014; Table 2).
 
-1. Hints: the student up to its guided layer, with a 1×1 convolution after it, learns the teacher's features at its hint
-   layer, here the middle block of both (mean squared error).
-2. Distillation: the whole student minimises H(y, P_S) + λ H(P_T^τ, P_S^τ) (its Eq. 2), λ falling from 4 to 1.
+1. Hint training: the student up to its guided layer, with a 1×1 convolution as regressor, learns the teacher's
+   features at its hint layer, here the middle block of both (mean squared error).
+2. Knowledge distillation: the student minimises H(y, P_S) + λ H(P_T^τ, P_S^τ) (FitNets, Eq. 2), λ falling from 4 to 1.
 
-The second loss is written as one cross entropy, so that the ordinary trainer takes it: while it trains, the student
-puts out the logarithms of both distributions, log P_S and log P_S^τ, side by side (`Softened`). They add up to 2, so a
-softmax over them all only halves them, and the cross entropy against (y, λ P_T^τ) is Eq. 2 plus (1 + λ) log 2.
+The second loss is written as one cross entropy, so that the ordinary trainer takes it: in training mode the student
+returns log P_S and log P_S^τ side by side (`SoftenedStudent`). Their exponentials add up to 2, so a softmax over them
+all only halves them, and the cross entropy against (y, λ P_T^τ) is Eq. 2 plus (1 + λ) log 2.
 """
 
 from __future__ import annotations
@@ -24,19 +24,24 @@ from esnac_lib.architecture.network import Network, build
 from esnac_lib.data.batches import DeviceData
 from esnac_lib.errors import SpaceError
 from esnac_lib.latent_descent.random_architectures import blocks_of, with_channels
-from esnac_lib.latent_descent.sequence import CONV, LINEAR, Items, SequenceSpace
+from esnac_lib.latent_descent.sequence import CONV, LINEAR, Items, SequenceSpace, convolution_blocks
 from esnac_lib.seeding import derive_seed
 
 TEMPERATURE = 3.0
-"""τ of the FitNet paper."""
+"""τ of the FitNets paper."""
 FIRST_WEIGHT, LAST_WEIGHT = 4.0, 1.0
-"""λ at the beginning and at the end."""
-REGRESSOR = "hint-regressor"
+"""λ in the first and in the last epoch."""
+HINT_REGRESSOR = "hint-regressor"
 
 
 def fitnet_sequence(space: SequenceSpace, teacher: Items, most_params: int) -> Items:
-    """The largest FitNet of at most so many parameters: every convolution of the teacher twice, all widths scaled by
-    one factor. Raises SpaceError where even one filter a layer is too many."""
+    """Return the largest FitNet of at most so many parameters.
+
+    It has every convolution of the teacher twice, with all widths scaled by one factor.
+
+    Raises:
+        SpaceError: One filter a layer is too many already.
+    """
     widest = max(item.o for item in teacher)
     wide = replace(space, width_step=1, max_length=2 * space.max_length, max_macs=0)
     best: Items | None = None
@@ -64,43 +69,44 @@ def _deeper(space: SequenceSpace, teacher: Items, factor: float) -> Items:
     return with_channels([*items, teacher[-1]], space.input_shape[0])
 
 
-def middle(architecture: Architecture, copies: int) -> int:
-    """The index of the last layer of the middle block: of the teacher (1 copy a block), of its FitNet (2 copies)."""
-    convs = [index for index, layer in enumerate(architecture.layers) if layer.kind == "conv"]
-    last = convs[ceil(len(convs) / copies / 2) * copies - 1]
-    while architecture.layers[last + 1].kind in ("batch_norm", "relu", "sigmoid"):
-        last += 1
-    return last
+def middle_layer(architecture: Architecture, copies: int) -> int:
+    """Return the last layer of the middle block: of the teacher (1 copy of each block) or of its FitNet (2 copies)."""
+    ends = list(convolution_blocks(architecture).values())
+    return ends[ceil(len(ends) / copies / 2) * copies - 1]
 
 
-def until(architecture: Architecture, last: int) -> Architecture:
-    """The chain's first layers, up to and with layer `last`."""
+def truncate(architecture: Architecture, last: int) -> Architecture:
+    """Return the chain's first layers, up to and with layer `last`."""
     return Architecture(architecture.layers[: last + 1], architecture.input_shape, slot(last))
 
 
-def guided(student: Architecture, hint_channels: int) -> Architecture:
-    """The student up to its guided layer, with the regressor that turns its features into the teacher's."""
-    part = until(student, middle(student, 2))
+def guided_network(student: Architecture, hint_channels: int) -> Architecture:
+    """Return the student up to its guided layer, with the regressor that maps its features to the teacher's."""
+    part = truncate(student, middle_layer(student, 2))
     attrs = {"kernel_size": 1}
-    regressor = Layer(REGRESSOR, "conv", (slot(len(part.layers) - 1),), hint_channels, attrs)
+    regressor = Layer(HINT_REGRESSOR, "conv", (slot(len(part.layers) - 1),), hint_channels, attrs)
     return Architecture((*part.layers, regressor), part.input_shape, slot(len(part.layers)))
 
 
-def hint(teacher: Architecture, weights: dict[str, Tensor]) -> Network:
-    """The trained teacher up to its hint layer."""
-    part = until(teacher, middle(teacher, 1))
+def hint_network(teacher: Architecture, weights: dict[str, Tensor]) -> Network:
+    """Return the trained teacher up to its hint layer."""
+    part = truncate(teacher, middle_layer(teacher, 1))
     return build(part, {name: weights[name] for name in build(part).weights()})
 
 
-class Softened(nn.Module):
-    """A student in the second stage: logits (B, classes); while it trains, (B, 2 · classes): log P_S and log P_S^τ."""
+class SoftenedStudent(nn.Module):
+    """A student in the second stage, whose output in training mode is log P_S and log P_S^τ.
+
+    Shape:
+        Images (B, C, H, W) to logits (B, classes); in training mode to (B, 2 · classes).
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, classes) or (B, 2 · classes)."""
+        """Return logits, or both log-probabilities in training mode."""
         logits = self.network(x)
         if not self.training:
             return logits
@@ -108,10 +114,10 @@ class Softened(nn.Module):
 
 
 class SoftTargets:
-    """Images whose targets are (y, λ P_T^τ): (B, 2 · classes).
+    """Images with the soft targets (y, λ P_T^τ): (B, 2 · classes).
 
-    λ depends on the epoch, which the trainer does not tell. It is known from the generator: that of epoch e is seeded
-    by (seed, purpose, 0, e) (`trainer.train`), for a training that goes on too.
+    λ depends on the epoch, which is known from the generator's seed: that of epoch e is derived from (seed, purpose, 0,
+    e) (`trainer.train`), in a resumed training too.
     """
 
     def __init__(
@@ -126,11 +132,11 @@ class SoftTargets:
         }
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.images)
 
     def batches(self, batch_size: int, generator: torch.Generator, augment: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled (images, targets)."""
+        """Yield shuffled (images, targets)."""
         weight = self._weights[generator.initial_seed()]
         for x, y in self.images.batches(batch_size, generator, augment):
             with torch.no_grad():
@@ -138,5 +144,5 @@ class SoftTargets:
             yield x, torch.cat([F.one_hot(y, self.classes).to(soft), weight * soft], 1)
 
     def evaluation_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images with their labels."""
+        """Return the images with their labels."""
         return self.images.evaluation_batches(batch_size)

@@ -1,4 +1,4 @@
-"""The joint training of encoder, decoder and regressors (§4.3, 5.2.2): L = L_d + λ₁ L_a + λ₂ L_p (Eq. 15)."""
+"""Train encoder, decoder and regressors jointly: L = L_d + λ₁ L_a + λ₂ L_p (§4.3 and 5.2.2, Eq. 15)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,47 +14,51 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from esnac_lib.latent_descent.examples import Examples
-from esnac_lib.latent_descent.networks import Codec
+from esnac_lib.latent_descent.networks import Autoencoder
 from esnac_lib.seeding import derive_seed, make_rng
 from esnac_lib.training.checkpoints import Checkpoint, optimizer_tensors, read_checkpoint, restore, write_checkpoint
-from esnac_lib.training.recipes import WARM_UP
+from esnac_lib.training.recipes import Recipe
 
 MOMENTUM = 0.5
-"""Of the paper's Nesterov SGD."""
+"""Momentum of the paper's Nesterov SGD (§5.2.2)."""
 DECAY = 0.2
-"""The factor of its learning rate decay."""
+"""Factor of the paper's learning-rate decay (§5.2.2)."""
 CHECKPOINT_EVERY = 500
 RECORDS = 100
-"""How often a training tells its losses, about."""
+"""How often a training reports its losses, about."""
 
 
 @dataclass(frozen=True)
 class JointSettings:
-    """How the codec is trained.
+    """Settings of the joint training (§5.2.2).
 
-    decay: steps after which the learning rate falls to a fifth, again and again (the paper's "period 30", whose unit
-    it does not give); 0 is one cycle: up over the first quarter, then down to 0.
+    `decay` is the number of steps after which the learning rate falls to a fifth, again and again (the paper's "period
+    30", whose unit it does not give); 0 is one cycle. The lambdas are λ₁ and λ₂ of Eq. 15.
     """
 
     iterations: int
     batch_size: int
-    optimizer: str
+    optimizer: Literal["adam", "sgd"]
     lr: float
     decay: int
     lambda_accuracy: float
     lambda_params: float
 
+    @property
+    def recipe(self) -> Recipe:
+        """The optimiser (SGD with Nesterov momentum) and the one-cycle schedule."""
+        return Recipe(1, self.lr, self.batch_size, self.optimizer, 0.0, MOMENTUM, "one_cycle")
+
     def lr_at(self, step: int) -> float:
-        """The learning rate of step 0 … iterations − 1."""
+        """Return the learning rate of step 0 … iterations − 1."""
         if self.decay:
             return self.lr * DECAY ** (step // self.decay)
-        progress = (step + 0.5) / self.iterations
-        return self.lr * min(progress / WARM_UP, (1 - progress) / (1 - WARM_UP))
+        return self.recipe.lr_at((step + 0.5) / self.iterations)
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The parts of Eq. 15 for one batch, scalars; total is their weighted sum."""
+    """The terms of Eq. 15 for one batch as scalars; total is their weighted sum."""
 
     total: Tensor
     decoder: Tensor
@@ -61,13 +66,13 @@ class Losses:
     params: Tensor
 
     def numbers(self) -> dict[str, float]:
-        """By name, as Python numbers."""
+        """Return the losses by name as Python numbers."""
         return {name: float(value.detach()) for name, value in vars(self).items()}
 
 
-def losses_of(codec: Codec, batch: Examples, lambda_accuracy: float, lambda_params: float) -> Losses:
-    """Eqs. 12 to 15, as means over the batch; L_a over those whose accuracy is known."""
-    _, decoded, accuracy, params = codec(batch.x)
+def losses_of(autoencoder: Autoencoder, batch: Examples, lambda_accuracy: float, lambda_params: float) -> Losses:
+    """Return Eqs. 12 to 15 as means over the batch; L_a is the mean over those whose accuracy is known."""
+    _, decoded, accuracy, params = autoencoder(batch.x)
     squares = ((decoded - batch.x) ** 2).sum(1)  # (B, length)
     decoder = ((squares * batch.inside).sum(1) / batch.lengths).mean()  # Eq. 12, squared as the text says
     known = ~batch.accuracy.isnan()
@@ -78,15 +83,15 @@ def losses_of(codec: Codec, batch: Examples, lambda_accuracy: float, lambda_para
     return Losses(total, decoder, loss_accuracy, loss_params)
 
 
-def new_codec(features: int, length: int, embedding: int, seed: int) -> Codec:
-    """A codec whose initial weights depend on `seed` alone."""
+def new_autoencoder(features: int, length: int, embedding: int, seed: int) -> Autoencoder:
+    """Return an autoencoder whose initial weights depend on `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "codec-weights"))
-        return Codec(features, length, embedding)
+        return Autoencoder(features, length, embedding)
 
 
-def train_codec(
-    codec: Codec,
+def train_autoencoder(
+    autoencoder: Autoencoder,
     labelled: Examples,
     unlabelled: Examples | None,
     settings: JointSettings,
@@ -96,19 +101,22 @@ def train_codec(
     on_record: Callable[[int, dict[str, float]], None] = lambda step, losses: None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train a codec in place; with `checkpoint` (a file) the same call goes on after a kill.
+    """Train an autoencoder and its regressors in place.
 
-    Half of a batch is labelled and half is not, where there are both. on_record is told (steps done, mean losses since
-    the last time). check_stop may raise.
+    The deepest batch norms see one position of each sequence. With fewer than about 16 sequences a step, evaluation
+    with their running statistics differs visibly from training, and sequences learned by heart decode with errors.
+
+    Unlabelled examples, if any, make half of each batch. With `checkpoint` (a file) the same call resumes after a kill.
+    `on_record` is called with (steps done, mean losses since the last call); `check_stop` may raise after a checkpoint.
     """
-    optimizer = _optimizer(codec, settings)
-    done = _resume(codec, optimizer, checkpoint) if checkpoint is not None and checkpoint.exists() else 0
-    codec.train()
+    optimizer = settings.recipe.make_optimizer(autoencoder.parameters())
+    done = _resume(autoencoder, optimizer, checkpoint) if checkpoint is not None and checkpoint.exists() else 0
+    autoencoder.train()
     sums: dict[str, float] = {}
     since, every = 0, max(1, settings.iterations // RECORDS)
     for step in range(done, settings.iterations):
         batch = _batch(labelled, unlabelled, settings.batch_size, make_rng(seed, "codec-batch", step))
-        numbers = _learn(codec, optimizer, batch, settings, settings.lr_at(step))
+        numbers = _step(autoencoder, optimizer, batch, settings, settings.lr_at(step))
         sums = {name: sums.get(name, 0.0) + value for name, value in numbers.items()}
         since += 1
         if (step + 1) % every == 0 or step + 1 == settings.iterations:
@@ -116,36 +124,32 @@ def train_codec(
             sums, since = {}, 0
         if (step + 1) % CHECKPOINT_EVERY == 0 and checkpoint is not None:
             write_checkpoint(
-                checkpoint, Checkpoint({"step": step + 1}, codec.state_dict(), optimizer_tensors(optimizer), {})
+                checkpoint, Checkpoint({"step": step + 1}, autoencoder.state_dict(), optimizer_tensors(optimizer), {})
             )
             check_stop()
-    codec.eval()
+    autoencoder.eval()
 
 
-def refresh(codec: Codec, labelled: Examples, settings: JointSettings, steps: int, lr: float, seed: int) -> None:
-    """Some supervised steps at a small learning rate (§5.3), in place.
+def refresh(
+    autoencoder: Autoencoder, labelled: Examples, settings: JointSettings, steps: int, lr: float, seed: int
+) -> None:
+    """Finetune in place by some supervised steps at a small learning rate (§5.3).
 
-    Batch norms keep their statistics: a few steps on a few architectures would spoil those of the whole training.
+    Batch norms keep their statistics: a few steps on a few architectures would spoil those of the joint training.
     """
-    optimizer = _optimizer(codec, settings)
-    codec.eval()
+    optimizer = settings.recipe.make_optimizer(autoencoder.parameters())
+    autoencoder.eval()
     for step in range(steps):
         batch = _batch(labelled, None, settings.batch_size, make_rng(seed, "refresh-batch", step))
-        _learn(codec, optimizer, batch, settings, lr)
+        _step(autoencoder, optimizer, batch, settings, lr)
 
 
-def _optimizer(codec: Codec, settings: JointSettings) -> torch.optim.Optimizer:
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(codec.parameters(), lr=settings.lr, fused=True)
-    return torch.optim.SGD(codec.parameters(), lr=settings.lr, momentum=MOMENTUM, nesterov=True, fused=True)
-
-
-def _learn(
-    codec: Codec, optimizer: torch.optim.Optimizer, batch: Examples, settings: JointSettings, lr: float
+def _step(
+    autoencoder: Autoencoder, optimizer: torch.optim.Optimizer, batch: Examples, settings: JointSettings, lr: float
 ) -> dict[str, float]:
     for group in optimizer.param_groups:
         group["lr"] = lr
-    losses = losses_of(codec, batch, settings.lambda_accuracy, settings.lambda_params)
+    losses = losses_of(autoencoder, batch, settings.lambda_accuracy, settings.lambda_params)
     optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
     optimizer.step()
@@ -153,7 +157,7 @@ def _learn(
 
 
 def _batch(labelled: Examples, unlabelled: Examples | None, size: int, rng: np.random.Generator) -> Examples:
-    """Rows drawn with replacement."""
+    """Draw rows with replacement."""
     if unlabelled is None or len(unlabelled) == 0:
         return labelled.take(rng.integers(len(labelled), size=size))
     known = labelled.take(rng.integers(len(labelled), size=size // 2))
@@ -161,12 +165,12 @@ def _batch(labelled: Examples, unlabelled: Examples | None, size: int, rng: np.r
     return Examples(*(torch.cat(pair) for pair in zip(vars(known).values(), vars(unknown).values(), strict=True)))
 
 
-def _resume(codec: Codec, optimizer: torch.optim.Optimizer, path: Path) -> int:
+def _resume(autoencoder: Autoencoder, optimizer: torch.optim.Optimizer, path: Path) -> int:
     try:
         saved = read_checkpoint(path)
-        restore(saved, codec, optimizer)
+        restore(saved, autoencoder, optimizer)
         return int(saved.progress["step"])
-    except Exception as error:  # whatever is wrong with the file: the codec can be trained from the start
-        text = f"the codec's checkpoint is left aside and it is trained from the start: {error}"
+    except Exception as error:  # whatever is wrong with the file: it can be trained from the start
+        text = f"the codec's checkpoint cannot be used, so it is trained from the start: {error}"
         warnings.warn(text, stacklevel=3)
         return 0

@@ -1,9 +1,4 @@
-"""The networks of Architecture Compression §4.1, 4.2 and 8: encoder, decoder and the two regressors.
-
-y = E(x)    (B, features, length) -> (B, N)    residual 1-D convolutions (Eq. 8)
-x̂ = D(y)    (B, N) -> (B, features, length)    the same with transposed convolutions (Eq. 9)
-â = f_a(y), p̂ = f_p(y)    (B, N) -> (B,)        three fc-ReLU blocks; then a sigmoid, a ReLU (Eqs. 10 and 11)
-"""
+"""The autoencoder of sequences and its accuracy and parameter regressors (§4.1, 4.2 and 8)."""
 
 from __future__ import annotations
 
@@ -21,9 +16,10 @@ HIDDEN: Final = 128
 
 
 class ResidualBlock(nn.Module):
-    """x + σ(g(w ∗ x + b)) with a batch norm g (§8); where the length or the channels change, a convolution of x + …
+    """x + σ(g(w ∗ x + b)) with a batch norm g; where length or channels change, x goes through a convolution (§8).
 
-    transposed: with transposed convolutions, so that a stride lengthens.
+    Shape:
+        (B, channels_in, T) to (B, channels, T / stride); with transposed convolutions (B, channels, T · stride).
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int = 1, *, transposed: bool = False) -> None:
@@ -36,12 +32,12 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else kind(channels_in, channels, stride, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels_in, T) to (B, channels, T / stride), transposed T · stride."""
+        """Apply the block."""
         return torch.relu(self.norm(self.convolution(x))) + self.shortcut(x)
 
 
 class Encoder(nn.Sequential):
-    """(B, features, length) to the embedding (B, N)."""
+    """y = E(x) by residual 1-D convolutions (Eq. 8): (B, features, length) to latent vectors (B, N)."""
 
     def __init__(self, features: int, length: int, embedding: int) -> None:
         blocks: list[nn.Module] = [ResidualBlock(features, WIDTHS[0])]
@@ -54,7 +50,7 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """The embedding (B, N) to (B, features, length)."""
+    """x̂ = D(y) by residual transposed convolutions (Eq. 9): latent vectors (B, N) to (B, features, length)."""
 
     def __init__(self, features: int, length: int, embedding: int) -> None:
         widths = (*WIDTHS[::-1], WIDTHS[0])
@@ -72,7 +68,7 @@ class Decoder(nn.Sequential):
 
 
 class Regressor(nn.Sequential):
-    """The embedding (B, N) to one number (B,)."""
+    """Three fc-ReLU blocks and an output activation (§4.2): latent vectors (B, N) to one number each (B,)."""
 
     def __init__(self, embedding: int, output: nn.Module) -> None:
         sizes = (embedding, HIDDEN, HIDDEN, HIDDEN)
@@ -84,8 +80,8 @@ class Regressor(nn.Sequential):
         super().__init__(*blocks, last, output, nn.Flatten(0))
 
 
-class Codec(nn.Module):
-    """Encoder, decoder and regressors together. length: positions, a multiple of 16; embedding: N."""
+class Autoencoder(nn.Module):
+    """Encoder, decoder and regressors (Eqs. 8 to 11); `length` is a multiple of 16, `embedding` is N."""
 
     def __init__(self, features: int, length: int, embedding: int) -> None:
         super().__init__()
@@ -95,6 +91,6 @@ class Codec(nn.Module):
         self.params = Regressor(embedding, nn.ReLU())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, features, length) to y (B, N), x̂ (B, features, length), â (B,), p̂ (B,)."""
+        """Return y (B, N), x̂ (B, features, length), â (B,) and p̂ (B,) of x (B, features, length)."""
         y = self.encoder(x)
         return y, self.decoder(y), self.accuracy(y), self.params(y)

@@ -1,4 +1,4 @@
-"""Random architectures: by the rules of §9, and around a teacher. Degenerate draws are rejected, and counted.
+"""Generate random architectures, by the rules of §9 or around a teacher; degenerate draws are rejected and counted.
 
 - *random* (§9): length U(2, 50), every layer's type and numbers uniform, the last layer the classifier. Nearly all
   draws are degenerate, the more surely the longer, so that those left are mostly very short networks.
@@ -42,7 +42,7 @@ SMALL = (1, 10)
 WIDTH = (16, 4096)
 """o ~ U(16, 4096) (§9)."""
 MAX_DRAWS: Final = 1_000_000
-"""For one architecture. With 28×28 images and at most 12 million MACs one draw in 60 is accepted (§9's rules)."""
+"""Limit for one architecture. With 28×28 images and at most 12 million MACs, one draw in 60 is accepted (§9)."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ def draw(
     rng: np.random.Generator,
     seen: Collection[str] = (),
 ) -> Draw:
-    """The first valid sequence of `sample` whose architecture is not among the `seen` arch_ids.
+    """Return the first valid sequence of `sample` whose architecture is not among the `seen` arch_ids.
 
-    Raises SpaceError after `MAX_DRAWS`.
+    Raises:
+        SpaceError: There was none in `MAX_DRAWS`.
     """
     rejected: Counter[str] = Counter()
     for _ in range(MAX_DRAWS):
@@ -79,10 +80,10 @@ def draw(
 
 
 def random_sequence(space: SequenceSpace, rng: np.random.Generator) -> Items:
-    """One draw by §9's rules, which may well be degenerate.
+    """Draw one sequence by the rules of §9; it is often degenerate.
 
-    Widths are rounded to the space's step, and a dropout's probability is p tenths, at most 0.9. Where assumption 3
-    is enforced a pool's padding is 0, since no pool would be left otherwise.
+    Widths are rounded to the space's step, and a dropout's probability is p tenths, at most 0.9. Where assumption 3 is
+    enforced a pool's padding is 0, since no pool would be left otherwise.
     """
     length = int(rng.integers(*LENGTH, endpoint=True))
     types = rng.integers(CONV, LINEAR, length - 1, endpoint=True)
@@ -91,29 +92,30 @@ def random_sequence(space: SequenceSpace, rng: np.random.Generator) -> Items:
     channels, items = space.input_shape[0], []
     for t, (k, s, p), o in zip(types.tolist(), small.tolist(), widths.tolist(), strict=True):
         padding = 0 if space.enforced and t in POOLS else p
-        item = canonical(Item(t, k, rounded(o, space.width_step), s, padding), channels)
+        item = canonical(Item(t, k, round_to_step(o, space.width_step), s, padding), channels)
         channels = item.o
         items.append(item)
     return (*items, Item(LINEAR, 0, space.num_classes, 0, 0))
 
 
-def rounded(width: float, step: int) -> int:
-    """The positive multiple of `step` nearest to `width`."""
+def round_to_step(width: float, step: int) -> int:
+    """Return the positive multiple of `step` nearest to `width`."""
     return step * max(1, round(width / step))
 
 
 def sequence_around(space: SequenceSpace, teacher: Items, rng: np.random.Generator) -> Items:
-    """One draw around a teacher's sequence, which may be degenerate.
+    """Draw one sequence around a teacher's; it may be degenerate.
 
     All widths times 2^u, u ~ U(-3.5, 0), and each times 2^v, v ~ U(-0.7, 0.7), at most the teacher's; with one rate in
-    {0, 0.1, 0.2, 0.3} a sequence, convolutions go with what belongs to them, and at half of it batch norms and
+    {0, 0.1, 0.2, 0.3} a sequence, convolutions are removed with what follows them, and at half of it batch norms and
     activations alone; a quarter of the kernels become 1, 3 or 5 wide; some pools become the other kind or a stride.
     """
     scale = 2 ** rng.uniform(-3.5, 0)
     rate = rng.choice([0.0, 0.1, 0.2, 0.3])
-    blocks = [_changed(space, block, scale, rng) for block in blocks_of(teacher[:-1]) if not _goes(block, rate, rng)]
-    blocks = _pools_changed(blocks, rng)
-    items = [item for block in blocks for item in block if not _is_left_out(item, rate, rng)]
+    kept = (block for block in blocks_of(teacher[:-1]) if not (block[0].t == CONV and rng.random() < rate))
+    blocks = _vary_pools([_vary_block(space, block, scale, rng) for block in kept], rng)
+    alone = (BATCH_NORM, RELU, SIGMOID, DROPOUT)
+    items = [item for block in blocks for item in block if not (item.t in alone and rng.random() < rate / 2)]
     if rng.random() < 0.15:
         items.insert(0, Item(BATCH_NORM, 0, 0, 0, 0))
     if rng.random() < 0.2:
@@ -125,7 +127,7 @@ def sequence_around(space: SequenceSpace, teacher: Items, rng: np.random.Generat
 
 
 def blocks_of(items: Sequence[Item]) -> list[list[Item]]:
-    """Runs that belong together: a convolution with what follows it; a pool alone; a linear layer with what follows."""
+    """Split into blocks: a convolution or linear layer with what follows it, or a pool alone."""
     blocks: list[list[Item]] = []
     for item in items:
         if item.t in (CONV, LINEAR, *POOLS) or not blocks or blocks[-1][0].t in POOLS:
@@ -135,19 +137,11 @@ def blocks_of(items: Sequence[Item]) -> list[list[Item]]:
     return blocks
 
 
-def _goes(block: list[Item], rate: float, rng: np.random.Generator) -> bool:
-    return block[0].t == CONV and rng.random() < rate
-
-
-def _is_left_out(item: Item, rate: float, rng: np.random.Generator) -> bool:
-    return item.t in (BATCH_NORM, RELU, SIGMOID, DROPOUT) and rng.random() < rate / 2
-
-
-def _changed(space: SequenceSpace, block: list[Item], scale: float, rng: np.random.Generator) -> list[Item]:
+def _vary_block(space: SequenceSpace, block: list[Item], scale: float, rng: np.random.Generator) -> list[Item]:
     first = block[0]
     if first.t not in (CONV, LINEAR):
         return block
-    width = min(first.o, rounded(first.o * scale * 2 ** rng.uniform(-0.7, 0.7), space.width_step))
+    width = min(first.o, round_to_step(first.o * scale * 2 ** rng.uniform(-0.7, 0.7), space.width_step))
     first = first._replace(o=width)
     if first.t == CONV and rng.random() < 0.25:
         k = int(rng.choice([1, 3, 5]))
@@ -155,8 +149,8 @@ def _changed(space: SequenceSpace, block: list[Item], scale: float, rng: np.rand
     return [first, *block[1:]]
 
 
-def _pools_changed(blocks: list[list[Item]], rng: np.random.Generator) -> list[list[Item]]:
-    """Of the pools a fifth become the other kind, and a fifth become the stride of the convolution before them."""
+def _vary_pools(blocks: list[list[Item]], rng: np.random.Generator) -> list[list[Item]]:
+    """Turn a fifth of the pools into the other kind, and a fifth into the stride of the convolution before them."""
     kept: list[list[Item]] = []
     for block in blocks:
         pool, luck = block[0], rng.random()
@@ -171,7 +165,7 @@ def _pools_changed(blocks: list[list[Item]], rng: np.random.Generator) -> list[l
 
 
 def with_channels(items: Sequence[Item], channels: int) -> Items:
-    """The items, each with the o that it has after those before it."""
+    """Return the items with the o that each has after those before it."""
     out = []
     for item in items:
         item = canonical(item, channels)

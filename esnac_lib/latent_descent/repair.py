@@ -1,6 +1,6 @@
-"""What a decoder puts out becomes a valid sequence, by one rule, from the first layer to the last.
+"""Repair a decoded sequence so that it is a valid architecture.
 
-A decoded sequence ends before its first t = 0. Then, in order:
+A decoded sequence ends before its first t = 0. Its layers are then repaired from the first to the last:
 
 1. Numbers that a type does not have become 0, o becomes the channels of the input where it cannot be chosen, widths
    become multiples of the step, k and s at least 1, p at least 0 (of pools at most half of k, or 0 where enforced).
@@ -9,7 +9,7 @@ A decoded sequence ends before its first t = 0. Then, in order:
 4. Where §3's assumptions are enforced, the second of two activations is left out, and a pool that reduces nothing.
 5. What is too long is cut. The last linear layer becomes the classifier; if there is none at the end, it is added.
 
-What has no convolution then, or too many MACs, is not repaired but refused.
+What then has no convolution, or too many MACs, is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from esnac_lib.architecture.layer_types import Shape
-from esnac_lib.latent_descent.random_architectures import rounded
+from esnac_lib.latent_descent.random_architectures import round_to_step
 from esnac_lib.latent_descent.sequence import (
     ACTIVATIONS,
     CONV,
@@ -35,14 +35,18 @@ from esnac_lib.latent_descent.sequence import (
 
 @dataclass(frozen=True)
 class Repaired:
-    """A valid sequence, and how often each kind of repair was made ("entries" counts items whose numbers changed)."""
+    """A valid sequence, and the count of each kind of repair ("entries" counts items whose numbers changed)."""
 
     items: Items
     repairs: dict[str, int]
 
 
 def repair(space: SequenceSpace, decoded: Sequence[Item]) -> Repaired:
-    """The valid sequence of what was decoded. Raises InvalidSequence where the rule has no answer."""
+    """Return the valid sequence of a decoded one.
+
+    Raises:
+        InvalidSequence: The rules above do not make it valid.
+    """
     counts: Counter[str] = Counter()
     end = next((index for index, item in enumerate(decoded) if item.t < CONV), len(decoded))
     body = [item._replace(t=min(item.t, LINEAR)) for item in decoded[:end]]
@@ -61,26 +65,26 @@ def repair(space: SequenceSpace, decoded: Sequence[Item]) -> Repaired:
         if item.t == LINEAR and index < images:
             counts["linear layer in between"] += 1
             continue
-        mended = _mended(space, item, shape)
+        repaired = _repaired_item(space, item, shape)
         before = kept[-1].t if kept else 0
         if space.enforced and item.t in ACTIVATIONS and before in ACTIVATIONS:
             counts["second activation"] += 1
             continue
-        if space.enforced and item.t in POOLS and _reduces_nothing(mended, shape):
+        if space.enforced and item.t in POOLS and _reduces_nothing(repaired, shape):
             counts["pool that reduces nothing"] += 1
             continue
-        counts["entries"] += mended != item
-        kept.append(mended)
-        shape, _ = space.step(mended, before, shape)
+        counts["entries"] += repaired != item
+        kept.append(repaired)
+        shape, _ = space.step(repaired, before, shape)
     items = (*kept, Item(LINEAR, 0, space.num_classes, 0, 0))
     space.check(items)
     return Repaired(items, {name: count for name, count in counts.items() if count})
 
 
-def _mended(space: SequenceSpace, item: Item, shape: Shape) -> Item:
-    """The item with numbers that can stand on a map of this shape."""
+def _repaired_item(space: SequenceSpace, item: Item, shape: Shape) -> Item:
+    """Return the item with numbers that are valid on a map of this shape."""
     if item.t in (CONV, LINEAR):
-        item = item._replace(o=rounded(item.o, space.width_step))
+        item = item._replace(o=round_to_step(item.o, space.width_step))
     if item.t == CONV:
         item = item._replace(k=max(1, item.k), s=max(1, item.s), p=max(0, item.p))
         item = item._replace(k=min(item.k, min(shape[1:]) + 2 * item.p))

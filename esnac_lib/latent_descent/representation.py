@@ -1,4 +1,4 @@
-"""Sequences as arrays of numbers that a convolution can read, and back (Eqs. 7 and 9).
+"""Encode sequences as arrays that a convolution can read, and decode them again (Eqs. 7 and 9).
 
 Two representations of a layer [t, k, o, s, p]:
 
@@ -28,7 +28,7 @@ SMALL_SCALE = 2.0
 
 @dataclass(frozen=True)
 class Representation:
-    """How sequences of at most `length` layers are written as arrays (features, length)."""
+    """How sequences of at most `length` layers become arrays (features, length)."""
 
     kind: Literal["one_hot", "numbers"]
     length: int
@@ -36,11 +36,11 @@ class Representation:
 
     @property
     def features(self) -> int:
-        """Numbers a layer."""
+        """Numbers that represent a layer."""
         return 5 if self.kind == "numbers" else TYPES + 4
 
     def encode(self, items: Sequence[Item]) -> np.ndarray:
-        """float32 (features, length)."""
+        """Return the array of a sequence: float32 (features, length)."""
         table = np.zeros((self.length, 5))
         table[: len(items)] = np.array(items)
         if self.kind == "numbers":
@@ -50,9 +50,9 @@ class Representation:
         return np.hstack([types, table[:, [1]] / SMALL_SCALE, widths, table[:, 3:] / SMALL_SCALE]).T.astype(np.float32)
 
     def decode(self, array: np.ndarray) -> list[Item]:
-        """The items of an array (features, length) of any real numbers: rounded, cut before the first t = 0.
+        """Return the rounded items before the first t = 0 of an array (features, length) of any real numbers.
 
-        Widths are rounded to the step. The items may be no valid sequence.
+        Widths are rounded to the step. The items need not be a valid sequence.
         """
         table = array.T.astype(np.float64)  # (length, features)
         if self.kind == "numbers":

@@ -1,9 +1,9 @@
-"""Compression (§4.4): rounds of descent, of training what was found, and of refreshing the codec.
+"""Run the rounds of compression: descend, train the decoded networks, finetune the codec on them (§4.4 and 5.3).
 
-A round: descend from the teacher and from the best architectures so far; of all decoded networks train the most
-promising; refresh encoder, decoder and regressors with what was learned (§5.3).
+A round descends from the teacher and from the best architectures so far, trains the most promising of all decoded
+networks, and finetunes encoder, decoder and regressors with their accuracies.
 
-Everything but the trainings is computed again when a study goes on, to the same bits; the trainings are in the ledger.
+A resumed study computes everything but the trainings again, to the same bits; the trainings are in the ledger.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from esnac_lib.config.latent_descent import CompressionConfig
-from esnac_lib.latent_descent.codec import Surrogate
-from esnac_lib.latent_descent.codec_training import CodecSet, joint_settings
-from esnac_lib.latent_descent.descent import CompressionLoss, PathStep, descend
+from esnac_lib.latent_descent.codec import Codec
+from esnac_lib.latent_descent.codec_training import CodecData, joint_settings
+from esnac_lib.latent_descent.descent import CompressionLoss, DescentStep, descend
 from esnac_lib.latent_descent.joint_training import refresh
 from esnac_lib.latent_descent.sequence import Items
-from esnac_lib.latent_descent.trials import Labelled, Trials
+from esnac_lib.latent_descent.trials import TrainedArchitecture, Trials
 from esnac_lib.seeding import derive_seed
 
 ANALYSIS_WEIGHTS = (0.1, 1.0)
-"""Of L_a and L_p in §10."""
+"""Weights of L_a and L_p in §10."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A decoded network that is worth training."""
+class DecodedNetwork:
+    """A network on a path of descent that may be trained; loss: L_c of its predicted accuracy and its true size."""
 
     items: Items
     arch_id: str
@@ -37,126 +37,121 @@ class Found:
 
 
 class Compression:
-    """The rounds of one study.
+    """The rounds of one study; the codec is finetuned in place.
 
-    on_path: told (name, path, what else is known) of every descent. note: told how far it is, in words.
+    `on_path` is called with (name, path, more to record) after every descent, and `note` with the progress in words.
     """
 
     def __init__(
         self,
         config: CompressionConfig,
         trials: Trials,
-        surrogate: Surrogate,
-        found: CodecSet,
+        codec: Codec,
+        data: CodecData,
         *,
-        on_path: Callable[[str, Sequence[PathStep], dict[str, Any]], None],
+        on_path: Callable[[str, Sequence[DescentStep], dict[str, Any]], None],
         note: Callable[[str], None],
     ) -> None:
-        self.config, self.trials, self.surrogate, self.found = config, trials, surrogate, found
-        self.loss = compression_loss(config, surrogate, found.train[0].params)
+        self.config, self.trials, self.codec, self.data = config, trials, codec, data
+        self.loss = compression_loss(config, codec, data.train[0].params)
         self._on_path, self._note = on_path, note
-        self._known: dict[str, Labelled] = {one.arch_id: one for one in trials.labelled()}
-        self._chosen: list[str] = []  # arch_ids of what the descents found and was trained
+        self._trained: dict[str, TrainedArchitecture] = {one.arch_id: one for one in trials.trained()}
+        self._chosen: list[str] = []  # arch_ids of the decoded networks that were trained
 
-    def run(self) -> list[Labelled]:
-        """All rounds; returns what they found and trained, in that order."""
-        self._record("before")
-        self._analyse()
+    def run(self) -> list[TrainedArchitecture]:
+        """Run all rounds and return the decoded networks that were trained, in that order."""
+        self._train_path("before")
+        self._descend_for_size()
         for number in range(self.config.rounds):
             paths = [self._descend(f"round{number}-start{place}", start) for place, start in enumerate(self._starts())]
-            best = self._best(paths, self.config.candidates)
-            self._train(best)
+            new = [one for one in self._decoded(paths) if one.arch_id not in self._chosen]
+            self._train(sorted(new, key=lambda one: one.loss)[: self.config.candidates])
             settings = joint_settings(self.config)
             seed = derive_seed(self.config.seed, "refresh", number)
-            labelled = self.found.tensors([*self.found.train, *self.results()])
-            refresh(self.surrogate.codec, labelled, settings, self.config.refresh_steps, self.config.refresh_lr, seed)
+            labelled = self.data.tensors([*self.data.train, *self.results()])
+            refresh(self.codec.autoencoder, labelled, settings, self.config.refresh_steps, self.config.refresh_lr, seed)
             self._note(f"round {number + 1} of {self.config.rounds}: {len(self._chosen)} decoded architectures trained")
-        self._record("after")
+        self._train_path("after")
         return self.results()
 
-    def results(self) -> list[Labelled]:
-        """What the descents found and was trained so far; a fault of the machine leaves no result."""
-        return [self._known[arch_id] for arch_id in self._chosen if arch_id in self._known]
+    def results(self) -> list[TrainedArchitecture]:
+        """Return the decoded networks trained so far; a fault of the machine leaves no result."""
+        return [self._trained[arch_id] for arch_id in self._chosen if arch_id in self._trained]
 
     def _starts(self) -> list[Items]:
-        """The teacher, then the architectures of lowest loss among all that were trained and may be learned from."""
-        others = [*self.found.train[1:], *self.results()]
+        """Return the teacher, then the architectures of lowest loss among all trained ones that are not held out."""
+        others = [*self.data.train[1:], *self.results()]
         others.sort(key=lambda one: (self._true_loss(one), one.trial))
-        return [self.found.train[0].items, *(one.items for one in others[: self.config.starts - 1])]
+        return [self.data.train[0].items, *(one.items for one in others[: self.config.starts - 1])]
 
-    def _true_loss(self, one: Labelled) -> float:
-        return self.loss.of(one.accuracy, self.surrogate.scale.target(one.params))
+    def _true_loss(self, one: TrainedArchitecture) -> float:
+        return self.loss.of(one.accuracy, self.codec.scale.target(one.params))
 
-    def _descend(self, name: str, start: Items) -> list[PathStep]:
+    def _descend(self, name: str, start: Items) -> list[DescentStep]:
         steps, lr = self.config.descent_steps, self.config.descent_lr
-        path = descend(self.surrogate, start, self.loss, steps, lr, self.config.reembed)
+        path = descend(self.codec, start, self.loss, steps, lr, self.config.reembed)
         self._on_path(name, path, {"start": [list(item) for item in start]})
         return path
 
-    def _best(self, paths: Sequence[Sequence[PathStep]], count: int) -> list[Found]:
-        """The decoded networks that promise most: by the accuracy predicted for the decoded network itself and its true
-        size, without those that are known already."""
-        collected = {one.arch_id for one in (*self.found.train, *self.found.held_out)}
-        candidates: dict[str, Found] = {}
+    def _decoded(self, paths: Sequence[Sequence[DescentStep]]) -> list[DecodedNetwork]:
+        """Return the distinct networks that paths decode to, without those that the codec was trained on or held out.
+
+        Their loss comes from the accuracy predicted for the decoded network itself and its true size.
+        """
+        collected = {one.arch_id for one in (*self.data.train, *self.data.held_out)}
+        found: dict[str, DecodedNetwork] = {}
         for place, path in enumerate(paths):
             for step in path:
-                if step.items is None or step.arch_id is None or step.arch_id in {*collected, *self._chosen}:
+                if step.items is None or step.arch_id is None or step.arch_id in collected:
                     continue
-                accuracy, params = step.decoded_accuracy or 0.0, self.surrogate.scale.target(step.true_params or 0)
+                accuracy, params = step.decoded_accuracy or 0.0, self.codec.scale.target(step.true_params or 0)
                 note = {"source": "descent", "start": place, "step": step.step}
-                found = Found(step.items, step.arch_id, self.loss.of(accuracy, params), note)
-                candidates.setdefault(step.arch_id, found)
-        return sorted(candidates.values(), key=lambda one: one.loss)[:count]
+                network = DecodedNetwork(step.items, step.arch_id, self.loss.of(accuracy, params), note)
+                found.setdefault(step.arch_id, network)
+        return list(found.values())
 
-    def _train(self, found: Sequence[Found]) -> None:
+    def _train(self, networks: Sequence[DecodedNetwork]) -> None:
         """Train what the ledger does not have yet."""
         began, recorded = time.perf_counter(), self.trials.arch_ids()
-        new = [one for one in found if one.arch_id not in recorded]
+        new = [one for one in networks if one.arch_id not in recorded]
         if new:
             self.trials.evaluate(self.trials.record([one.items for one in new], [one.note for one in new], began))
-        self._known = {one.arch_id: one for one in self.trials.labelled()}
-        self._chosen += [one.arch_id for one in found if one.arch_id not in self._chosen]
+        self._trained = {one.arch_id: one for one in self.trials.trained()}
+        self._chosen += [one.arch_id for one in networks if one.arch_id not in self._chosen]
 
-    def _analyse(self) -> None:
-        """§10: the teacher compressed with L = 0.1 L_a + L_p and no target, decoded without §3's assumptions."""
-        space = replace(self.surrogate.space, enforced=False)
-        surrogate = replace(self.surrogate, space=space)
+    def _descend_for_size(self) -> None:
+        """Compress the teacher with L = 0.1 L_a + L_p and no target, without the assumptions of §3 (§10)."""
+        codec = replace(self.codec, space=replace(self.codec.space, enforced=False))
         steps, lr = self.config.descent_steps, self.config.descent_lr
-        start = self.found.train[0].items
-        path = descend(surrogate, start, CompressionLoss(1.0, 0.0, *ANALYSIS_WEIGHTS), steps, lr, self.config.reembed)
+        start = self.data.train[0].items
+        path = descend(codec, start, CompressionLoss(1.0, 0.0, *ANALYSIS_WEIGHTS), steps, lr, self.config.reembed)
         self._on_path("analysis", path, {"start": [list(item) for item in start]})
 
-    def _record(self, name: str) -> None:
-        """Descend from the teacher and train what each of the first steps decodes to: predicted against true."""
-        steps = self.config.path_steps
-        if not steps:
+    def _train_path(self, name: str) -> None:
+        """Descend from the teacher and train what the first steps decode to, to compare predictions with the truth."""
+        if not self.config.path_steps:
             return
-        path = descend(self.surrogate, self.found.train[0].items, self.loss, steps, self.config.descent_lr)
-        collected = {one.arch_id for one in (*self.found.train, *self.found.held_out)}
-        new: dict[str, Found] = {}
-        for step in path:
-            if step.items is not None and step.arch_id is not None and step.arch_id not in collected:
-                note = {"source": "descent", "start": 0, "step": step.step}
-                new.setdefault(step.arch_id, Found(step.items, step.arch_id, 0.0, note))
-        self._train(list(new.values()))
-        true = [self._known.get(step.arch_id or "") for step in path]
-        self._on_path(name, path, {"true_accuracy": [None if one is None else one.accuracy for one in true]})
+        start = self.data.train[0].items
+        path = descend(self.codec, start, self.loss, self.config.path_steps, self.config.descent_lr)
+        self._train(self._decoded([path]))
+        trained = [self._trained.get(step.arch_id or "") for step in path]
+        self._on_path(name, path, {"true_accuracy": [None if one is None else one.accuracy for one in trained]})
 
 
-def compression_loss(config: CompressionConfig, surrogate: Surrogate, teacher_params: int) -> CompressionLoss:
-    """Eq. 17 with the study's targets; without a target for the parameters p₀ is 0 (Eq. 16)."""
-    target = surrogate.scale.target(teacher_params / config.target_times) if config.target_times else 0.0
+def compression_loss(config: CompressionConfig, codec: Codec, teacher_params: int) -> CompressionLoss:
+    """Return Eq. 17 with the study's targets; without a target for the parameters p₀ is 0 (Eq. 16)."""
+    target = codec.scale.target(teacher_params / config.target_times) if config.target_times else 0.0
     return CompressionLoss(config.target_accuracy, target, config.accuracy_weight, config.params_weight)
 
 
 def select(
-    found: Sequence[Labelled], loss: CompressionLoss, surrogate: Surrogate, most_params: float
-) -> list[Labelled]:
-    """What was found, best first: those within the size asked for by their accuracy, then the others by their loss."""
+    results: Sequence[TrainedArchitecture], loss: CompressionLoss, codec: Codec, most_params: float
+) -> list[TrainedArchitecture]:
+    """Sort trained networks, best first: those within the size by accuracy, then the others by their loss."""
 
-    def key(one: Labelled) -> tuple[bool, float, int]:
+    def key(one: TrainedArchitecture) -> tuple[bool, float, int]:
         fits = one.params <= most_params
-        value = -one.accuracy if fits else loss.of(one.accuracy, surrogate.scale.target(one.params))
+        value = -one.accuracy if fits else loss.of(one.accuracy, codec.scale.target(one.params))
         return not fits, value, one.trial
 
-    return sorted(found, key=key)
+    return sorted(results, key=key)

@@ -1,4 +1,4 @@
-"""Architectures as sequences of [t, k, o, s, p] (Eq. 7), both ways: o from a plain network, o⁻¹ to a network.
+"""Convert plain networks to sequences of layers [t, k, o, s, p] (Eq. 7) and back (o and o⁻¹, Eqs. 2 and 3).
 
     >>> space = SequenceSpace((1, 8, 8), 10)
     >>> items = (Item(CONV, 3, 16, 1, 1), Item(RELU, 0, 16, 0, 0), Item(LINEAR, 0, 10, 0, 0))
@@ -7,7 +7,7 @@
 
 The five numbers leave three things open, which are decided here:
 
-- The flatten before the first linear layer is not an item; o leaves it out and o⁻¹ puts it in.
+- The flatten before the first linear layer is not an item; o omits it and o⁻¹ inserts it.
 - Whether convolutions have a bias is a property of the space. Linear layers always have one.
 - The p of a dropout is its probability in tenths. (The paper prints "Dropout (p=0)" for its decoded networks.)
 
@@ -28,12 +28,12 @@ CONV, MAX_POOL, BATCH_NORM, RELU, SIGMOID, DROPOUT, AVG_POOL, LINEAR = range(1, 
 """The layer types t in the order of §9."""
 
 KINDS: Final = ("", "conv", "max_pool", "batch_norm", "relu", "sigmoid", "dropout", "avg_pool", "linear")
-"""What an architecture calls them; t = 0 is no layer."""
+"""Names of the layer types in an `Architecture`; t = 0 is no layer."""
 
 ACTIVATIONS: Final = (RELU, SIGMOID)
 POOLS: Final = (MAX_POOL, AVG_POOL)
 ON_IMAGES: Final = (CONV, MAX_POOL, BATCH_NORM, AVG_POOL)
-"""Layers that need (channels, height, width), so cannot follow a linear layer."""
+"""Layer types that need (channels, height, width), so they cannot follow a linear layer."""
 
 
 class Item(NamedTuple):
@@ -50,7 +50,7 @@ Items = tuple[Item, ...]
 
 
 class InvalidSequence(ArchitectureError):
-    """A sequence is no architecture of its space. `reason` names the rule in two or three words, to be counted."""
+    """A sequence is no architecture of its space; `reason` names the violated rule in a few words, to be counted."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(f"{reason}: {text}")
@@ -61,10 +61,12 @@ class InvalidSequence(ArchitectureError):
 class SequenceSpace:
     """The sequences that are architectures for one task.
 
-    input_shape: (channels, height, width). bias: of convolutions. enforced: whether assumptions 2 and 3 of §3 hold (no
-    two activations in a row; pools reduce the map and have no padding); §9 and the decoded networks of §10 break them.
-    max_length: most items. width_step: o of convolutions and inner linear layers is a multiple of it (the paper's is
-    1). max_macs: most multiply-accumulates of an image; 0 is no limit.
+    Attributes:
+        bias: Of convolutions.
+        enforced: Whether assumptions 2 and 3 of §3 hold (no two activations in a row; pools reduce the map and have no
+            padding); §9 and the decoded networks of §10 break them.
+        width_step: o of convolutions and inner linear layers is a multiple of it (the paper's is 1).
+        max_macs: Most multiply-accumulates of an image; 0 is no limit.
     """
 
     input_shape: Shape
@@ -77,7 +79,7 @@ class SequenceSpace:
 
     @classmethod
     def around(cls, teacher: Architecture, **options: Any) -> SequenceSpace:
-        """The space that a plain teacher belongs to. Raises InvalidSequence where it is no sequence."""
+        """Return the space of a plain teacher, or raise InvalidSequence."""
         biases = {bool(layer["bias"]) for layer in teacher.layers if layer.kind == "conv"}
         if len(biases) != 1:
             raise InvalidSequence("not plain", f"convolutions with bias {sorted(biases)}: all need the same")
@@ -88,10 +90,11 @@ class SequenceSpace:
     # -- o and its inverse (Eqs. 2 and 3) ----------------------------------------------------------------------------
 
     def to_sequence(self, architecture: Architecture) -> Items:
-        """o(A): the layers of a chain in their order, which is its only topological one (Lemma 7.2).
+        """Return o(A), the layers of a chain in their only topological order (Lemma 7.2).
 
-        Raises InvalidSequence for what five numbers a layer cannot say: a branch, a kind that is not among the eight,
-        an attribute that differs from what `to_architecture` gives.
+        Raises:
+            InvalidSequence: Five numbers a layer cannot describe it: it has a branch, a kind that is not among the
+                eight, or an attribute that differs from what `to_architecture` gives.
         """
         items: list[Item] = []
         for index, layer in enumerate(architecture.layers):
@@ -115,7 +118,7 @@ class SequenceSpace:
         return tuple(items)
 
     def to_architecture(self, items: Sequence[Item]) -> Architecture:
-        """o⁻¹: the network of a valid sequence. Raises InvalidSequence, with the reason, for another one."""
+        """Return o⁻¹, the network of a sequence, or raise InvalidSequence."""
         self.check(items)
         layers: list[Layer] = []
         flat = False
@@ -141,7 +144,7 @@ class SequenceSpace:
     # -- which sequences are architectures ---------------------------------------------------------------------------
 
     def check(self, items: Sequence[Item]) -> list[Shape]:
-        """The output shape of every item. Raises InvalidSequence, with the first reason, for an invalid sequence."""
+        """Return the output shape of every item, or raise InvalidSequence with the first reason."""
         if not 2 <= len(items) <= self.max_length:
             raise InvalidSequence("length", f"{len(items)} layers: 2 to {self.max_length} are allowed")
         if items[-1].t != LINEAR or items[-1].o != self.num_classes:
@@ -162,9 +165,10 @@ class SequenceSpace:
         return shapes
 
     def step(self, item: Item, before: int, shape: Shape, *, last: bool = False) -> tuple[Shape, int]:
-        """Output shape and MACs of an item that follows one of type `before` (0: none) with output `shape`.
+        """Return output shape and MACs of an item that follows one of type `before` (0: none) with output `shape`.
 
-        Raises InvalidSequence where it cannot stand there.
+        Raises:
+            InvalidSequence: The item is not allowed there.
         """
         if not CONV <= item.t <= LINEAR:
             raise InvalidSequence("unknown type", f"t = {item.t}: 1 to 8 are allowed")
@@ -192,7 +196,7 @@ class SequenceSpace:
 
 
 def canonical(item: Item, channels: int) -> Item:
-    """The item with 0 for what its type does not have, and the input's channels for an o it cannot choose (§9)."""
+    """Return the item with 0 for what its type lacks, and the input's channels for an o that it cannot choose (§9)."""
     if item.t == CONV:
         return item
     if item.t in POOLS:
@@ -200,6 +204,18 @@ def canonical(item: Item, channels: int) -> Item:
     if item.t == LINEAR:
         return Item(LINEAR, 0, item.o, 0, 0)
     return Item(item.t, 0, channels, 0, min(max(item.p, 0), 9) if item.t == DROPOUT else 0)
+
+
+def convolution_blocks(architecture: Architecture) -> dict[int, int]:
+    """Return for every convolution of a chain the last of the batch norms and activations that follow it, by index."""
+    blocks = {}
+    for index, layer in enumerate(architecture.layers):
+        if layer.kind == "conv":
+            last = index
+            while architecture.layers[last + 1].kind in ("batch_norm", "relu", "sigmoid"):
+                last += 1
+            blocks[index] = last
+    return blocks
 
 
 def _item(layer: Layer, shape: Shape) -> Item:

@@ -22,14 +22,14 @@ from esnac_lib.data.datasets import load_dataset
 from esnac_lib.data.splits import StudyData, pick_device
 from esnac_lib.errors import ConfigError
 from esnac_lib.latent_descent.baselines import Baselines
-from esnac_lib.latent_descent.codec import Surrogate
-from esnac_lib.latent_descent.codec_training import CodecSet, codec_identity, codec_record, trained_codec
+from esnac_lib.latent_descent.codec import Codec
+from esnac_lib.latent_descent.codec_training import CodecData, codec_identity, codec_record, train_or_load_codec
 from esnac_lib.latent_descent.collection import collect
-from esnac_lib.latent_descent.descent import PathStep
+from esnac_lib.latent_descent.descent import DescentStep
 from esnac_lib.latent_descent.final import FinalStage
 from esnac_lib.latent_descent.rounds import Compression, select
 from esnac_lib.latent_descent.sequence import SequenceSpace
-from esnac_lib.latent_descent.trials import Labelled, Trials
+from esnac_lib.latent_descent.trials import TrainedArchitecture, Trials
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.study.environment import describe_environment
@@ -136,12 +136,12 @@ class CompressionStudy:
 
     # -- the codec and the compression -------------------------------------------------------------------------------
 
-    def _codec(self, session: Session, trials: Trials) -> tuple[CodecSet, Surrogate]:
+    def _codec(self, session: Session, trials: Trials) -> tuple[CodecData, Codec]:
         config, began = self.config, time.monotonic()
-        labelled = trials.labelled()
+        labelled = trials.trained()
         (teacher,) = [one for one in labelled if one.source == "teacher"]
         random = [one for one in labelled if one.source in ("random", "around")]
-        found = CodecSet.of(config, self.space, teacher, random)
+        found = CodecData.of(config, self.space, teacher, random)
         identity = codec_identity(config, found)
 
         def on_record(step: int, losses: dict[str, float]) -> None:
@@ -150,19 +150,19 @@ class CompressionStudy:
                 session.ledger.epoch("codec", f"{identity}/{name}", step, value, None, seconds)
 
         decoded_space = replace(self.space, max_macs=max(config.max_macs, self.teacher.macs) if config.max_macs else 0)
-        surrogate = trained_codec(
+        surrogate = train_or_load_codec(
             config, decoded_space, found, session.students, on_record=on_record, check_stop=session.check_stop
         )
         session.ledger.result("codec", "trained", {"identity": identity} | codec_record(surrogate, found))
         return found, surrogate
 
-    def _keep_path(self, ledger: Ledger, name: str, path: Sequence[PathStep], more: dict[str, Any]) -> None:
+    def _keep_path(self, ledger: Ledger, name: str, path: Sequence[DescentStep], more: dict[str, Any]) -> None:
         ledger.result("path", name, {"steps": [step.to_dict() for step in path]} | more)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def _student(
-        self, stage: FinalStage, compression: Compression, surrogate: Surrogate, results: Sequence[Labelled]
+        self, stage: FinalStage, compression: Compression, surrogate: Codec, results: Sequence[TrainedArchitecture]
     ) -> tuple[FinalResult, float]:
         """The student: of the best that were found the one of highest validation accuracy after final training."""
         reference = stage.teacher("reference")
@@ -185,7 +185,7 @@ class CompressionStudy:
         self._summarise(stage.session)
         return student, chosen.accuracy
 
-    def _baselines(self, stage: FinalStage, found: CodecSet, student: FinalResult, accuracy: float) -> None:
+    def _baselines(self, stage: FinalStage, found: CodecData, student: FinalResult, accuracy: float) -> None:
         space = replace(self.space, max_macs=0)
         baselines = Baselines(stage, space, stage.teacher("reference"), student, accuracy, self.progress)
         random = [*found.train[1:], *found.held_out]

@@ -1,16 +1,14 @@
-"""Pruning by Molchanov et al. (2016): filters go one group after the other, by a first-order Taylor criterion.
+"""Prune filters step by step by first-order Taylor importance (Molchanov et al., 2016; baseline of §5.3.1).
 
-Θ(z) = |mean over positions of dC/dz · z| of a feature map z, the mean over images, each layer's scores divided by
-their norm (its Eqs. 7 and 8). Between two cuts the network is trained a little. The paper at hand stops where 1. the
-accuracy falls 1 point below its own student's, or 2. the parameters are no more than its student's (§5.3.1).
-
-The cuts are this library's own: `shrink` and `inherit`, which are exact.
+The importance of a feature map z is Θ(z) = |mean over positions of dC/dz · z|, averaged over images and divided by the
+norm of the layer's importances (Molchanov et al., Eqs. 7 and 8). After each step the network is trained a little.
+Filters are removed by `shrink` and `inherit`, which are exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,6 +20,7 @@ from torch.nn import functional as F
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Network, build, inherit, module_name
 from esnac_lib.data.batches import DeviceData
+from esnac_lib.latent_descent.sequence import convolution_blocks
 from esnac_lib.space.operators.shrink import shrink
 from esnac_lib.training.callbacks import NO_CALLBACKS, Callbacks
 from esnac_lib.training.job import Trainee, TrainingJob
@@ -29,15 +28,14 @@ from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.trainer import evaluate, train
 
 ACCURACY_MARGIN = 0.01
-"""The first stop rule: how far below the student's the accuracy may fall."""
+"""How far below the student's the accuracy may fall (first stop rule of §5.3.1)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """What a pruning ended with.
+    """A pruned network, its accuracy on the evaluation images, and parameters and accuracy after each step.
 
-    stopped: "size", "accuracy" or "nothing left". accuracy: on the validation images. steps: parameters and accuracy
-    after each cut and the training that follows.
+    stopped: "size", "accuracy" or "nothing left".
     """
 
     architecture: Architecture
@@ -48,120 +46,101 @@ class Pruned:
 
 
 def prune(
-    architecture: Architecture,
-    weights: Mapping[str, Tensor],
-    images: Callable[[int], DeviceData],
-    judged: DeviceData,
-    *,
-    least_params: int,
-    least_accuracy: float,
-    filters: int,
-    recipe: Recipe,
-    seed: int,
-    run: int,
-    device: str,
-    watch: Callbacks = NO_CALLBACKS,
-) -> Pruned:
-    """Prune a trained chain until one of the stop rules holds.
+    architecture: Architecture, weights: Mapping[str, Tensor], images: Callable[[int], DeviceData],
+    evaluation_data: DeviceData, *, least_params: int, least_accuracy: float, filters: int, recipe: Recipe, seed: int,
+    run: int, device: str, watch: Callbacks = NO_CALLBACKS,
+) -> Pruned:  # fmt: skip
+    """Prune a trained chain until one of the stop rules of §5.3.1 holds.
 
-    images: what to train on between two cuts, by the number of the cut. filters: how many go at a cut. recipe: of that
-    training. least_accuracy: the student's; run: which of several prunings this is.
+    `least_params` and `least_accuracy` are the student's, which pruning is compared with; `filters` are removed in each
+    step, after which the network is trained on `images(step)`; `run` tells several prunings of one study apart.
     """
-    network = build(_own(architecture), weights)
-    steps: list[dict[str, Any]] = []
-    accuracy = evaluate(network, judged, device=device)
-    for cut in range(sum(layer.channels for layer in architecture.layers)):
-        current = network.architecture
-        if current.num_params <= least_params:
-            return Pruned(current, network.cpu().weights(), accuracy, "size", steps)
-        if steps and accuracy < least_accuracy - ACCURACY_MARGIN:
-            return Pruned(current, network.cpu().weights(), accuracy, "accuracy", steps)
-        part = images(cut)
-        keep = kept_filters(current, taylor_scores(network, part, recipe.batch_size), filters)
-        if not keep:
+    network = build(architecture.standing_alone(), weights)
+    accuracy = evaluate(network, evaluation_data, device=device)
+    stopped, steps = "nothing left", list[dict[str, Any]]()
+    for step in range(sum(layer.channels for layer in architecture.layers)):
+        if network.architecture.num_params <= least_params:
+            stopped = "size"
             break
-        student = shrink(current, keep)
-        network = build(_own(student), inherit(network.cpu().weights(), student))
+        if steps and accuracy < least_accuracy - ACCURACY_MARGIN:
+            stopped = "accuracy"
+            break
+        part = images(step)
+        smaller = _without_filters(network, taylor_importance(network, part, recipe.batch_size), filters)
+        if smaller is None:
+            break
         purpose = f"pruning-{run}"
-        job = TrainingJob(part, None, recipe, seed=seed, purpose=purpose, index=cut, device=device, callbacks=watch)
-        outcome = train([Trainee("pruned", network)], job)["pruned"]
+        job = TrainingJob(part, None, recipe, seed=seed, purpose=purpose, index=step, device=device, callbacks=watch)
+        outcome = train([Trainee("pruned", smaller)], job)["pruned"]
         if outcome.state != "complete":
             break
-        accuracy = evaluate(network, judged, device=device)
+        network, accuracy = smaller, evaluate(smaller, evaluation_data, device=device)
         steps.append({"params": network.architecture.num_params, "accuracy": accuracy})
-    return Pruned(network.architecture, network.cpu().weights(), accuracy, "nothing left", steps)
+    return Pruned(network.architecture, network.cpu().weights(), accuracy, stopped, steps)
 
 
-def taylor_scores(network: Network, images: DeviceData, batch_size: int) -> dict[int, np.ndarray]:
-    """For every convolution, by its index: the criterion of each filter, divided by the layer's norm.
+def _without_filters(network: Network, importance: Mapping[int, np.ndarray], filters: int) -> Network | None:
+    """Return the network without its least important filters, with its weights; None if none can be removed."""
+    keep = select_filters(network.architecture, importance, filters)
+    if not keep:
+        return None
+    smaller = shrink(network.architecture, keep)
+    return build(smaller.standing_alone(), inherit(network.cpu().weights(), smaller))
+
+
+def taylor_importance(network: Network, images: DeviceData, batch_size: int) -> dict[int, np.ndarray]:
+    """Return the Taylor importance of each filter, by convolution, divided by the layer's norm.
 
     z is the map after the convolution's batch norm and activation. Batch norms and dropouts work as in evaluation, so
-    that looking at a network does not change it.
+    that measuring a network does not change it.
     """
-    found: dict[int, Tensor] = {}
     maps: dict[int, Tensor] = {}
 
     def keep(index: int, module: nn.Module, arguments: Any, output: Tensor) -> None:
         output.retain_grad()
         maps[index] = output
 
-    architecture = network.architecture
+    layers, blocks = network.architecture.layers, convolution_blocks(network.architecture)
     hooks = [
-        network.layers.get_submodule(module_name(architecture.layers[last].name)).register_forward_hook(
-            partial(keep, index)
-        )
-        for index, last in _maps_of(architecture).items()
+        network.layers.get_submodule(module_name(layers[last].name)).register_forward_hook(partial(keep, index))
+        for index, last in blocks.items()
     ]
     network.to(images.device).to(memory_format=torch.channels_last).eval()
+    total = {index: torch.zeros(layers[index].channels, device=images.device) for index in blocks}
     try:
         for x, y in images.evaluation_batches(batch_size):
-            network.zero_grad(set_to_none=True)
             F.cross_entropy(network(x.clone()), y, reduction="sum").backward()
             for index, output in maps.items():
-                gradient = output.grad if output.grad is not None else torch.zeros_like(output)
-                value = (gradient * output).mean((2, 3)).abs().sum(0).detach()  # (channels,)
-                found[index] = found.get(index, torch.zeros_like(value)) + value
+                if output.grad is not None:
+                    total[index] += (output.grad * output.detach()).mean((2, 3)).abs().sum(0)  # (channels,)
     finally:
         for hook in hooks:
             hook.remove()
-    network.zero_grad(set_to_none=True)
-    return {index: _normalised(score.double().cpu().numpy()) for index, score in found.items()}
+        network.zero_grad(set_to_none=True)
+    return {index: _normalised(scores.double().cpu().numpy()) for index, scores in total.items()}
 
 
-def kept_filters(architecture: Architecture, scores: Mapping[int, np.ndarray], filters: int) -> dict[int, np.ndarray]:
-    """The filters that stay when the `filters` of lowest score go, at least one a layer; empty if none can go."""
-    gone: dict[int, set[int]] = {index: set() for index in scores}
-    order = sorted((float(score), index, place) for index, row in scores.items() for place, score in enumerate(row))
+def select_filters(
+    architecture: Architecture, importance: Mapping[int, np.ndarray], filters: int
+) -> dict[int, np.ndarray]:
+    """Return the filters to keep when the `filters` least important ones are removed, at least one a layer.
+
+    Layers that lose none are left out, so the result is empty if none can be removed.
+    """
+    removed: dict[int, list[int]] = {index: [] for index in importance}
     left = filters
-    for _, index, place in order:
-        if left and len(gone[index]) < architecture.layers[index].channels - 1:
-            gone[index].add(place)
+    scores = [(score, index, place) for index, row in importance.items() for place, score in enumerate(row)]
+    for _, index, place in sorted(scores):
+        if left and len(removed[index]) < architecture.layers[index].channels - 1:
+            removed[index].append(place)
             left -= 1
     return {
-        index: np.array([place for place in range(architecture.layers[index].channels) if place not in places])
-        for index, places in gone.items()
+        index: np.delete(np.arange(architecture.layers[index].channels), places)
+        for index, places in removed.items()
         if places
     }
-
-
-def _maps_of(architecture: Architecture) -> dict[int, int]:
-    """For every convolution the last layer whose output is its feature maps, one to one."""
-    found = {}
-    for index, layer in enumerate(architecture.layers):
-        if layer.kind == "conv":
-            last = index
-            while architecture.layers[last + 1].kind in ("batch_norm", "relu", "sigmoid"):
-                last += 1
-            found[index] = last
-    return found
 
 
 def _normalised(scores: np.ndarray) -> np.ndarray:
     norm = float(np.linalg.norm(scores))
     return scores / norm if norm > 0 else scores
-
-
-def _own(architecture: Architecture) -> Architecture:
-    """The architecture as a teacher of its own: what it kept of another one is forgotten."""
-    layers = tuple(replace(layer, origin=None, kept_out=None, kept_in=None) for layer in architecture.layers)
-    return Architecture(layers, architecture.input_shape, architecture.output)

@@ -1,9 +1,7 @@
-"""The trained architectures of a study: what is in its ledger, and how more come in.
+"""Train architectures from several initialisations and record their mean validation accuracy in the ledger (Eq. 4).
 
-Every architecture is trained shortly from several initialisations, by the ordinary evaluator, and the mean of the
-validation accuracies stands for E_θ[a | A, D] (Eq. 4). What an architecture gets depends on the study's seed and on
-itself alone: all see the same batches, and weights and dropout are drawn for (architecture, initialisation). So it
-does not matter in which order and in which company it is trained, or in which run of the study.
+A result depends on the study's seed and on the architecture alone, not on the order, the group or the run in which it
+is trained: all see the same batches, and weights and dropout are drawn for (architecture, initialisation).
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from typing import Any
 
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.errors import TrainingError
+from esnac_lib.latent_descent.examples import Example
 from esnac_lib.latent_descent.sequence import Item, Items, SequenceSpace
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.ledger.schema import ProposalRow
@@ -24,32 +23,27 @@ from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.training.evaluator import Evaluation, LocalEvaluator, Task
 
 PURPOSE = "architecture"
-"""What the random draws of these trainings are for."""
+"""Purpose of the random draws of these trainings (`esnac_lib.seeding`)."""
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """A trained architecture: what the codec learns from.
+class TrainedArchitecture(Example):
+    """A trained architecture, from which the codec learns.
 
-    source: "teacher", "random", "around" or "descent". accuracy: the mean over initialisations, a fraction; one that
-    diverged counts as chance. f: against the teacher after the same short training.
+    Its accuracy is the mean over initialisations, where one that diverged counts as chance; f is relative to the
+    teacher after the same short training; source is "teacher", "random", "around" or "descent".
     """
 
+    accuracy: float
     trial: int
     source: str
-    items: Items
     arch_id: str
-    params: int
     macs: int
-    accuracy: float
     f: float
 
 
 class Trials:
-    """The trials of one study.
-
-    evaluator: trains students from initialisations of their own. chance: the accuracy of a guess, 1 / classes.
-    """
+    """The trials of one study: each architecture is trained from `initialisations` (m of §5) random ones."""
 
     def __init__(
         self,
@@ -63,31 +57,44 @@ class Trials:
         self.initialisations = initialisations
         self.chance = 1 / space.num_classes
 
-    # -- what is there -----------------------------------------------------------------------------------------------
+    # -- recorded trials ---------------------------------------------------------------------------------------------
 
-    def labelled(self) -> list[Labelled]:
-        """All trained architectures in the order of their trials; those that a fault of the machine stopped are left
-        out."""
-        return labelled(self.ledger, self.chance)
+    def trained(self) -> list[TrainedArchitecture]:
+        """Return the trained architectures in the order of their trials, without those that a machine fault stopped."""
+        trials = self.ledger.trials()
+        return [
+            self._trained(row) for row in trials[trials["told_at"].notna() & trials["f"].notna()].to_dict("records")
+        ]
+
+    def _trained(self, row: Mapping[Any, Any]) -> TrainedArchitecture:
+        note = json.loads(row["decisions"])
+        items = tuple(Item(*numbers) for numbers in note["sequence"])
+        accuracy = row["accuracy"] if row["state"] == "complete" else self.chance
+        own = row["trial"], note["source"], row["arch_id"], row["macs"], row["f"]
+        return TrainedArchitecture(items, row["params"], accuracy, *own)
 
     def arch_ids(self) -> set[str]:
-        """Of all trials, finished or not."""
+        """Return the arch_ids of all trials, finished or not."""
         return set(self.ledger.trials()["arch_id"])
 
     def teacher_accuracy(self) -> float:
-        """Of the teacher after the same short training. Raises TrainingError where that failed."""
-        trials = self.ledger.trials()
-        told = trials.loc[(trials["arch_id"] == self.teacher.arch_id) & trials["accuracy"].notna(), "accuracy"]
-        if told.empty:
-            raise TrainingError("the teacher could not be trained like a student: see the first trial's error")
-        return float(told.iloc[0])
+        """Return the teacher's accuracy after the same short training.
 
-    # -- more of them ------------------------------------------------------------------------------------------------
+        Raises:
+            TrainingError: That training failed.
+        """
+        trials = self.ledger.trials()
+        own = trials.loc[(trials["arch_id"] == self.teacher.arch_id) & trials["accuracy"].notna(), "accuracy"]
+        if own.empty:
+            raise TrainingError("the teacher could not be trained like a student: see the first trial's error")
+        return float(own.iloc[0])
+
+    # -- new trials --------------------------------------------------------------------------------------------------
 
     def record(self, sequences: Sequence[Items], notes: Sequence[Mapping[str, Any]], began: float) -> int:
-        """Add sequences as the waiting trials of a new step, each with a note (its "source" among it).
+        """Record sequences with their notes as the waiting trials of a new step, and return its number.
 
-        began: when proposing them began (time.perf_counter). Returns the step.
+        A note has at least a "source"; `began` is when proposing them began (time.perf_counter).
         """
         seconds = (time.perf_counter() - began) / max(1, len(sequences))
         rows = []
@@ -105,13 +112,13 @@ class Trials:
         return step
 
     def finish_open(self) -> None:
-        """Train what an earlier run recorded and did not finish."""
+        """Train the architectures that an earlier run recorded and did not finish."""
         trials = self.ledger.trials()
         for step in sorted(set(trials.loc[trials["state"].isin(("waiting", "running")), "step"])):
             self.evaluate(int(step))
 
     def evaluate(self, step: int) -> None:
-        """Train the open trials of a step side by side, and tell the ledger."""
+        """Train the open trials of a step side by side, and record the results."""
         pending = self.ledger.pending(step)
         self.ledger.running(list(pending))
         tasks = {
@@ -124,11 +131,11 @@ class Trials:
         trained = self.evaluator.evaluate([task for group in tasks.values() for task in group], PURPOSE, 0)
         by_key = {result.key: result for result in trained}
         for trial, row in pending.items():
-            self._tell(trial, row, [by_key[task.key] for task in tasks[trial]])
+            self._record_result(trial, row, [by_key[task.key] for task in tasks[trial]])
         for key in by_key:  # final training starts afresh
             (self.evaluator.students / f"{key}.safetensors").unlink(missing_ok=True)
 
-    def _tell(self, trial: int, row: ProposalRow, results: Sequence[Evaluation]) -> None:
+    def _record_result(self, trial: int, row: ProposalRow, results: Sequence[Evaluation]) -> None:
         known = [result for result in results if not result.machine]
         errors = [result.error for result in results if result.error is not None]
         seconds = sum(result.seconds for result in results)
@@ -144,25 +151,3 @@ class Trials:
             student, teacher = Measurement(accuracy, row.params), Measurement(reference, self.teacher.num_params)
             f = PAPERS.value(student, teacher)
             self.ledger.complete(trial, accuracy, f, max(result.best_epoch for result in known), seconds)
-
-
-def labelled(ledger: Ledger, chance: float) -> list[Labelled]:
-    """The trained architectures that a ledger holds."""
-    trials = ledger.trials()
-    found = []
-    for row in trials[trials["told_at"].notna() & trials["f"].notna()].to_dict("records"):
-        note = json.loads(row["decisions"])
-        accuracy = row["accuracy"] if row["state"] == "complete" else chance
-        found.append(
-            Labelled(
-                row["trial"],
-                note["source"],
-                tuple(Item(*numbers) for numbers in note["sequence"]),
-                row["arch_id"],
-                row["params"],
-                row["macs"],
-                accuracy,
-                row["f"],
-            )
-        )
-    return found

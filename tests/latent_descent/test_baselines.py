@@ -18,17 +18,17 @@ from esnac_lib.data.batches import DeviceData, normalisation
 from esnac_lib.data.datasets import load_dataset
 from esnac_lib.errors import SpaceError
 from esnac_lib.latent_descent.fitnet import (
-    REGRESSOR,
+    HINT_REGRESSOR,
     TEMPERATURE,
-    Softened,
+    SoftenedStudent,
     SoftTargets,
     fitnet_sequence,
-    guided,
-    hint,
-    middle,
+    guided_network,
+    hint_network,
+    middle_layer,
 )
 from esnac_lib.latent_descent.sequence import CONV, SequenceSpace
-from esnac_lib.latent_descent.taylor_pruning import Pruned, kept_filters, prune, taylor_scores
+from esnac_lib.latent_descent.taylor_pruning import Pruned, prune, select_filters, taylor_importance
 from esnac_lib.teachers import teacher
 from esnac_lib.training.job import Trainee, TrainingJob
 from esnac_lib.training.recipes import Recipe
@@ -78,14 +78,14 @@ def test_hints_compare_features_of_the_same_form(cnn4: Network) -> None:
     space = SequenceSpace.around(cnn4.architecture)
     items = fitnet_sequence(space, space.to_sequence(cnn4.architecture), 10_000)
     student = replace(space, max_length=128).to_architecture(items)
-    wanted = hint(cnn4.architecture, cnn4.weights()).eval()
-    part = guided(student, cnn4.architecture.shapes[middle(cnn4.architecture, 1)][0])
+    wanted = hint_network(cnn4.architecture, cnn4.weights()).eval()
+    part = guided_network(student, cnn4.architecture.shapes[middle_layer(cnn4.architecture, 1)][0])
     x = torch.randn(2, 1, 8, 8)
     assert wanted(x).shape == fresh_network(part, 0)(x).shape == (2, 32, 8, 8)
     assert wanted.architecture.layers[-1].name == "relu2"  # the second of four blocks
     assert sum(layer.kind == "conv" for layer in part.layers) == 5  # four of the student's eight, and the regressor
     whole = fresh_network(student, 0).weights()
-    assert {n for n in build(part).weights() if not n.startswith(f"{REGRESSOR}.")} <= set(whole)
+    assert {n for n in build(part).weights() if not n.startswith(f"{HINT_REGRESSOR}.")} <= set(whole)
     features = cnn4.eval()
     torch.testing.assert_close(wanted(x), _until(features, "relu2", x))
 
@@ -101,7 +101,7 @@ def _until(network: Network, name: str, x: torch.Tensor) -> torch.Tensor:
 def test_the_distillation_loss_is_fitnets_equation_2(cnn4: Network) -> None:
     data = images(40)
     targets = SoftTargets(data, cnn4, 10, seed=3, purpose="fitnet", epochs=4)
-    student = Softened(fresh_network(cnn4.architecture, 1))
+    student = SoftenedStudent(fresh_network(cnn4.architecture, 1))
     generator = torch.Generator().manual_seed(_seed(3, 1))
     x, target = next(iter(targets.batches(8, generator, False)))
     generator.manual_seed(_seed(3, 1))
@@ -135,7 +135,7 @@ def test_the_weight_falls_epoch_by_epoch_in_the_ordinary_trainer(
 
     monkeypatch.setattr(SoftTargets, "batches", listening)
     targets = SoftTargets(images(64), cnn4, 10, seed=0, purpose="fitnet", epochs=3)
-    student = Softened(fresh_network(cnn4.architecture, 1))
+    student = SoftenedStudent(fresh_network(cnn4.architecture, 1))
     outcome = train(
         [Trainee("student", student)], TrainingJob(targets, images(100), Recipe(3, 0.01, 32), seed=0, purpose="fitnet")
     )["student"]
@@ -148,7 +148,7 @@ def test_the_weight_falls_epoch_by_epoch_in_the_ordinary_trainer(
 
 def test_scores_are_the_taylor_criterion(cnn4: Network) -> None:
     data = images(30)
-    scores = taylor_scores(cnn4, data, 16)
+    scores = taylor_importance(cnn4, data, 16)
     before = {name: tensor.clone() for name, tensor in cnn4.state_dict().items()}
     convs = [index for index, layer in enumerate(cnn4.architecture.layers) if layer.kind == "conv"]
     assert list(scores) == convs
@@ -179,9 +179,9 @@ def test_the_lowest_scores_go_and_no_layer_is_emptied(cnn4: Network) -> None:
     convs = [index for index, layer in enumerate(cnn4.architecture.layers) if layer.kind == "conv"]
     scores = {index: np.full(cnn4.architecture.layers[index].channels, 0.5 + index) for index in convs}
     scores[convs[1]][[3, 7]] = 0.1, 0.2
-    keep = kept_filters(cnn4.architecture, scores, 2)
+    keep = select_filters(cnn4.architecture, scores, 2)
     assert list(keep) == [convs[1]] and set(range(32)) - set(keep[convs[1]]) == {3, 7}
-    most = kept_filters(cnn4.architecture, scores, 10**6)
+    most = select_filters(cnn4.architecture, scores, 10**6)
     assert {index: len(kept) for index, kept in most.items()} == dict.fromkeys(convs, 1)
 
 

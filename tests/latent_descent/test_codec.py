@@ -12,10 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from esnac_lib.latent_descent.codec_quality import chosen, linear_params, reconstruction, regression
-from esnac_lib.latent_descent.examples import Example, Examples, ParamsScale, examples_of
-from esnac_lib.latent_descent.joint_training import JointSettings, losses_of, new_codec, refresh, train_codec
-from esnac_lib.latent_descent.networks import Codec
+from esnac_lib.latent_descent.codec_quality import free_numbers, linear_baseline, reconstruction, regression
+from esnac_lib.latent_descent.examples import Example, Examples, ParamsScale
+from esnac_lib.latent_descent.joint_training import (
+    JointSettings,
+    losses_of,
+    new_autoencoder,
+    refresh,
+    train_autoencoder,
+)
+from esnac_lib.latent_descent.networks import Autoencoder
 from esnac_lib.latent_descent.representation import Representation
 from esnac_lib.latent_descent.sequence import CONV, DROPOUT, LINEAR, MAX_POOL, RELU, Item, Items
 
@@ -35,7 +41,7 @@ FOUND = [
 ]
 SHAPE = Representation("one_hot", 16, 4)
 SCALE = ParamsScale.of("scaled", [example.params for example in FOUND])
-TENSORS = examples_of(FOUND, SHAPE, SCALE)
+TENSORS = Examples.of(FOUND, SHAPE, SCALE)
 
 
 # -- representation ----------------------------------------------------------------------------------------------------
@@ -81,33 +87,33 @@ def test_scales_of_the_parameters_are_what_they_say() -> None:
 
 
 def test_the_networks_have_the_forms_of_the_paper() -> None:
-    codec = Codec(13, 32, 24)
-    y, decoded, accuracy, params = codec(torch.randn(3, 13, 32))
+    autoencoder = Autoencoder(13, 32, 24)
+    y, decoded, accuracy, params = autoencoder(torch.randn(3, 13, 32))
     assert (y.shape, decoded.shape, accuracy.shape, params.shape) == ((3, 24), (3, 13, 32), (3,), (3,))
-    for regressor, last in ((codec.accuracy, nn.Sigmoid), (codec.params, nn.ReLU)):
+    for regressor, last in ((autoencoder.accuracy, nn.Sigmoid), (autoencoder.params, nn.ReLU)):
         kinds = [type(module) for module in regressor]
         assert kinds == [nn.Linear, nn.ReLU] * 3 + [nn.Linear, last, nn.Flatten]  # 3 fc-ReLU blocks, then the output
-    assert any(isinstance(module, nn.ConvTranspose1d) for module in codec.decoder.modules())
+    assert any(isinstance(module, nn.ConvTranspose1d) for module in autoencoder.decoder.modules())
 
 
 def test_an_architecture_is_embedded_the_same_alone_and_among_longer_ones() -> None:
-    codec = new_codec(SHAPE.features, 16, 8, 0).eval()
+    autoencoder = new_autoencoder(SHAPE.features, 16, 8, 0).eval()
     with torch.no_grad():
-        together = codec.encoder(TENSORS.x)
-        alone = torch.cat([codec.encoder(x[None]) for x in TENSORS.x])
+        together = autoencoder.encoder(TENSORS.x)
+        alone = torch.cat([autoencoder.encoder(x[None]) for x in TENSORS.x])
     torch.testing.assert_close(together, alone)
-    same = new_codec(SHAPE.features, 16, 8, 0).state_dict()
-    assert all(torch.equal(value, same[name]) for name, value in codec.state_dict().items())
+    same = new_autoencoder(SHAPE.features, 16, 8, 0).state_dict()
+    assert all(torch.equal(value, same[name]) for name, value in autoencoder.state_dict().items())
 
 
 # -- losses ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_losses_are_equations_12_to_15() -> None:
-    codec = new_codec(SHAPE.features, 16, 8, 0).eval()
-    losses = losses_of(codec, TENSORS, 2.0, 3.0)
+    autoencoder = new_autoencoder(SHAPE.features, 16, 8, 0).eval()
+    losses = losses_of(autoencoder, TENSORS, 2.0, 3.0)
     with torch.no_grad():
-        _, decoded, accuracy, params = codec(TENSORS.x)
+        _, decoded, accuracy, params = autoencoder(TENSORS.x)
     l_d = l_a = l_p = 0.0
     for n, example in enumerate(FOUND):  # the slow twin, one number after the other
         length = len(example.items)
@@ -124,10 +130,10 @@ def test_the_losses_are_equations_12_to_15() -> None:
 
 
 def test_without_any_label_the_accuracy_regressor_gets_no_gradient() -> None:
-    codec = new_codec(SHAPE.features, 16, 8, 0)
-    losses_of(codec, TENSORS.take(np.array([2, 2])), 1.0, 1.0).total.backward()
-    assert all(not p.grad.any() for p in codec.accuracy.parameters() if p.grad is not None)
-    assert any(p.grad.any() for p in codec.params.parameters() if p.grad is not None)
+    autoencoder = new_autoencoder(SHAPE.features, 16, 8, 0)
+    losses_of(autoencoder, TENSORS.take(np.array([2, 2])), 1.0, 1.0).total.backward()
+    assert all(not p.grad.any() for p in autoencoder.accuracy.parameters() if p.grad is not None)
+    assert any(p.grad.any() for p in autoencoder.params.parameters() if p.grad is not None)
 
 
 # -- joint training ----------------------------------------------------------------------------------------------------
@@ -146,8 +152,10 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(
 ) -> None:
     monkeypatch.setattr("esnac_lib.latent_descent.joint_training.CHECKPOINT_EVERY", 5)
     settings = replace(SETTINGS, optimizer=optimizer)
-    whole, killed, told = new_codec(SHAPE.features, 16, 8, 0), new_codec(SHAPE.features, 16, 8, 0), []
-    train_codec(whole, TENSORS, TENSORS, settings, 1, on_record=lambda step, losses: told.append((step, losses)))
+    whole, killed, records = new_autoencoder(SHAPE.features, 16, 8, 0), new_autoencoder(SHAPE.features, 16, 8, 0), []
+    train_autoencoder(
+        whole, TENSORS, TENSORS, settings, 1, on_record=lambda step, losses: records.append((step, losses))
+    )
 
     class Killed(Exception):
         pass
@@ -157,11 +165,11 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(
 
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(Killed):
-        train_codec(killed, TENSORS, TENSORS, settings, 1, checkpoint=path, check_stop=kill)
-    again = new_codec(SHAPE.features, 16, 8, 0)
-    train_codec(again, TENSORS, TENSORS, settings, 1, checkpoint=path)
+        train_autoencoder(killed, TENSORS, TENSORS, settings, 1, checkpoint=path, check_stop=kill)
+    again = new_autoencoder(SHAPE.features, 16, 8, 0)
+    train_autoencoder(again, TENSORS, TENSORS, settings, 1, checkpoint=path)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
-    assert [step for step, _ in told] == list(range(1, 13)) and told[-1][1].keys() == {
+    assert [step for step, _ in records] == list(range(1, 13)) and records[-1][1].keys() == {
         "total", "decoder", "accuracy", "params"
     }  # fmt: skip
 
@@ -169,46 +177,55 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(
 def test_a_damaged_checkpoint_costs_the_time_only(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(b"cut short")
-    codec, fresh = new_codec(SHAPE.features, 16, 8, 0), new_codec(SHAPE.features, 16, 8, 0)
+    autoencoder, fresh = new_autoencoder(SHAPE.features, 16, 8, 0), new_autoencoder(SHAPE.features, 16, 8, 0)
     with pytest.warns(UserWarning, match="trained from the start"):
-        train_codec(codec, TENSORS, None, SETTINGS, 1, checkpoint=path)
-    train_codec(fresh, TENSORS, None, SETTINGS, 1)
-    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in codec.state_dict().items())
+        train_autoencoder(autoencoder, TENSORS, None, SETTINGS, 1, checkpoint=path)
+    train_autoencoder(fresh, TENSORS, None, SETTINGS, 1)
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in autoencoder.state_dict().items())
 
 
 @pytest.fixture(scope="module")
-def learned() -> Codec:
-    codec = new_codec(SHAPE.features, 16, 16, 0)
-    train_codec(codec, TENSORS, None, replace(SETTINGS, iterations=500, batch_size=4, lr=4e-3), 0)
-    return codec
+def learned() -> Autoencoder:
+    """An autoencoder that was trained on the four architectures alone.
+
+    The batch is larger than their number on purpose: four rows drawn with replacement often miss one of them, and leave
+    four values a channel to the deepest batch norms, whose running statistics then do not describe the training.
+    """
+    autoencoder = new_autoencoder(SHAPE.features, 16, 16, 0)
+    train_autoencoder(autoencoder, TENSORS, None, replace(SETTINGS, iterations=300, batch_size=16, lr=4e-3), 0)
+    return autoencoder
 
 
-def test_the_codec_can_learn_a_few_architectures_by_heart(learned: Codec) -> None:
+def test_the_codec_can_learn_a_few_architectures_by_heart(learned: Autoencoder) -> None:
     with torch.no_grad():
         _, decoded, accuracy, params = learned(TENSORS.x)
     for array, example in zip(decoded, FOUND, strict=True):
         got = SHAPE.decode(array.numpy())
-        assert [chosen(item._replace(o=0)) for item in got] == [chosen(item._replace(o=0)) for item in example.items]
+        assert [free_numbers(item._replace(o=0)) for item in got] == [
+            free_numbers(item._replace(o=0)) for item in example.items
+        ]
         widths = [(a.o, b.o) for a, b in zip(got, example.items, strict=True) if a.t in (CONV, LINEAR)][:-1]
         assert all(abs(a - b) <= SHAPE.width_step for a, b in widths)
+    errors = (decoded - TENSORS.x).abs() * TENSORS.inside[:, None]
+    assert errors.max() < 0.2  # k, s and p are divided by 2, so that they are rounded rightly up to 0.25
     known = [n for n, example in enumerate(FOUND) if example.accuracy is not None]
     assert (accuracy - TENSORS.accuracy)[known].abs().max() < 0.05
     assert (params - TENSORS.params).abs().max() < 0.15  # of 2.4, with those near 0 cut off by the ReLU
 
 
-def test_a_refresh_learns_new_labels_and_leaves_the_batch_norms_statistics(learned: Codec) -> None:
-    codec = Codec(SHAPE.features, 16, 16)
-    codec.load_state_dict(learned.state_dict())
+def test_a_refresh_learns_new_labels_and_leaves_the_batch_norms_statistics(learned: Autoencoder) -> None:
+    autoencoder = Autoencoder(SHAPE.features, 16, 16)
+    autoencoder.load_state_dict(learned.state_dict())
     new = Examples(**{**vars(TENSORS), "accuracy": torch.tensor([0.2, 0.3, 0.4, 0.1])})
     with torch.no_grad():
-        before = losses_of(codec.eval(), new, 1.0, 1.0).accuracy
-    refresh(codec, new, SETTINGS, steps=40, lr=1e-3, seed=0)
+        before = losses_of(autoencoder.eval(), new, 1.0, 1.0).accuracy
+    refresh(autoencoder, new, SETTINGS, steps=40, lr=1e-3, seed=0)
     with torch.no_grad():
-        after = losses_of(codec, new, 1.0, 1.0).accuracy
+        after = losses_of(autoencoder, new, 1.0, 1.0).accuracy
     assert after < before / 3
     statistics = [name for name in learned.state_dict() if "running" in name or "tracked" in name]
     assert statistics
-    assert all(torch.equal(learned.state_dict()[name], codec.state_dict()[name]) for name in statistics)
+    assert all(torch.equal(learned.state_dict()[name], autoencoder.state_dict()[name]) for name in statistics)
 
 
 # -- quality -----------------------------------------------------------------------------------------------------------
@@ -242,5 +259,5 @@ def test_regression_stands_beside_its_baseline() -> None:
 def test_the_linear_baseline_is_a_least_squares_fit() -> None:
     known = [Example(net(4 * n), 30 + 7 * 4 * n, None) for n in range(1, 12)]
     asked = [Example(net(100), 0, None)]
-    assert linear_params(known, known) == pytest.approx([one.params for one in known], rel=1e-6)
-    assert linear_params(known, asked) == pytest.approx([730], rel=1e-6)
+    assert linear_baseline(known, known) == pytest.approx([one.params for one in known], rel=1e-6)
+    assert linear_baseline(known, asked) == pytest.approx([730], rel=1e-6)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from esnac_lib.latent_descent.codec import Surrogate
+from esnac_lib.latent_descent.codec import Codec
 from esnac_lib.latent_descent.descent import CompressionLoss, descend
-from esnac_lib.latent_descent.examples import Example, ParamsScale, examples_of
-from esnac_lib.latent_descent.joint_training import JointSettings, new_codec, train_codec
+from esnac_lib.latent_descent.examples import Example, Examples, ParamsScale
+from esnac_lib.latent_descent.joint_training import JointSettings, new_autoencoder, train_autoencoder
 from esnac_lib.latent_descent.representation import Representation
 from esnac_lib.latent_descent.rounds import select
 from esnac_lib.latent_descent.sequence import (
@@ -25,7 +25,7 @@ from esnac_lib.latent_descent.sequence import (
     Items,
     SequenceSpace,
 )
-from esnac_lib.latent_descent.trials import Labelled
+from esnac_lib.latent_descent.trials import TrainedArchitecture
 from esnac_lib.report.tables.latent_descent import PATTERNS, parameter_free, patterns_of
 
 SPACE = SequenceSpace((1, 8, 8), 10, width_step=4)
@@ -37,7 +37,7 @@ def net(width: int) -> Items:
 
 
 @pytest.fixture(scope="module")
-def surrogate() -> Surrogate:
+def codec() -> Codec:
     """A codec that knows one family: accuracy grows with the width, from 0.5 at 4 to 0.9 at 64."""
     shape = Representation("one_hot", 16, 4)
     found = [
@@ -45,9 +45,11 @@ def surrogate() -> Surrogate:
         for n in range(1, 17)
     ]
     scale = ParamsScale.of("scaled", [example.params for example in found])
-    codec = new_codec(shape.features, 16, 8, 0)
-    train_codec(codec, examples_of(found, shape, scale), None, JointSettings(150, 16, "adam", 4e-3, 0, 1.0, 1.0), 0)
-    return Surrogate(codec, shape, scale, SPACE)
+    codec = new_autoencoder(shape.features, 16, 8, 0)
+    train_autoencoder(
+        codec, Examples.of(found, shape, scale), None, JointSettings(150, 16, "adam", 4e-3, 0, 1.0, 1.0), 0
+    )
+    return Codec(codec, shape, scale, SPACE)
 
 
 def test_the_loss_is_equation_17() -> None:
@@ -57,27 +59,27 @@ def test_the_loss_is_equation_17() -> None:
     assert loss.of(0.7, 0.1) == pytest.approx(0.64)
 
 
-def test_a_step_goes_against_the_numerical_gradient(surrogate: Surrogate) -> None:
+def test_a_step_goes_against_the_numerical_gradient(codec: Codec) -> None:
     loss, lr = CompressionLoss(1.0, 0.0, 1.0, 1.0), 0.5
-    y = surrogate.embed([net(64)]).double()
-    surrogate.codec.double()
+    y = codec.embed([net(64)]).double()
+    codec.autoencoder.double()
     try:
         gradient = torch.zeros_like(y)
         for place in range(y.shape[1]):
             change = torch.zeros_like(y)
             change[0, place] = 1e-6
-            up, down = (loss(*surrogate.regress(y + sign * change)) for sign in (1, -1))
+            up, down = (loss(*codec.regress(y + sign * change)) for sign in (1, -1))
             gradient[0, place] = (up - down).item() / 2e-6
-        expected = loss(*surrogate.regress(y - lr * gradient)).item()
+        expected = loss(*codec.regress(y - lr * gradient)).item()
     finally:
-        surrogate.codec.float()
-    path = descend(surrogate, net(64), loss, 1, lr)
+        codec.autoencoder.float()
+    path = descend(codec, net(64), loss, 1, lr)
     assert path[1].loss == pytest.approx(expected, rel=1e-3)
     assert path[1].loss < path[0].loss
 
 
-def test_a_descent_makes_networks_smaller_and_knows_what_it_decodes_to(surrogate: Surrogate) -> None:
-    path = descend(surrogate, net(64), CompressionLoss(1.0, 0.0, 0.1, 1.0), 12, 3.0)
+def test_a_descent_makes_networks_smaller_and_knows_what_it_decodes_to(codec: Codec) -> None:
+    path = descend(codec, net(64), CompressionLoss(1.0, 0.0, 0.1, 1.0), 12, 3.0)
     assert [step.step for step in path] == list(range(13))
     assert path[-1].params < path[0].params / 2
     known = [step for step in path if step.items is not None]
@@ -87,14 +89,14 @@ def test_a_descent_makes_networks_smaller_and_knows_what_it_decodes_to(surrogate
         assert (step.true_params, step.macs, step.arch_id) == (
             architecture.num_params, architecture.macs, architecture.arch_id
         )  # fmt: skip
-        (again,) = surrogate.predict(surrogate.embed([step.items or ()]))
+        (again,) = codec.predict(codec.embed([step.items or ()]))
         assert (step.decoded_accuracy, step.decoded_params) == again
     assert min(step.true_params or 10**9 for step in known) < (path[0].true_params or 0)
 
 
-def test_reembedding_returns_to_what_networks_are(surrogate: Surrogate) -> None:
+def test_reembedding_returns_to_what_networks_are(codec: Codec) -> None:
     loss = CompressionLoss(1.0, 0.0, 0.0, 1.0)
-    plain, again = (descend(surrogate, net(64), loss, 8, 1.0, reembed) for reembed in (0, 3))
+    plain, again = (descend(codec, net(64), loss, 8, 1.0, reembed) for reembed in (0, 3))
     assert [step.params for step in plain[:4]] == [step.params for step in again[:4]]
     assert plain[4].params != again[4].params
     # step 4 starts from the embedding of what step 3 decoded to
@@ -102,16 +104,16 @@ def test_reembedding_returns_to_what_networks_are(surrogate: Surrogate) -> None:
     assert again[4].accuracy == again[3].decoded_accuracy
 
 
-def labelled(trial: int, accuracy: float, params: int) -> Labelled:
-    return Labelled(trial, "descent", net(4), str(trial), params, 0, accuracy, 0.0)
+def trained(trial: int, accuracy: float, params: int) -> TrainedArchitecture:
+    return TrainedArchitecture(net(4), params, accuracy, trial, "descent", str(trial), 0, 0.0)
 
 
-def test_the_most_accurate_within_the_size_comes_first(surrogate: Surrogate) -> None:
-    found = [labelled(0, 0.99, 5000), labelled(1, 0.8, 900), labelled(2, 0.9, 1000), labelled(3, 0.97, 1500)]
-    loss = CompressionLoss(1.0, surrogate.scale.target(1000), 1.0, 1.0)
-    assert [one.trial for one in select(found, loss, surrogate, 1000)][:2] == [2, 1]
-    rest = sorted((0, 3), key=lambda n: loss.of(found[n].accuracy, surrogate.scale.target(found[n].params)))
-    assert [one.trial for one in select(found, loss, surrogate, 1000)][2:] == rest
+def test_the_most_accurate_within_the_size_comes_first(codec: Codec) -> None:
+    found = [trained(0, 0.99, 5000), trained(1, 0.8, 900), trained(2, 0.9, 1000), trained(3, 0.97, 1500)]
+    loss = CompressionLoss(1.0, codec.scale.target(1000), 1.0, 1.0)
+    assert [one.trial for one in select(found, loss, codec, 1000)][:2] == [2, 1]
+    rest = sorted((0, 3), key=lambda n: loss.of(found[n].accuracy, codec.scale.target(found[n].params)))
+    assert [one.trial for one in select(found, loss, codec, 1000)][2:] == rest
 
 
 def test_patterns_are_counted_as_section_5_3_names_them() -> None:
