@@ -1,4 +1,4 @@
-"""How much of a model can be compressed: a census of one teacher, from its trace to proved students.
+"""How much of a model can be compressed: a census of one teacher, from its trace to verified students.
 
 >>> row = survey("resnet18", torchvision.models.resnet18(), (3, 64, 64), students=20)
 >>> row.traced, row.proved, row.times
@@ -44,8 +44,8 @@ class Survey:
     parameters in layers whose output channels can be dropped; share: also in those that lose parameters because they
     read dropped channels, as the last layer does. opaque: layers that were not understood, each with the reason.
     frozen: other convolutions and linear layers that no ratio makes smaller, each with the reason. proved: random
-    students that passed every check. times: how many times smaller the smallest proved student is, where a uniformly
-    shrunk one is tried if no random one was small enough. failure: why the model was refused, or a proof failed.
+    students that passed every check. times: how many times smaller the smallest verified student is, where a uniformly
+    shrunk one is tried if no random one was small enough. failure: why the model was refused, or a check failed.
     """
 
     model: str
@@ -74,7 +74,7 @@ class Survey:
 def survey(
     name: str, make: Callable[[], nn.Module], input_shape: tuple[int, int, int], students: int = 20, seed: int = 0
 ) -> Survey:
-    """Trace a model, and prove random students of it that all operators made, in the space of `grouping="dependency"`.
+    """Trace a model, and verify random students of it made by all operators, in the space of `grouping="dependency"`.
 
     make: gives the module. input_shape: (channels, height, width) of an image. Never raises for what is wrong with a
     model: that is its `failure`.
@@ -91,7 +91,7 @@ def survey(
     except Exception as error:  # whatever the model's code raises
         return Survey(name, seconds=time.perf_counter() - began, failure=_one_line(error))
     facts = _facts(space) | {"trace_seconds": traced}
-    proved, times, failure = _prove(module, space, weights, students, seed)
+    proved, times, failure = _verified(module, space, weights, students, seed)
     return Survey(
         name,
         **facts,
@@ -125,8 +125,10 @@ def _facts(space: SearchSpace) -> dict[str, Any]:
     }
 
 
-def _prove(module: nn.Module, space: SearchSpace, weights: Weights, students: int, seed: int) -> tuple[int, float, str]:
-    """How many students were proved, how many times smaller the smallest is, and the first failure."""
+def _verified(
+    module: nn.Module, space: SearchSpace, weights: Weights, students: int, seed: int
+) -> tuple[int, float, str]:
+    """Return how many students were verified, how many times smaller the smallest is, and the first failure."""
     proved, times = 0, 1.0
     try:
         verify_teacher(module, space, weights, seed=seed)
@@ -162,7 +164,7 @@ def census(zoo: str, config: CoverageConfig, note: Callable[[str], None] = print
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".part").write_text(json.dumps(asdict(row), indent=1) + "\n")
         os.replace(path.with_suffix(".part"), path)
-        note(f"{zoo} {name}: {row.failure or f'{row.proved} students proved'}, {row.seconds:.0f} s")
+        note(f"{zoo} {name}: {row.failure or f'{row.proved} students verified'}, {row.seconds:.0f} s")
         rows.append(row)
     return rows
 
@@ -179,7 +181,7 @@ def _models(zoo: str, config: CoverageConfig) -> dict[str, tuple[Callable[[], nn
 
 
 def _torchvision_models() -> dict[str, Callable[[], nn.Module]]:
-    """Every CNN among torchvision's classifiers."""
+    """Return every CNN among torchvision's classifiers."""
     from torchvision import models
 
     names = models.list_models(module=models)
@@ -197,7 +199,7 @@ def _timm_models(wanted: bool) -> dict[str, Callable[[], nn.Module]]:
 
 
 def totals(surveys: Iterable[Survey]) -> dict[str, Any]:
-    """The counts of a whole zoo: models, traced, proved, fourfold, mostly_shrinkable, seconds, refused."""
+    """Return the counts of a zoo: models, traced, proved, fourfold, mostly_shrinkable, seconds, refused."""
     rows = list(surveys)
     return {
         "models": len(rows),
@@ -214,7 +216,7 @@ def totals(surveys: Iterable[Survey]) -> dict[str, Any]:
 
 
 def table(surveys: Iterable[Survey]) -> pd.DataFrame:
-    """One row a model."""
+    """Return one row a model."""
     return pd.DataFrame(
         {
             "model": row.model,
@@ -236,7 +238,7 @@ def table(surveys: Iterable[Survey]) -> pd.DataFrame:
 
 
 def reasons(surveys: Iterable[Survey]) -> pd.DataFrame:
-    """What was refused, not understood or kept, and why: one row a model and reason."""
+    """Return what was refused, not understood or kept, and why: one row a model and reason."""
     rows = []
     for row in surveys:
         if row.failure:

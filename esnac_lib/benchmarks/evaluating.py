@@ -1,4 +1,4 @@
-"""How fast students are trained: our loop beside the published one, and beside what nobody can leave out.
+"""How fast students are trained: our loop compared with the published one, and with the least that any must do.
 
 Three loops train the same students on the same images; the second of two epochs is timed, without evaluation:
 
@@ -64,8 +64,10 @@ class EvaluatingCase:
 
 
 def speed_rows(case: EvaluatingCase, repeats: int = 3) -> list[Row]:
-    """Each loop, with one student and with K, so many times in turn: loop, students, repeat, seconds,
-    images_per_second."""
+    """Measure each loop, with one student and with K, so many times in turn.
+
+    A row has loop, students, repeat, seconds, images_per_second.
+    """
     bench = _Bench(case)
     rows: list[Row] = []
     with _published_elsewhere(case) as published:
@@ -308,11 +310,12 @@ def _serve(case: EvaluatingCase, threads: int, connection: Connection) -> None:
 
 
 def step_rows(trials: pd.DataFrame) -> list[Row]:
-    """Proposing, evaluating and neither: part, seconds a step, share; of all steps but the first, in which nothing is
-    learned.
+    """Return the seconds a step, and their share, of proposing, evaluating and neither.
 
-    trials: as `Ledger.trials` gives them. A step lasts from the moment that the last trial of the step before was told
-    to that of its own last; a study that was stopped in between shows the pause as time that is neither.
+    The first step, in which nothing is learned, is left out.
+
+    trials: as `Ledger.trials` gives them. A step lasts from the moment that the last trial of the step before ended to
+    that of its own last; a study that was stopped in between shows the pause as time that is neither.
     """
     ends = trials.groupby("step")["told_at"].max()
     later = trials[trials["step"] > ends.index.min()]

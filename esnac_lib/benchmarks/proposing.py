@@ -1,4 +1,4 @@
-"""How fast ESNAC proposes: our `ask` beside one that takes architectures one at a time (`slow_proposing`).
+"""How fast ESNAC proposes: our `ask` compared with one that takes architectures one at a time (`slow_proposing`).
 
 The space is that of an untrained teacher for 100 classes of 32×32 colour images; the observations are random students
 with an f made up from their decisions, for nothing is trained. The slow twin is measured for a few steps and candidates
@@ -58,8 +58,10 @@ class ProposingCase:
 
 
 def speed_rows(case: ProposingCase, slow_steps: int = 3, slow_candidates: int = 20) -> list[Row]:
-    """Ours and the slow twin: proposer, sequences, lstm, threads, step_seconds and candidate_seconds of one kernel,
-    seconds of the whole `ask`, steps of all kernels together.
+    """Measure ours and the slow twin.
+
+    A row has proposer, sequences, lstm, threads, step_seconds and candidate_seconds of one kernel, seconds of the whole
+    `ask`, steps of all kernels together.
 
     The twin is measured on one thread and on as many as PyTorch has, with PyTorch's own LSTM and with oneDNN's fused
     one, which PyTorch calls on a CPU by default; with sequences as the published program has them, where a removed
@@ -87,8 +89,9 @@ STEP_LIMIT, CANDIDATE_LIMIT = 3.6, 0.017
 
 
 def speed_summary(rows: Sequence[Row]) -> Row:
-    """What `summary.json` holds of `speed_rows`: how many times faster our `ask` is than the twin, at the number of
-    threads that serves that best.
+    """Return what `summary.json` holds of `speed_rows`: how many times faster our `ask` is than the twin.
+
+    The twin has the number of threads that serves it best.
 
     propose_speedup: with the published sequences and PyTorch's own LSTM, where a step and a candidate count as no more
     than the published program's (`STEP_LIMIT`, `CANDIDATE_LIMIT`); propose_speedup_fused: with oneDNN's LSTM, which
@@ -112,8 +115,11 @@ def speed_summary(rows: Sequence[Row]) -> Row:
 
 
 def growth_rows(cases: Sequence[ProposingCase]) -> list[Row]:
-    """Seconds of a whole `ask` in each case: observations, K, steps (of all kernels together), learning, choosing,
-    seconds, step_seconds (of one kernel's step)."""
+    """Measure a whole `ask` in each case.
+
+    A row has observations, K, steps (of all kernels together), learning, choosing, seconds, step_seconds (of one
+    kernel's step).
+    """
     largest = _Bench(max(cases, key=lambda case: case.observations))
     rows = []
     for case in cases:
@@ -144,8 +150,10 @@ PARTS: dict[str, tuple[Callable[..., Any], Callable[..., Any] | None]] = {
 
 
 def profile_rows(case: ProposingCase) -> list[Row]:
-    """Where the time of an `ask` goes, on one thread and under cProfile, which makes small calls a little slower: part,
-    seconds, share."""
+    """Return where the time of an `ask` goes: part, seconds, share.
+
+    It runs on one thread and under cProfile, which makes small calls a little slower.
+    """
     bench, profiler = _Bench(case), cProfile.Profile()
     with _threads(1):
         profiler.runcall(bench.sampler.ask, case.K)
@@ -167,8 +175,9 @@ def _place(function: Callable[..., Any]) -> tuple[str, int, str]:
 
 
 def floor_rows(case: ProposingCase) -> list[Row]:
-    """A step of one kernel's learning, and a candidate's embedding, against what the device can do: part, gigaflops,
-    megabytes, floor_seconds, seconds, times (the measured over the floor).
+    """Compare a step of one kernel's learning, and a candidate's embedding, with what the device can do.
+
+    A row has part, gigaflops, megabytes, floor_seconds, seconds, times (the measured over the floor).
 
     The arithmetic is that of the products. The bytes are what a step keeps for its way back, written and read once.
     The floor is the larger of the two times, at the rates that one thread of the device reaches with large products
@@ -227,15 +236,16 @@ def _row(
 
 
 class _Bench:
-    """A sampler that was told the observations of a case, and the twin of one of its kernels."""
+    """A sampler with the observations of a case, and the twin of one of its kernels."""
 
     def __init__(self, case: ProposingCase, larger: _Bench | None = None) -> None:
         self.case = case
         self.space: SearchSpace = larger.space if larger else SearchSpace(_teacher(case))
-        self.told: list[Observation] = larger.told[: case.observations] if larger else list(self._observations())
+        known = larger.observations[: case.observations] if larger else list(self._observations())
+        self.observations: list[Observation] = known
         settings = KernelSettings(max_steps=case.max_steps)
         self.sampler = EsnacSampler(self.space, case.seed, settings, candidates=case.candidates, device=case.device)
-        self.sampler.tell(self.told)
+        self.sampler.tell(self.observations)
 
     def _observations(self) -> Iterator[Observation]:
         whole = self.space.teacher.num_params

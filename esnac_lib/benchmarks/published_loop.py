@@ -1,8 +1,8 @@
-"""Search training as the published program does it, written anew to be measured beside ours; nothing else uses it.
+"""Search training as the published program does it, written anew to be measured against ours; nothing else uses it.
 
-SPEC §1 [code]: images as PIL objects through torchvision's transforms in the workers of one DataLoader, crop and flip
-an image at a time; the batch and the teacher's logits are shared by the students, which are then trained in turn, in
-float32 (TF32 allowed on CUDA), each with Adam.
+As in the authors' code: images as PIL objects through torchvision's transforms in the workers of one DataLoader, crop
+and flip an image at a time; the batch and the teacher's logits are shared by the students, which are then trained in
+turn, in float32 (TF32 allowed on CUDA), each with Adam.
 """
 
 from __future__ import annotations
@@ -63,22 +63,12 @@ def train_published(
     workers: int = WORKERS,
     device: str = "cpu",
 ) -> list[float]:
-    """Trains the students on the teacher's logits, in place, without evaluation; returns the seconds of each epoch.
+    """Train the students on the teacher's logits, in place, without evaluation; return the seconds of each epoch.
 
     plain: the images, as `StudyData.plain` gives them. recipe: `Recipe.search`; its epochs, learning rate, batch size
     and weight decay are read.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as published
-        loader = DataLoader(
-            PilImages(plain),
-            recipe.batch_size,
-            shuffle=True,
-            num_workers=workers,
-            multiprocessing_context="fork" if workers else None,  # as on the authors' system: no worker imports anew
-            pin_memory=device.startswith("cuda"),
-            generator=make_generator(seed, "published-loop"),
-        )
+    loader = _loader(PilImages(plain), recipe.batch_size, workers, device, make_generator(seed, "published-loop"))
     teacher.to(device).eval()
     for student in students:
         student.to(device).train()
@@ -108,7 +98,23 @@ def train_published(
     return seconds
 
 
+def _loader(
+    images: PilImages, batch_size: int, workers: int, device: str, generator: torch.Generator
+) -> DataLoader[tuple[Tensor, int]]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as published
+        return DataLoader(
+            images,
+            batch_size,
+            shuffle=True,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,  # as on the authors' system: no worker imports anew
+            pin_memory=device.startswith("cuda"),
+            generator=generator,
+        )
+
+
 def wait_for(device: str) -> None:
-    """Until all that was asked of a device is done."""
+    """Wait until all that was asked of a device is done."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)

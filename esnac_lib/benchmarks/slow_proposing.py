@@ -1,8 +1,8 @@
 """Proposing as the published program does it, one architecture at a time, written anew to be measured and compared.
 
-SPEC §1 [code]: each architecture goes alone through `nn.LSTM`, a step of learning inverts n matrices for its n left-out
-observations, and a candidate is built, named, encoded, embedded and scored by itself. The draws, the weights to start
-from and the rules are those of `EsnacSampler`, so that both propose the same.
+As in the authors' code, each architecture goes alone through `nn.LSTM`, a step of learning inverts n matrices for its n
+left-out observations, and a candidate is built, named, encoded, embedded and scored by itself. The draws, the weights
+to start from and the rules are those of `EsnacSampler`, so that both propose the same.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class SlowKernel:
         self._adam = torch.optim.Adam(self.lstm.parameters(), settings.lr, weight_decay=settings.weight_decay)
 
     def embed(self, encoding: np.ndarray) -> Tensor:
-        """(1, 128)."""
+        """Return the embedding (1, 128)."""
         states, _ = self.lstm(torch.from_numpy(encoding).unsqueeze(0))  # (1, L, 128)
         return nn.functional.normalize(states.mean(1), dim=1)
 
     def objective(self) -> Tensor:
-        """ESNAC Eq. 5, as it is written: one inverse for each observation that is left out."""
+        """Return ESNAC Eq. 5 as it is written: one inverse for each observation that is left out."""
         noisy = self._noisy()
         total = torch.zeros((), dtype=torch.float64)
         for i in range(len(self.f)):
@@ -61,13 +61,13 @@ class SlowKernel:
         return gp.rbf(h, h, self.settings.sigma2) + self.settings.noise * torch.eye(len(h), dtype=torch.float64)
 
     def step(self, loss: Tensor) -> None:
-        """One step of Adam."""
+        """Take one step of Adam."""
         self._adam.zero_grad()
         loss.backward()
         self._adam.step()
 
     def learn(self) -> int:
-        """With the early stop of `learn_kernel`; the number of steps."""
+        """Learn with the early stop of `learn_kernel`; return the number of steps."""
         settings, average, steps = self.settings, 0.0, 0
         while len(self.f) >= 2:
             loss = self.objective()
@@ -87,7 +87,7 @@ class SlowKernel:
             return h, torch.inverse(self._noisy())
 
     def log_ei(self, encoding: np.ndarray) -> tuple[float, float, float]:
-        """Mean and variance (noise counted) of one architecture, and its log expected improvement."""
+        """Return mean, variance (including observation noise) and log expected improvement of one architecture."""
         h, inverse = self._learned
         with torch.no_grad():
             cross = gp.rbf(self.embed(encoding), h, self.settings.sigma2)  # (1, n)
@@ -98,21 +98,26 @@ class SlowKernel:
 
 
 def slow_ask(
-    space: SearchSpace, told: Sequence[Observation], seed: int, n: int, settings: KernelSettings, candidates: int
+    space: SearchSpace,
+    observations: Sequence[Observation],
+    seed: int,
+    n: int,
+    settings: KernelSettings,
+    candidates: int,
 ) -> list[Proposal]:
-    """What `EsnacSampler(space, seed, settings, "random", candidates)` proposes once these trials are told."""
-    observed = [trial for trial in told if trial.f is not None]
+    """Return what `EsnacSampler(space, seed, settings, "random", candidates)` proposes after these observations."""
+    observed = [trial for trial in observations if trial.f is not None]
     architectures = [space.teacher, *(trial.architecture for trial in observed)]
     encodings = [encode(architecture, settings.max_edge) for architecture in architectures]
     f = [0.0, *(trial.f or 0.0 for trial in observed)]
-    seen = {space.teacher.arch_id, *(trial.architecture.arch_id for trial in told)}
-    proposals = []
+    seen = {space.teacher.arch_id, *(trial.architecture.arch_id for trial in observations)}
+    proposals, step = [], len(observations)
     for k in range(n):
-        subset = choose_subset(len(f), make_rng(seed, "kernel-subset", len(told), k), settings.subset_probability)
-        generator = torch.Generator().manual_seed(derive_seed(seed, "kernel", len(told), k))
+        subset = choose_subset(len(f), make_rng(seed, "kernel-subset", step, k), settings.subset_probability)
+        generator = torch.Generator().manual_seed(derive_seed(seed, "kernel", step, k))
         kernel = SlowKernel([encodings[i] for i in subset], [f[i] for i in subset], settings, generator)
         kernel.learn()
-        proposal = _best(space, kernel, k, seen, candidates, make_rng(seed, "candidates", len(told), k))
+        proposal = _best(space, kernel, k, seen, candidates, make_rng(seed, "candidates", step, k))
         seen.add(proposal.architecture.arch_id)
         proposals.append(proposal)
     return proposals
@@ -126,7 +131,7 @@ def _best(
     candidates: int,
     rng: np.random.Generator,
 ) -> Proposal:
-    """The best of so many samples that are not alike; there must be as many."""
+    """Return the best of so many different samples; there must be as many."""
     seen, best, highest = set(forbidden), None, -math.inf
     for _ in range(candidates):
         decisions, architecture = new_candidate(space, seen, rng)
@@ -139,7 +144,7 @@ def _best(
 
 
 def new_candidate(space: SearchSpace, seen: set[str], rng: np.random.Generator) -> tuple[Decisions, Architecture]:
-    """A sample of which the arch_id was not `seen`; now it is."""
+    """Return a sample whose arch_id was not `seen`, and add it."""
     while True:
         decisions = space.sample(rng)
         architecture = space.apply(decisions)
@@ -149,6 +154,8 @@ def new_candidate(space: SearchSpace, seen: set[str], rng: np.random.Generator) 
 
 
 def with_gaps(encoding: np.ndarray, length: int) -> np.ndarray:
-    """The encoding at the length of its teacher's: [code] keeps a removed layer in the sequence (here as zeros at its
-    end), so that every sequence is that long."""
+    """Return the encoding at the length of its teacher's.
+
+    The authors' code keeps a removed layer in the sequence (here as zeros at its end), so that every one is that long.
+    """
     return np.concatenate([encoding, np.zeros((length - len(encoding), encoding.shape[1]), np.float32)])

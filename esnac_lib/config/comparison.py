@@ -5,7 +5,9 @@ Who can be compared is in the registry of samplers: each declares the variants i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -14,12 +16,39 @@ from esnac_lib.config.registry import nearest, registry
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
 
-if TYPE_CHECKING:
-    from esnac_lib.samplers.base import Variant
-
 REFERENCE = "random"
 """The variant whose best f the others are compared with."""
 PROXY = "proxy"
+Linestyle = str | tuple[int, tuple[int, ...]]
+DASHED: Linestyle = (0, (4, 2))
+
+ONE_BY_ONE = {"K": 1}
+"""Asked for one student a step, a sampler observes each before it proposes the next: the best terms it can have."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A sampler as it takes part in a comparison of samplers.
+
+    Attributes:
+        name: What `ComparisonConfig.compared` calls it; also part of its studies' names.
+        label: Its name in tables and figures.
+        changes: Parameters of the base study that it changes.
+        colour: Of its curve; empty for the sampler's.
+        linestyle: Of its curve, as matplotlib understands it; empty for the sampler's.
+        beyond_the_paper: Whether it is more than what the papers published.
+        sampler, marker, searches: The sampler's own, which its entry fills in.
+    """
+
+    name: str
+    label: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    colour: str = ""
+    linestyle: Linestyle = ""
+    beyond_the_paper: bool = False
+    sampler: str = ""
+    marker: str = ""
+    searches: bool = True
 
 
 def sampler_variants() -> dict[str, Variant]:

@@ -8,7 +8,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "base": ["Observation", "Proposal", "Sampler", "SamplerEntry", "Variant"],
+        "base": ["Observation", "Proposal", "Sampler", "SamplerEntry"],
         "esnac": ["EsnacSampler"],
         "evolution": ["EvolutionSampler"],
         "n2n": ["N2nSampler"],

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from esnac_lib.architecture.graph import Architecture
+from esnac_lib.config.comparison import Linestyle, Variant
 from esnac_lib.config.registry import registry
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
 from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.search_space import SearchSpace
-
-Linestyle = str | tuple[int, tuple[int, ...]]
-DASHED: Linestyle = (0, (4, 2))
-
-ONE_BY_ONE = {"K": 1}
-"""Asked for one student a step, a sampler observes each before it proposes the next: the best terms it can have."""
 
 
 @dataclass(frozen=True)
@@ -68,31 +63,6 @@ class Sampler(Protocol):
 
 
 # -- the registry's rows -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A sampler as it takes part in a comparison of samplers.
-
-    Attributes:
-        name: What `ComparisonConfig.compared` calls it; also part of its studies' names.
-        label: Its name in tables and figures.
-        changes: Parameters of the base study that it changes.
-        colour: Of its curve; empty for the sampler's.
-        linestyle: Of its curve, as matplotlib understands it; empty for the sampler's.
-        beyond_the_paper: Whether it is more than what the papers published.
-        sampler, marker, searches: The sampler's own, which its entry fills in.
-    """
-
-    name: str
-    label: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    colour: str = ""
-    linestyle: Linestyle = ""
-    beyond_the_paper: bool = False
-    sampler: str = ""
-    marker: str = ""
-    searches: bool = True
 
 
 def accept(config: StudyConfig) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from esnac_lib.config.comparison import DASHED, ONE_BY_ONE, Variant
 from esnac_lib.config.study import PRESETS, StudyConfig
-from esnac_lib.samplers.base import DASHED, ONE_BY_ONE, Observation, Proposal, SamplerEntry, Variant
+from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry
 from esnac_lib.samplers.width_scaling import first_proposals
 from esnac_lib.seeding import derive_seed, make_rng
 from esnac_lib.space.candidates import Candidate, CandidateMaker

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from esnac_lib.samplers.base import DASHED, ONE_BY_ONE, Observation, Proposal, SamplerEntry, Variant
+from esnac_lib.config.comparison import DASHED, ONE_BY_ONE, Variant
+from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.samplers.unseen import MAX_DRAWS, Unseen
 from esnac_lib.samplers.width_scaling import first_proposals

@@ -11,14 +11,14 @@ What the papers leave open, and what is done here:
   made up its mind goes on in its neighbourhood; at last a random member without skips fills in, which teaches nothing
   unless a policy could have proposed it.
 - An `ask` may be for any number of students. Its proposals come from one policy, and trials are learned from five at a
-  time in the order told; where an ask is not for 5, some of them are an update old.
+  time in the order observed; where an ask is not for 5, some of them are an update old.
 - How the evaluations are divided: half to each stage, as in their program (100 updates a stage), which the ask at the
   boundary may overrun. A study of 160 evaluations has 16 updates a stage.
 - The decay of the moving average (their program has the plain mean of all past updates), and its start: the first
   update's own mean, for there is no past reward, and none at all would reinforce whatever was drawn first.
 - The layer configurations are ESNAC's, every feature divided by its greatest value in the teacher: raw channel counts
   saturate an LSTM of this size.
-- One choice for a group of tied channels, made at its first layer that is left, in place of one for every layer.
+- One choice for a group of coupled channels, made at its first layer that is left, in place of one for every layer.
 - A student that diverges has f = 0, as for every sampler (their program: -1 for one that cannot be built).
 """
 
@@ -34,9 +34,10 @@ import numpy as np
 
 from esnac_lib.architecture.encoding import MAX_EDGE, encode
 from esnac_lib.architecture.graph import Architecture
+from esnac_lib.config.comparison import ONE_BY_ONE, Variant
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError, SpaceError
-from esnac_lib.samplers.base import ONE_BY_ONE, Observation, Proposal, SamplerEntry, Variant
+from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.samplers.unseen import Unseen
 from esnac_lib.seeding import make_generator
@@ -59,7 +60,7 @@ TEMPERATURES = (1.0, 1.0, 2.0, 4.0, 8.0)
 
 @dataclass
 class Stage:
-    """A learner, what its choices decide, and how many of the told trials it has seen.
+    """A learner, what its choices decide, and how many of the observations it has seen.
 
     layers: the teacher's layers that stage 1 chooses about; groups: the channel groups that stage 2 does. removed: the
     layers that stage 2 finds removed. Empty where it is the other stage.
@@ -71,13 +72,13 @@ class Stage:
     removed: frozenset[int] = frozenset()
     seen: int = 0
 
-    def catch_up(self, told: Sequence[Observation]) -> None:
-        """Learn from the told trials that are this stage's and have not been seen, in their order."""
-        for trial in told[self.seen :]:
+    def catch_up(self, observations: Sequence[Observation]) -> None:
+        """Learn from the observations that are this stage's and have not been seen, in their order."""
+        for trial in observations[self.seen :]:
             choices = self.choices(trial.decisions)
             if choices is not None and trial.f is not None:
                 self.learner.learn(choices, trial.f)
-        self.seen = len(told)
+        self.seen = len(observations)
 
     def decisions(self, choices: Sequence[int], nothing: Decisions) -> Decisions:
         """What S choices decide."""
@@ -105,8 +106,8 @@ class N2nSampler:
     evaluations: of the whole study; removal_share: the share of them after which stage 2 begins. Where the space cannot
     shrink (or not remove), all of them are stage 1's (stage 2's). max_edge: as in `encode`.
 
-    The policies are a function of the seed and the trials told: of the best f without shrinking, and of the trials that
-    a stage could have proposed. Raises SpaceError for a space with neither removal nor shrinkage.
+    The policies are a function of the seed and the observations: of the best f without shrinking, and of those that a
+    stage could have proposed. Raises SpaceError for a space with neither removal nor shrinkage.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class N2nSampler:
         self._observations.extend(trials)
 
     def _stage(self) -> Stage:
-        """The stage of the next proposals, having learned from all that was told."""
+        """The stage of the next proposals, having learned from all observations."""
         if self._first is not None and len(self._observations) < self._removals:
             stage = self._first
         else:

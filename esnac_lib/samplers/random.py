@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry, Variant
+from esnac_lib.config.comparison import Variant
+from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry
 from esnac_lib.samplers.unseen import MAX_DRAWS, Unseen
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.search_space import SearchSpace

@@ -13,7 +13,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from esnac_lib.samplers.base import DASHED, ONE_BY_ONE, Observation, Proposal, SamplerEntry, Variant
+from esnac_lib.config.comparison import DASHED, ONE_BY_ONE, Variant
+from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.samplers.unseen import Unseen
 from esnac_lib.seeding import derive_seed
@@ -27,15 +28,26 @@ MAX_ASKS = 20  # of Optuna for one proposal; a random member of the space fills 
 class TpeSampler:
     """Tree-structured Parzen estimators (Bergstra et al., 2011) over the decisions of a space.
 
-    Optuna stores nothing: each `ask` makes a study in memory from the observations, and seeds it by their number, so a
-    resumed study draws what it would have drawn. Its `group` would change nothing: every trial has every parameter.
+    <<<<<<< HEAD
+        Optuna stores nothing: each `ask` makes a study in memory from the observations, and seeds it by their number, so a
+        resumed study draws what it would have drawn. Its `group` would change nothing: every trial has every parameter.
 
-    Args:
-        multivariate: One estimator for all parameters together, so that it sees how they interact, instead of one for
-            each. On in Optuna's default form, off in the classic one, as is the next.
-        constant_liar: Proposals that are not observed yet count as bad, so that the proposals of one step differ.
-        startup: Random trials before the first estimate, uniform over the parameters as Optuna draws them: half of all
-            layers removed and half of all pairs connected (the paper found "too many skip connections" in them).
+        Args:
+            multivariate: One estimator for all parameters together, so that it sees how they interact, instead of one for
+                each. On in Optuna's default form, off in the classic one, as is the next.
+            constant_liar: Proposals that are not observed yet count as bad, so that the proposals of one step differ.
+            startup: Random trials before the first estimate, uniform over the parameters as Optuna draws them: half of all
+                layers removed and half of all pairs connected (the paper found "too many skip connections" in them).
+    =======
+        multivariate: one estimator for all parameters together, so that it sees how they interact, instead of one for each.
+        constant_liar: proposals not observed yet count as bad, so that the proposals of one step differ. Both are on in
+        Optuna's default form, both off in the classic one. (Optuna's `group` would change nothing: every trial has every
+        parameter.) startup: random trials before the first estimate, uniform over the parameters as Optuna draws them:
+        half of all layers removed and half of all pairs connected (the paper found "too many skip connections" in them).
+
+        Optuna stores nothing: each `ask` makes a study in memory from the observations, and seeds it by their
+        number, so a resumed study draws what it would have drawn.
+    >>>>>>> w-samplers
     """
 
     def __init__(

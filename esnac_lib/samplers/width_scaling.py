@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
+from esnac_lib.config.comparison import Variant
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError, SpaceError
-from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry, Variant
+from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.samplers.unseen import MAX_DRAWS, Unseen
 from esnac_lib.seeding import make_rng

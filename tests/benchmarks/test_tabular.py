@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.benchmarks import tabular as offline
 from esnac_lib.benchmarks.tabular.emulator import features
-from esnac_lib.benchmarks.tabular.surrogates import accuracy, forest, kernel, observe
+from esnac_lib.benchmarks.tabular.predictors import accuracy, forest, kernel, observe
 from esnac_lib.benchmarks.tabular.table import OfflineTable, decisions_of
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import DataError
@@ -154,7 +154,7 @@ def test_a_sampler_is_replayed_like_a_study(table: OfflineTable) -> None:
     )
     sampler = RandomSampler(problem.space(), 0)
     assert offline.replay(sampler, emulator, 2, 1) == [
-        emulator.f(trial.decisions, trial.architecture) for trial in sampler.told
+        emulator.f(trial.decisions, trial.architecture) for trial in sampler.observations
     ]
 
 

@@ -9,12 +9,12 @@
 """
 
 from esnac_lib.benchmarks.tabular.emulator import Emulator, replay
-from esnac_lib.benchmarks.tabular.surrogates import SURROGATES, Observed, surrogate_quality
+from esnac_lib.benchmarks.tabular.predictors import PREDICTORS, Observed, surrogate_quality
 from esnac_lib.benchmarks.tabular.table import COMMITTED, OfflineTable, Problem, collect, load, write
 
 __all__ = [
     "COMMITTED",
-    "SURROGATES",
+    "PREDICTORS",
     "Emulator",
     "Observed",
     "OfflineTable",

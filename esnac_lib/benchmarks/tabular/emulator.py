@@ -1,7 +1,7 @@
-"""A stand-in for training: f of any member of a problem's space, as a regression on its table foresees it.
+"""A stand-in for training: f of any member of a problem's space, as a regression on its table predicts it.
 
 It is for comparing samplers in seconds, not for results: what it knows is what was evaluated, and it says itself how
-well it foresees what it has not seen (`rank_correlation`).
+well it predicts what it has not seen (`rank_correlation`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LEAST = 20  # evaluations, below which nothing is emulated
 
 
 class Emulator:
-    """Extremely randomised trees on the decisions foresee the validation accuracy; the size in f is exact.
+    """Extremely randomised trees on the decisions predict the validation accuracy; the size in f is exact.
 
     noise: standard deviation that is added to the accuracy, drawn for each architecture from `seed`; None: that of
     what the trees leave unexplained in cross-validation, so that the emulated problem is as rough as the real one.
@@ -56,13 +56,13 @@ class Emulator:
 
     @cached_property
     def _unseen(self) -> np.ndarray:
-        """(n,): the accuracies in the table, each foreseen by trees that did not see it."""
+        """(n,): the accuracies in the table, each predicted by trees that did not see it."""
         folds = KFold(FOLDS, shuffle=True, random_state=0)
         return cross_val_predict(_trees(), self._features, self._accuracy, cv=folds)
 
     @cached_property
     def rank_correlation(self) -> float:
-        """Spearman's, of f in the table with f foreseen by trees that did not see it."""
+        """Spearman's, of f in the table with f predicted by trees that did not see it."""
         whole = self.problem.teacher.num_params
         foreseen = [
             objective(int(params), whole, accuracy, self.problem.accuracy)
@@ -71,7 +71,7 @@ class Emulator:
         return float(spearmanr(foreseen, self._f).statistic)
 
     def f(self, decisions: Decisions, architecture: Architecture) -> float:
-        """What an evaluation might give: the same for the same architecture."""
+        """Return what an evaluation might give: the same for the same architecture."""
         sizes = pd.Series([architecture.num_params]), pd.Series([architecture.macs])
         accuracy = float(self._trees.predict(features(self.space, [decisions], *sizes))[0])
         accuracy += self.noise * float(make_rng(self.seed, f"emulator {architecture.arch_id}").standard_normal())
@@ -80,18 +80,19 @@ class Emulator:
 
 
 def replay(sampler: Sampler, emulator: Emulator, K: int, steps: int) -> list[float]:
-    """The study's loop of ask and tell without training: f of each proposal, in order."""
+    """Run a study's loop of ask and tell without training; return f of each proposal, in order."""
     found: list[float] = []
     for _ in range(steps):
         proposals = sampler.ask(K)
-        told = [Observation(p.decisions, p.architecture, emulator.f(p.decisions, p.architecture)) for p in proposals]
-        sampler.tell(told)
-        found += [trial.f for trial in told if trial.f is not None]
+        values = [emulator.f(p.decisions, p.architecture) for p in proposals]
+        pairs = zip(proposals, values, strict=True)
+        sampler.tell([Observation(p.decisions, p.architecture, f) for p, f in pairs])
+        found += values
     return found
 
 
 def features(space: SearchSpace, decisions: Sequence[Decisions], params: pd.Series, macs: pd.Series) -> np.ndarray:
-    """(n, d): each decision as a number, and the size.
+    """Return each decision as a number, and the size: (n, d).
 
     A ratio a group, a flag a removable layer, how many are removed of each kind and skips added, log parameters, log
     MACs.

@@ -1,7 +1,7 @@
 """The offline table: evaluated architectures as JSON lines in one gzip file.
 
 A line is either a *problem* (a teacher with its architecture and accuracy, a data set, a search training and a seed:
-all that an evaluation depends on beside the architecture) or an *evaluation* in one: decisions, curve, accuracy, f,
+all that an evaluation depends on apart from the architecture) or an *evaluation* in one: decisions, curve, accuracy, f,
 parameters, MACs. The same evaluations give the same bytes.
 """
 
@@ -38,7 +38,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Problem:
-    """All that f depends on beside the architecture.
+    """All that f depends on apart from the architecture.
 
     name: a short hash of it. training: the parameters of the study that define it. accuracy: of the search teacher, on
     the validation images. operators: of the studies' search space.
@@ -51,11 +51,11 @@ class Problem:
     teacher: Architecture
 
     def __repr__(self) -> str:
-        told = self.training
-        return f"Problem({self.name}: {told['teacher'][0]} on {told['dataset']}, seed {told['seed']})"
+        known = self.training
+        return f"Problem({self.name}: {known['teacher'][0]} on {known['dataset']}, seed {known['seed']})"
 
     def space(self, sampling: str = "paper") -> SearchSpace:
-        """The search space that its decisions belong to."""
+        """Return the search space that its decisions belong to."""
         return SearchSpace(self.teacher, self.operators, sampling=sampling)
 
 
@@ -73,12 +73,12 @@ class OfflineTable:
         return f"OfflineTable({len(self.evaluations)} evaluations of {len(self.problems)} problems)"
 
     def of(self, problem: Problem) -> pd.DataFrame:
-        """The evaluations of one problem."""
+        """Return the evaluations of one problem."""
         found = self.evaluations[self.evaluations["problem"] == problem.name]
         return found.reset_index(drop=True)
 
     def largest(self) -> Problem:
-        """The problem with most evaluations; of equals the first by name."""
+        """Return the problem with most evaluations; of equals the first by name."""
         counts = self.evaluations["problem"].value_counts()
         return self.problems[min(counts.index, key=lambda name: (-counts[name], name))]
 
@@ -87,18 +87,18 @@ class OfflineTable:
         """One line a problem: what it is, how many evaluations, and the spread of f."""
         lines = []
         for name, problem in self.problems.items():
-            rows, told = self.of(problem), problem.training
-            search = told["search"]
+            rows, training = self.of(problem), problem.training
+            search = training["search"]
             lines.append(
                 {
                     "problem": name,
-                    "teacher": told["teacher"],
-                    "data set": told["dataset"],
-                    "seed": told["seed"],
-                    "images": told["search_images"] or "all",
+                    "teacher": training["teacher"],
+                    "data set": training["dataset"],
+                    "seed": training["seed"],
+                    "images": training["search_images"] or "all",
                     "epochs": search["epochs"],
                     "operators": ", ".join(problem.operators),
-                    "filters kept": told.get("keep", "first"),
+                    "filters kept": training.get("keep", "first"),
                     "decisions": problem.space().num_decisions,
                     "evaluations": len(rows),
                     "mean f": rows["f"].mean(),
@@ -109,7 +109,7 @@ class OfflineTable:
 
 
 def collect(root: Path) -> OfflineTable:
-    """What the ledgers under `root` hold: every told trial with an f, once for each architecture of a problem.
+    """Collect from the ledgers under `root` every finished trial with an f, once for each architecture of a problem.
 
     Equal are architectures that inherit the same channels, too: studies of one experiment look such a one up. The first
     study by name stands. Ledgers of other experiments than searches, or without a search teacher, are passed by.
@@ -164,7 +164,7 @@ def load(path: Path = COMMITTED) -> OfflineTable:
 
 
 def decisions_of(rows: pd.DataFrame) -> list[Decisions]:
-    """The decisions of evaluations."""
+    """Return the decisions of evaluations."""
     return [Decisions.from_json(text) for text in rows["decisions"]]
 
 
@@ -192,22 +192,22 @@ def _read_problem(line: Mapping[str, Any]) -> Problem:
 def _evaluations(
     ledger: Ledger, config: StudyConfig, problem: Problem, study: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(architecture as text, line of the table) of each told trial that has an f."""
+    """(architecture as text, line of the table) of each finished trial that has an f."""
     trials, epochs = ledger.trials(), ledger.epochs("search")
     curves = {
         str(name): rows[["loss", "accuracy"]].round(6).to_numpy().tolist() for name, rows in epochs.groupby("name")
     }
     known = {"problem": problem.name, "study": study, "sampler": config.sampler, "sampling": config.sampling}
     for row in trials[trials["told_at"].notna() & trials["f"].notna()].to_dict("records"):
-        told = {name: row[name] for name in ("trial", "step", "arch_id", "decisions", "params", "macs", "f", "error")}
-        told["accuracy"] = None if row["accuracy"] != row["accuracy"] else row["accuracy"]
-        told["best_epoch"] = None if pd.isna(row["best_epoch"]) else int(row["best_epoch"])
-        told["curve"] = curves.get(f"trial{row['trial']:04d}", [])
-        yield row["architecture"], known | told
+        values = {name: row[name] for name in ("trial", "step", "arch_id", "decisions", "params", "macs", "f", "error")}
+        values["accuracy"] = None if row["accuracy"] != row["accuracy"] else row["accuracy"]
+        values["best_epoch"] = None if pd.isna(row["best_epoch"]) else int(row["best_epoch"])
+        values["curve"] = curves.get(f"trial{row['trial']:04d}", [])
+        yield row["architecture"], known | values
 
 
 def _finite(value: Any) -> Any:
-    """Without infinities, which JSON has not: they become text."""
+    """Return the value without infinities, which JSON has not: they become text."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

@@ -10,13 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from esnac_lib.config.comparison import REFERENCE, sampler_variants
+from esnac_lib.config.comparison import DASHED, REFERENCE, Variant, sampler_variants
 from esnac_lib.report.figures import style
 from esnac_lib.report.figures.variants import NOTHING, best_so_far, mean_and_band
 from esnac_lib.report.records.experiment import ExperimentRecord
 from esnac_lib.report.records.study import StudyRecord
 from esnac_lib.report.tables.samplers import PRUNING, proxy_table, searched, without_a_search
-from esnac_lib.samplers.base import DASHED, Variant
 
 
 def panels_of(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
@@ -32,7 +31,7 @@ def panels_of(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
 
 
 def samplers_figure(experiment: ExperimentRecord) -> Figure:
-    """Best f so far against evaluations, mean over the seeds with its 95 % band.
+    """Draw the best f so far against evaluations, mean over the seeds with its 95 % band.
 
     Left: as published. Right: what goes beyond the papers, with random search and width scaling without a search.
     """
@@ -74,7 +73,7 @@ def _zoom(axes: Axes, experiment: ExperimentRecord) -> None:
 
 
 def sizes_figure(experiment: ExperimentRecord) -> Figure:
-    """f against parameters: width scaling and magnitude pruning at the same sizes, and each search's best a seed."""
+    """Draw f against parameters: width scaling and magnitude pruning at the same sizes, and each search's bests."""
     table = without_a_search(experiment)
     figure = style.new_figure(9, 5.2)
     if table.empty:

@@ -1,4 +1,4 @@
-"""Which surrogate foresees the order of unseen students? Answered from the table, without training a network."""
+"""Which surrogate predicts the order of unseen students? Answered from the table, without training a network."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ FOREST = 200  # trees
 
 @dataclass(frozen=True)
 class Observed:
-    """Students in the forms that surrogates read: encodings (each (L, d)), features (n, d), gains C (2 - C) (n,), which
-    are known before a training, and f (n,)."""
+    """Students in the forms that predictors read.
+
+    Shape:
+        encodings: each (L, d). features: (n, d). gains: C (2 - C), known before a training, (n,). f: (n,).
+    """
 
     encodings: tuple[np.ndarray, ...]
     features: np.ndarray
@@ -35,50 +38,57 @@ class Observed:
     f: np.ndarray
 
     def part(self, index: np.ndarray) -> Observed:
-        """Some of them."""
+        """Return some of them."""
         return Observed(tuple(self.encodings[i] for i in index), self.features[index], self.gains[index], self.f[index])
 
 
-Surrogate = Callable[[Observed, Observed, int], np.ndarray]
-"""(seen, unseen, seed) -> foreseen f of the unseen (n,); it must not look at their f."""
+Predictor = Callable[[Observed, Observed, int], np.ndarray]
+"""(seen, unseen, seed) -> predicted f of the unseen (n,); it must not look at their f."""
 
 
-def kernel(settings: KernelSettings, scale: str = "raw", centred: bool = False) -> Surrogate:
-    """ESNAC's kernel. scale: encodings as they are [code], or each feature relative to its largest value among the
-    seen ("unit"). centred: the mean of the seen f is taken off before and added again."""
+def kernel(settings: KernelSettings, scale: str = "raw", centred: bool = False) -> Predictor:
+    """Return ESNAC's kernel as a predictor.
 
-    def foresee(seen: Observed, unseen: Observed, seed: int) -> np.ndarray:
+    Args:
+        settings: How it is learned.
+        scale: "raw" encodings as in the authors' code, or each feature relative to its largest seen value ("unit").
+        centred: Whether the mean of the seen f is subtracted before, and added again.
+    """
+
+    def predict(seen: Observed, unseen: Observed, seed: int) -> np.ndarray:
         scales = 1.0 if scale == "raw" else np.maximum(1, np.max([e.max(0) for e in seen.encodings], axis=0))
         known, wanted = ([(e / scales).astype(np.float32) for e in part.encodings] for part in (seen, unseen))
         shift = float(seen.f.mean()) if centred else 0.0
         learned = learn_kernel(known, seen.f - shift, settings, torch.Generator().manual_seed(seed))
         return learned.predict(wanted)[0] + shift
 
-    return foresee
+    return predict
 
 
 def forest(seen: Observed, unseen: Observed, seed: int) -> np.ndarray:
-    """A random forest on the decisions and the size."""
+    """Predict with a random forest on the decisions and the size."""
     trees = RandomForestRegressor(FOREST, random_state=seed % 2**32)
     return trees.fit(seen.features, seen.f).predict(unseen.features)
 
 
-def accuracy(surrogate: Surrogate) -> Surrogate:
-    """The same surrogate, but it learns the accuracy relative to the teacher's, standardised; f follows with the exact
-    size (as in `esnac_lib.surrogate.targets`)."""
+def accuracy(predictor: Predictor) -> Predictor:
+    """Return a predictor that learns the accuracy instead, relative to the teacher's and standardised.
 
-    def foresee(seen: Observed, unseen: Observed, seed: int) -> np.ndarray:
+    f follows with the exact size, as in `esnac_lib.surrogate.targets`.
+    """
+
+    def predict(seen: Observed, unseen: Observed, seed: int) -> np.ndarray:
         known = seen.part(np.flatnonzero(seen.gains > 0))
         relative = known.f / known.gains
         mean, scale = relative.mean(), relative.std() or 1.0
-        foreseen = surrogate(replace(known, f=(relative - mean) / scale), unseen, seed)
-        return unseen.gains * (foreseen * scale + mean)
+        predicted = predictor(replace(known, f=(relative - mean) / scale), unseen, seed)
+        return unseen.gains * (predicted * scale + mean)
 
-    return foresee
+    return predict
 
 
 PAPER = KernelSettings()
-SURROGATES: Mapping[str, Surrogate] = {
+PREDICTORS: Mapping[str, Predictor] = {
     "paper's kernel": kernel(PAPER),
     "features scaled to 1": kernel(PAPER, "unit"),
     "f centred": kernel(PAPER, centred=True),
@@ -95,35 +105,38 @@ SURROGATES: Mapping[str, Surrogate] = {
 def surrogate_quality(
     table: OfflineTable,
     problem: Problem,
-    surrogates: Mapping[str, Surrogate] = SURROGATES,
+    predictors: Mapping[str, Predictor] = PREDICTORS,
     seen: int = 40,
     splits: int = 3,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """surrogate, rank correlation (Spearman's, mean over splits), its standard deviation, seconds a split.
+    """Return surrogate, rank correlation (Spearman's, mean over splits), its standard deviation, seconds a split.
 
-    In each split `seen` students of the problem, drawn at random, are known, and the rest are foreseen. All surrogates
-    have the same splits. Raises DataError if fewer than 10 are left to foresee.
+    In each split `seen` students of the problem, drawn at random, are known, and the rest are predicted. All predictors
+    have the same splits.
+
+    Raises:
+        DataError: Fewer than 10 are left to predict.
     """
     rows = table.of(problem)
     if len(rows) - seen < 10:
         raise DataError(f"seen = {seen}: {problem!r} has {len(rows)} evaluations, and at least 10 must be left unseen")
     observed = observe(problem, rows)
     lines = []
-    for name, surrogate in surrogates.items():
+    for name, predictor in predictors.items():
         found, began = [], time.perf_counter()
         for split in range(splits):
             order = make_rng(seed, "surrogate-split", split).permutation(len(rows))
             parts = observed.part(order[:seen]), observed.part(order[seen:])
-            foreseen = surrogate(*parts, derive_seed(seed, "surrogate", split))
-            found.append(float(spearmanr(foreseen, parts[1].f).statistic))
+            predicted = predictor(*parts, derive_seed(seed, "surrogate", split))
+            found.append(float(spearmanr(predicted, parts[1].f).statistic))
         seconds = (time.perf_counter() - began) / splits
         lines.append((name, float(np.mean(found)), float(np.std(found, ddof=1)) if splits > 1 else np.nan, seconds))
     return pd.DataFrame(lines, columns=["surrogate", "rank correlation", "standard deviation", "seconds"])
 
 
 def observe(problem: Problem, rows: pd.DataFrame) -> Observed:
-    """The students of some evaluations of a problem, encoded."""
+    """Return the students of some evaluations of a problem, encoded."""
     space, decisions = problem.space(), decisions_of(rows)
     encodings = tuple(encode(space.apply(one), PAPER.max_edge) for one in decisions)
     gains = np.array([max(gain(size, problem.teacher.num_params), 0.0) for size in rows["params"]])
