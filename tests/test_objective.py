@@ -19,7 +19,9 @@ from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import OBJECTIVES, PAPERS, Measurement, Objective, Sized, compression_ratio
 from esnac_lib.samplers.esnac import EsnacSampler
 from esnac_lib.samplers.registry import SAMPLERS
+from esnac_lib.space.candidates import Candidate, CandidateMaker
 from esnac_lib.study.study import Study
+from esnac_lib.surrogate.targets import AccuracyTarget
 
 TINY: dict[str, Any] = {
     "study": "tiny", "K": 2, "steps": 2, "epochs": 1, "teacher_epochs": 1, "final_epochs": 1, "top": 2,
@@ -122,18 +124,14 @@ def test_the_sampler_s_targets_are_of_the_config_s_objective(outputs: Path) -> N
 
 def test_accuracies_are_read_out_of_f_by_macs() -> None:
     """The regression target is the relative accuracy, whatever size f counts."""
-    from esnac_lib.space.candidates import CandidateMaker
-    from esnac_lib.surrogate.targets import AccuracyTarget
-
     space = Study(StudyConfig(device="cpu")).space
     maker, rng = CandidateMaker(space), np.random.default_rng(0)
     architectures: list[Architecture] = [space.teacher]
-    candidates = [maker.make(space.normalise(space.sample(np.random.default_rng(1))))]
+    candidates = [Candidate.of(space.teacher)]
     for _ in range(4):
         decisions = space.sample(rng)
         architectures.append(space.apply(decisions))
         candidates.append(maker.make(decisions))
-    candidates[0] = type(candidates[0]).of(space.teacher)
     relative = np.array([1.0, 0.9, 0.5, 0.7, 0.2])
     teacher = Measurement(0.8, space.teacher.num_params, space.teacher.macs)
     objective = OBJECTIVES["macs"]

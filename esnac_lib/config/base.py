@@ -131,6 +131,7 @@ def check_resume(stored: Mapping[str, Any], new: FlatConfig) -> None:
 
     Args:
         stored: What the study's ledger holds of the config that it was started with.
+        new: The config that it shall go on with.
 
     Raises:
         ConfigError: A parameter that has to stay as it was (`FlatConfig.held`) differs.

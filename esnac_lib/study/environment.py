@@ -1,4 +1,4 @@
-"""On what a result was made: versions, hardware, commit."""
+"""Where a result was computed: versions, hardware, commit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "gpytorch", "pandas", "safetensors"
 
 
 def describe_environment(device: str) -> dict[str, Any]:
-    """device, its hardware, Python's and the packages' versions, and the checkout's commit (None outside of one)."""
+    """Return the device, its hardware, Python's and the packages' versions, and the checkout's commit (None outside of one)."""
     return {
         "device": device,
         "hardware": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),

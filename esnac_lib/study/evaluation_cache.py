@@ -31,9 +31,10 @@ _MACHINE = ("device", "hardware", "threads")
 
 @dataclass(frozen=True)
 class CachedEvaluation:
-    """A finished trial of another study: who trained it, what came out, and its curve.
+    """A finished trial of another study, with its curve.
 
-    accuracy is None for a student that diverged; then `error` says why.
+    Attributes:
+        accuracy: Of the best epoch, a fraction; None for a student that diverged, and then `error` says why.
     """
 
     study: str
@@ -48,8 +49,12 @@ class CachedEvaluation:
 class EvaluationCache:
     """The evaluations of the other studies in the folder of an experiment, as their ledgers have them.
 
-    folder: of the study that asks. environment: what `describe_environment` says of where it runs now. A study that is
-    in no experiment shares nothing.
+    A study that is in no experiment shares nothing.
+
+    Args:
+        folder: Of the study that asks.
+        config: What its trainings depend on.
+        environment: What `describe_environment` says of where it runs now.
     """
 
     def __init__(self, folder: Path, config: StudyConfig, environment: Mapping[str, Any]) -> None:
@@ -61,11 +66,11 @@ class EvaluationCache:
         self._found: dict[str, CachedEvaluation] = {}
 
     def find(self, architecture: str) -> CachedEvaluation | None:
-        """The evaluation of an architecture, given as the text of `Architecture.to_json`; None if there is none."""
+        """Return the evaluation of an architecture, given as the text of `Architecture.to_json`; None if there is none."""
         return self._found.get(_digest(architecture))
 
     def refresh(self) -> None:
-        """Read what the other studies have told since the last time."""
+        """Read what the other studies have recorded since the last time."""
         if self._alone:
             return
         for path in find_ledgers(self._folder.parent, "*/ledger.sqlite"):
@@ -86,8 +91,8 @@ class EvaluationCache:
         except (EsnacError, OSError, ValueError):  # a study of another version, or one that is only beginning
             return
         curves = dict(list(epochs.groupby("name")))
-        told = trials[trials["told_at"].notna() & trials["f"].notna()]  # a fault of the machine tells nothing
-        for row in told.to_dict("records"):
+        finished = trials[trials["told_at"].notna() & trials["f"].notna()]  # not those that a machine's fault ended
+        for row in finished.to_dict("records"):
             digest = _digest(row["architecture"])
             if digest in self._found or '"dropout"' in row["architecture"]:
                 continue
@@ -105,8 +110,8 @@ class EvaluationCache:
 
 
 def training_of(config: StudyConfig) -> dict[str, Any]:
-    """All parameters that the evaluation of an architecture depends on, the teacher's training included."""
-    told = {
+    """Return all parameters that the evaluation of an architecture depends on, the teacher's training included."""
+    parameters = {
         "teacher": [config.teacher, config.teacher_options, config.teacher_weights],
         "images": [config.image_channels, config.normalise],
         "dataset": config.dataset,
@@ -119,11 +124,11 @@ def training_of(config: StudyConfig) -> dict[str, Any]:
         "evaluator": config.evaluator,  # a cluster has other machines
     }
     # only where it is not the default, so that evaluations from before there was such a parameter stay the same ones
-    return told if config.keep == "first" else told | {"keep": config.keep}
+    return parameters if config.keep == "first" else parameters | {"keep": config.keep}
 
 
 def _machine(environment: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What the bits of a training depend on beside its parameters."""
+    """What the bits of a training depend on, its parameters aside."""
     return (*(environment.get(name) for name in _MACHINE), environment.get("versions", {}).get("torch"))
 
 
@@ -137,7 +142,7 @@ def _digest(text: str) -> str:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Changes when a ledger, or the log beside it, was written to; empty if it is gone."""
+    """Return what changes when a ledger or its write-ahead log is written to; empty if it is gone."""
     stamp: list[int] = []
     for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + PACKED)):
         try:

@@ -4,7 +4,7 @@
     >>> experiment.run()                     # killed? the same call goes on; what is finished is not done again
 
 Its result is the ledgers of its studies. They share the trained teachers (<outputs>/teachers) and, within the
-experiment, the evaluations of equal architectures (see `shared_evaluations`).
+experiment, the evaluations of equal architectures (see `evaluation_cache`).
 """
 
 from __future__ import annotations

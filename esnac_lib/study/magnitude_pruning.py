@@ -1,7 +1,7 @@
 """Magnitude pruning by Torch-Pruning (Fang et al., 2023), as a baseline at the sizes of a study's students.
 
 Which filters go is decided by their magnitude in the trained search teacher, over all layers at once; what is left is
-trained like a student of the search: distilled, on the same batches. So beside uniform width scaling, which keeps the
+trained like a student of the search: distilled, on the same batches. So compared with uniform width scaling, which keeps the
 same share of every layer, it shows what choosing filters, and how many of each layer, is worth.
 """
 
@@ -36,10 +36,14 @@ KIND = "pruned"
 
 
 def magnitude_pruned(teacher: TrainedTeacher, params: int) -> tuple[Architecture, dict[str, Tensor]]:
-    """The teacher pruned to the size nearest to `params` that a ratio gives, with the weights that are left.
+    """Return the teacher pruned to the size nearest to `params` that a ratio gives, with the weights that are left.
 
     The L2 norms of filters, summed over what must go together, are compared over all layers; the classifier's outputs
-    stay. Raises ConfigError without Torch-Pruning, TrainingError for a teacher that it cannot prune.
+    stay.
+
+    Raises:
+        ConfigError: Torch-Pruning is not installed.
+        TrainingError: It cannot prune this teacher.
     """
     best: tuple[Architecture, dict[str, Tensor]] | None = None
     low, high = 0.0, 1.0
@@ -66,7 +70,7 @@ def train_pruned(studies: Iterable[StudyConfig], progress: Progress | None = Non
             raise ConfigError(f"study {config.study!r} has not been run: run it before its teacher is pruned")
         if left := _left(Ledger(study.ledger_path, read_only=True)):
             with Ledger.start(study.ledger_path, config.to_dict()) as ledger:
-                _train_beside(study, ledger, left, progress)
+                _train_alike(study, ledger, left, progress)
 
 
 def _left(ledger: Ledger) -> dict[str, int]:
@@ -77,7 +81,7 @@ def _left(ledger: Ledger) -> dict[str, int]:
     return {key: params for key, params in sizes.items() if key not in done}
 
 
-def _train_beside(study: Study, ledger: Ledger, left: Mapping[str, int], progress: Progress) -> None:
+def _train_alike(study: Study, ledger: Ledger, left: Mapping[str, int], progress: Progress) -> None:
     config = study.config
     teacher = train_teacher("search", config, study.data, outputs_root() / "teachers")
     pruned = {key: magnitude_pruned(teacher, params) for key, params in left.items()}
