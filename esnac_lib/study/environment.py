@@ -15,7 +15,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "gpytorch", "pandas", "safetensors"
 
 
 def describe_environment(device: str) -> dict[str, Any]:
-    """Return the device, its hardware, Python's and the packages' versions, and the checkout's commit (None outside of one)."""
+    """Return the device, its hardware, all versions, and the checkout's commit (None outside of a checkout)."""
     return {
         "device": device,
         "hardware": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),

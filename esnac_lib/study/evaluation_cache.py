@@ -66,7 +66,7 @@ class EvaluationCache:
         self._found: dict[str, CachedEvaluation] = {}
 
     def find(self, architecture: str) -> CachedEvaluation | None:
-        """Return the evaluation of an architecture, given as the text of `Architecture.to_json`; None if there is none."""
+        """Return the evaluation of an architecture (the text of `Architecture.to_json`); None if there is none."""
         return self._found.get(_digest(architecture))
 
     def refresh(self) -> None:

@@ -1,8 +1,8 @@
 """Magnitude pruning by Torch-Pruning (Fang et al., 2023), as a baseline at the sizes of a study's students.
 
 Which filters go is decided by their magnitude in the trained search teacher, over all layers at once; what is left is
-trained like a student of the search: distilled, on the same batches. So compared with uniform width scaling, which keeps the
-same share of every layer, it shows what choosing filters, and how many of each layer, is worth.
+trained like a student of the search: distilled, on the same batches. Compared with uniform width scaling, which keeps
+the same share of every layer, it shows what choosing filters, and how many of each layer, is worth.
 """
 
 from __future__ import annotations

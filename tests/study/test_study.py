@@ -20,7 +20,6 @@ from esnac_lib import report
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import build
 from esnac_lib.config.paths import study_dir
-from esnac_lib.config.registry import registry
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.splits import StudyData
 from esnac_lib.errors import ConfigError, LedgerError, TrainingError
@@ -321,10 +320,6 @@ def test_the_published_protocol_takes_the_best_test_epoch() -> None:
     teacher = Measurement(reference["accuracy"], reference["params"])
     values = [PAPERS.value(Measurement(r["best_epoch_accuracy"], r["params"]), teacher) for r in full.values()]
     assert summary["solution"]["f"] == pytest.approx(max(values))
-
-
-def test_every_sampler_of_the_parameters_is_there() -> None:
-    assert set(SAMPLERS) == set(registry("sampler"))
 
 
 @pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"esnac"}))
