@@ -241,7 +241,7 @@ def test_a_study_is_searched_watched_stopped_and_resumed(lab: Lab) -> None:
 
     # interrupted: one line, everything kept, and the cells after it do not run
     search.locator("[data-command='notebook:interrupt-kernel'], jp-button[title^='Interrupt']").first.click()
-    line = search.get_by_text("Interrupted: all that was told is kept; the same command goes on from here")
+    line = search.get_by_text("Interrupted: all that was recorded is kept; the same command goes on from here")
     line.wait_for(state="attached")
     until(lambda: lab.ledger().writer() is None, search)
     line.scroll_into_view_if_needed()
