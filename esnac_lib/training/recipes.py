@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 Schedule = Literal["constant", "step", "one_cycle", "step_60", "step_53_80"]
 STEPS = {"step": (1 / 3, 2 / 3), "step_60": (30 / 50,), "step_53_80": (80 / 150, 120 / 150)}
 """Where in a training the learning rate falls to a tenth. The last two are Architecture Compression's (§5.2.1)."""
-_CHOICES = {
-    "optimizer": ("adam", "sgd"),
-    "schedule": get_args(Schedule),
-    "loss": ("distillation", "cross_entropy"),
-}
+_CHOICES = {"optimizer": ("adam", "sgd"), "schedule": get_args(Schedule), "loss": ("distillation", "cross_entropy")}
 WARM_UP = 0.25
 """The part of a one-cycle training in which the learning rate rises."""
 CLIP_NORM = 2.0

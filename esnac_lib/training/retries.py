@@ -15,8 +15,7 @@ RETRIES = 2
 
 
 def train_with_retries(
-    networks: Mapping[str, Callable[[], Network]],
-    train_group: Callable[[Sequence[Trainee]], Mapping[str, Outcome]],
+    networks: Mapping[str, Callable[[], Network]], train_group: Callable[[Sequence[Trainee]], Mapping[str, Outcome]]
 ) -> Iterator[tuple[Outcome, Network]]:
     """Train a group; trainees that a fault of the machine stopped are tried again in groups of half the size.
 
