@@ -24,12 +24,9 @@ class ExperimentConfig(StudyConfig):
 
     The experiment lives in `<outputs>/<study>`, and each of its studies in `<outputs>/<study>/<variant>_seed<n>`. Run r
     of every variant has the seed `seed` + r: what is compared has the same teacher, images and batches.
-
-    Attributes:
-        varied: Parameters that the variants set themselves, and that can therefore not be given.
     """
 
-    varied: ClassVar[tuple[str, ...]] = ()
+    varied: ClassVar[tuple[str, ...]] = ()  # parameters that the variants set, and that can therefore not be given
 
     study: fields.Study = "experiment"
     steps: fields.Steps = 2

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from esnac_lib.config import fields
-from esnac_lib.config.base import FlatConfig, show, unknown_choice, upgraded
+from esnac_lib.config.base import FlatConfig, names_in, option, show, unknown_choice, upgraded
 from esnac_lib.config.registry import registry
 from esnac_lib.errors import ConfigError
 
@@ -52,66 +52,56 @@ class StudyConfig(FlatConfig):
     preset: fields.Preset = "paper"
     teacher: fields.Teacher = "cnn4"
     teacher_options: fields.TeacherOptions = ""
-    teacher_weights: str = Field(default="", description="your own teacher's weights; empty: it is trained here")
+    teacher_weights: str = option("", "your own teacher's weights; empty: it is trained here")
     dataset: fields.Dataset = "digits"
     data_root: fields.DataRoot = ""
-    normalise: str = Field(default="", description="mean/std a channel, as 0.5/0.2; empty: the images' own")
+    normalise: str = option("", "mean/std a channel, as 0.5/0.2; empty: the images' own")
     image_channels: fields.ImageChannels = 0
-    sampler: str = Field(default="esnac", description="method that proposes architectures")
-    source: str = Field(default="", description="study whose kernels propose (sampler transfer), else empty")
+    sampler: str = option("esnac", "method that proposes architectures")
+    source: str = option("", "study whose kernels propose (sampler transfer), else empty")
     K: fields.Kernels = 4
     steps: fields.Steps = 4
-    operators: str = Field(default="remove,shrink,skip", description="what a search may do, with commas")
+    operators: str = option("remove,shrink,skip", "what a search may do, with commas")
     grouping: fields.Grouping = "dimension"
     keep: fields.Keep = "first"
-    max_params: int = Field(default=0, ge=0, description="parameters that a student may have; 0: no limit")
+    max_params: int = option(0, "parameters that a student may have; 0: no limit", ge=0)
     max_macs: fields.MaxMacs = 0
-    objective: str = Field(default="params", description="size that f counts: params, or macs")
-    min_accuracy: float = Field(
-        default=0.0, ge=0, le=1, description="least accuracy of the solution, a fraction; 0: any"
+    objective: str = option("params", "size that f counts: params, or macs")
+    min_accuracy: float = option(0.0, "least accuracy of the solution, a fraction; 0: any", ge=0, le=1)
+    sampling: Literal["paper", "mild"] = option("paper", "how random students and candidates are drawn")
+    first: Literal["random", "narrowed"] = option(
+        "random", "the first students of ESNAC and evolution: random, or narrowed teachers"
     )
-    sampling: Literal["paper", "mild"] = Field(
-        default="paper", description="how random students and candidates are drawn"
+    surrogate: Literal["f", "accuracy"] = option("f", "regression target of ESNAC's kernels: f or accuracy")
+    kernel_loss: Literal["posterior", "marginal", "euclidean"] = option(
+        "posterior", "loss that an embedding is learned by"
     )
-    first: Literal["random", "narrowed"] = Field(
-        default="random", description="the first students of ESNAC and evolution: random, or narrowed teachers"
-    )
-    surrogate: Literal["f", "accuracy"] = Field(
-        default="f", description="regression target of ESNAC's kernels: f or accuracy"
-    )
-    kernel_loss: Literal["posterior", "marginal", "euclidean"] = Field(
-        default="posterior", description="loss that an embedding is learned by"
-    )
-    acquisition: Literal["random", "evolution", "local"] = Field(
-        default="random", description="how the expected improvement is maximised"
-    )
+    acquisition: Literal["random", "evolution", "local"] = option("random", "how the expected improvement is maximised")
     candidates: fields.Candidates = 200
-    subset: float = Field(default=0.5, gt=0, le=1, description="share of the observations that each kernel learns from")
+    subset: float = option(0.5, "share of the observations that each kernel learns from", gt=0, le=1)
     epochs: fields.Epochs = 8
     search_images: fields.SearchImages = 0
     batch_size: fields.BatchSize = 32
     validation: fields.Validation = 197
     augment: fields.Augment = True
     teacher_epochs: fields.TeacherEpochs = 12
-    teacher_lr: float = Field(default=0.1, gt=0, description="learning rate of a teacher's training")
+    teacher_lr: float = option(0.1, "learning rate of a teacher's training", gt=0)
     final: fields.Final = "validated"
     final_epochs: fields.FinalEpochs = 15
     final_lr: fields.FinalLr = 0.05
     top: fields.Top = 2
-    schedule: Literal["step", "one_cycle"] = Field(
-        default="one_cycle", description="learning rate schedule of teachers and final training"
+    schedule: Literal["step", "one_cycle"] = option(
+        "one_cycle", "learning rate schedule of teachers and final training"
     )
-    label_smoothing: float = Field(
-        default=0.0, ge=0, lt=1, description="label smoothing of the reference teacher and of final training"
-    )
+    label_smoothing: float = option(0.0, "label smoothing of the reference teacher and of final training", ge=0, lt=1)
     baseline: fields.Baseline = True
     seed: fields.Seed = 0
     device: fields.Device = "auto"
-    evaluator: Literal["local", "ray"] = Field(default="local", description="train students in this process, or by Ray")
-    ray_address: str = Field(default="", description="cluster to use (auto: the one of this machine); empty: start one")
-    students_per_gpu: int = Field(default=4, ge=1, description="students that share a GPU of a Ray cluster")
+    evaluator: Literal["local", "ray"] = option("local", "train students in this process, or by Ray")
+    ray_address: str = option("", "cluster to use (auto: the one of this machine); empty: start one")
+    students_per_gpu: int = option(4, "students that share a GPU of a Ray cluster", ge=1)
     max_minutes: fields.MaxMinutes = 0.0
-    student_minutes: float = Field(default=0.0, ge=0, description="longest search training of a student; 0: no limit")
+    student_minutes: float = option(0.0, "longest search training of a student; 0: no limit", ge=0)
     compare_with: fields.CompareWith = ""
 
     @classmethod
@@ -123,14 +113,14 @@ class StudyConfig(FlatConfig):
     def preset_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the preset in `given` sets where nothing is given.
 
-        A preset is about ESNAC. To other samplers only its way to draw random students applies, and without the
-        operator shrink there are no narrowed teachers to begin with.
+        A preset is about ESNAC, and other samplers with a surrogate. To the rest only its way to draw random students
+        applies, and without the operator shrink there are no narrowed teachers to begin with.
         """
         preset, sampler, operators = (
             str(given.get(name, cls.model_fields[name].default)) for name in ("preset", "sampler", "operators")
         )
         chosen = PRESETS.get(preset, PRESETS["paper"])
-        if sampler != "esnac":
+        if "surrogate" not in getattr(registry("sampler").get(sampler), "uses", ()):
             return PRESETS["paper"] | {"sampling": chosen["sampling"]}
         return chosen if "shrink" in operators else chosen | {"first": "random"}
 
@@ -165,7 +155,7 @@ class StudyConfig(FlatConfig):
     @property
     def compared_names(self) -> tuple[str, ...]:
         """Names of the studies to show in the same figures."""
-        return tuple(name.strip() for name in self.compare_with.split(",") if name.strip())
+        return names_in(self.compare_with)
 
     def difference(self, other: StudyConfig) -> list[tuple[str, Any, Any]]:
         """(name, mine, theirs) for each parameter that defines a result and differs. The study's name does not."""
@@ -199,27 +189,21 @@ class StudyConfig(FlatConfig):
         search_only = self.final == other.get("final") == "none"
         return RESULT_FREE | {"study"} | (_ONLY_FOR_FINAL_TRAINING if search_only else frozenset())
 
-    @field_validator("teacher")
+    @field_validator("sampler", "objective", "teacher", "dataset")
     @classmethod
-    def _check_teacher(cls, value: str) -> str:
-        if ":" in value:
-            if not re.fullmatch(r"([A-Za-z_][\w.]*|.*\.py):[A-Za-z_]\w*", value):
-                form = "'package.module:callable' and 'path/to/file.py:callable' are allowed"
-                raise ValueError(f"teacher = {show(value)} names no callable: {form}")
-        elif value not in (known := registry("teacher")):
-            raise ValueError(
-                unknown_choice(f"teacher = {show(value)}", value, known, (*_short(known), "module:callable"))
-            )
-        return value
-
-    @field_validator("dataset")
-    @classmethod
-    def _check_dataset(cls, value: str) -> str:
-        known = registry("dataset")
-        if value not in known and not (value.endswith(".npz") and Path(value).stem != ".npz"):
-            raise ValueError(
-                unknown_choice(f"dataset = {show(value)}", value, known, (*known, "a path that ends in .npz"))
-            )
+    def _check_registered(cls, value: str, info: ValidationInfo) -> str:
+        name = info.field_name or ""
+        known, own, listed = registry(name), False, list[str]()
+        if name == "teacher":
+            own, listed = ":" in value, [*_short(known), "module:callable"]
+        elif name == "dataset":
+            own = value.endswith(".npz") and Path(value).stem != ".npz"
+            listed = [*known, "a path that ends in .npz"]
+        if value not in known and not own:
+            raise ValueError(unknown_choice(f"{name} = {show(value)}", value, known, listed))
+        if name == "teacher" and own and not re.fullmatch(r"([A-Za-z_][\w.]*|.*\.py):[A-Za-z_]\w*", value):
+            form = "'package.module:callable' and 'path/to/file.py:callable' are allowed"
+            raise ValueError(f"teacher = {show(value)} names no callable: {form}")
         return value
 
     @field_validator("teacher_options")
@@ -270,14 +254,6 @@ class StudyConfig(FlatConfig):
             if name not in known:
                 raise ValueError(unknown_choice(f"operators = {show(value)}: {show(name)}", name, known))
         return ",".join(name for name in known if name in names)
-
-    @field_validator("sampler", "objective")
-    @classmethod
-    def _check_registered(cls, value: str, info: ValidationInfo) -> str:
-        known = registry(info.field_name or "")
-        if value not in known:
-            raise ValueError(unknown_choice(f"{info.field_name} = {show(value)}", value, known))
-        return value
 
     @field_validator("device")
     @classmethod

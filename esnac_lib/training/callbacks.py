@@ -34,11 +34,10 @@ def _go_on() -> bool:
 class Callbacks:
     """What a training reports and asks; by default nothing, and it never stops early.
 
-    on_epoch: gets (key of the trainee, its epoch) before the epoch is stored. A resumed training reports all stored
-        epochs again, for the receiver's own file may have lost them.
-    on_batch: gets (batches done, batches in all), for a progress bar.
-    should_stop: asked before each epoch, and within one at most twice a second; where it says yes, the training raises
-        `TrainingStopped`.
+    `on_epoch` gets (key of the trainee, its epoch) before the epoch is stored; a resumed training reports all stored
+    epochs again, for the receiver's own file may have lost them. `on_batch` gets (batches done, batches in all).
+    `should_stop` is asked before each epoch, and within one at most twice a second; if true, the training raises
+    `TrainingStopped`.
     """
 
     on_epoch: Callable[[str, EpochResult], None] = _ignore

@@ -70,8 +70,7 @@ class CapturedStep:
     """
 
     def __init__(self, step: Callable[[Batch], None], capture: Capture, name: str) -> None:
-        self._step, self._capture, self._name = step, capture, name
-        self._taken = 0
+        self._step, self._capture, self._name, self._taken = step, capture, name, 0
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, batch: Batch) -> None:
@@ -80,9 +79,8 @@ class CapturedStep:
             try:
                 self._replay = self._capture(lambda: self._step(batch))
             except Exception as error:  # whatever cannot be captured can still be called, or fails there for itself
-                warnings.warn(
-                    f"{self._name} cannot be captured and goes on more slowly: {one_line(error)}", stacklevel=2
-                )
+                text = f"{self._name} cannot be captured and goes on more slowly: {one_line(error)}"
+                warnings.warn(text, stacklevel=2)
         self._taken += batch.fixed
         if batch.fixed and self._replay is not None:
             self._replay()

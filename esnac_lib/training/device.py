@@ -37,11 +37,7 @@ def device_settings(device: torch.device) -> Iterator[None]:
 
 
 def keep_freed_memory() -> Callable[[], object]:
-    """Tell glibc to keep what is freed, for the rest of the process; elsewhere do nothing.
-
-    Returns:
-        A function that returns all memory to the system that is free when it is called.
-    """
+    """Tell glibc to keep what is freed, from now on; return what gives all free memory back. Elsewhere do nothing."""
     if platform.libc_ver()[0] != "glibc":
         return lambda: None
     libc = ctypes.CDLL(None)

@@ -41,19 +41,15 @@ class Finalist:
 
 @dataclass(frozen=True)
 class FinalResult:
-    """A finished final training.
-
-    accuracy: after the last epoch; best_epoch_accuracy: of the best one. On the test images where `on_test`, else on
-    the validation images.
-    """
+    """A finished final training."""
 
     key: str
     params: int
     macs: int
     arch_id: str
-    accuracy: float
+    accuracy: float  # after the last epoch
     best_epoch_accuracy: float
-    on_test: bool
+    on_test: bool  # both on the test images, else on the validation images
     seconds: float
 
     def measurement(self, *, best_epoch: bool = False) -> Measurement:
@@ -62,11 +58,7 @@ class FinalResult:
 
 
 class FinalTraining:
-    """Trains finalists; what the ledger holds already is not done again.
-
-    Args:
-        callbacks: phase -> the callbacks of its trainings.
-    """
+    """Trains finalists; what the ledger holds already is not done again. `callbacks` makes those of a phase."""
 
     def __init__(
         self,
@@ -77,12 +69,8 @@ class FinalTraining:
         ledger: Ledger,
         callbacks: Callable[[str], Callbacks] = lambda phase: NO_CALLBACKS,
     ) -> None:
-        self.data = data
-        self.recipe = recipe
-        self.seed = seed
-        self.folder = folder
-        self.ledger = ledger
-        self._callbacks = callbacks
+        self.data, self.recipe, self.seed = data, recipe, seed
+        self.folder, self.ledger, self._callbacks = folder, ledger, callbacks
 
     def on_training_split(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
         """Train together on the training split; accuracies are validation accuracies."""

@@ -19,12 +19,8 @@ def train_with_retries(
 ) -> Iterator[tuple[Outcome, Network]]:
     """Train a group; trainees that a fault of the machine stopped are tried again in groups of half the size.
 
-    Each outcome is yielded, with its network, as soon as it is final. One that is still a fault of the machine was met
-    twice by a trainee alone.
-
-    Args:
-        networks: by key, what makes the network with the weights that its training starts from.
-        train_group: trains trainees and returns what became of each by its key.
+    `networks` makes, by key, each network with the weights that its training starts from. Each outcome is yielded, with
+    its network, as soon as it is final. One that is still a fault of the machine was met twice by a trainee alone.
     """
     left, sizes = list(networks), _group_sizes(len(networks))
     for number, size in enumerate(sizes, start=1):

@@ -41,19 +41,16 @@ class TrainingRun:
     def __init__(self, trainee: Trainee, job: TrainingJob) -> None:
         self.key, self.network, self.job, self.device = trainee.key, trainee.network, job, torch.device(job.device)
         self.error: str | None = None
-        self.retry = False
+        self.retry, self.best_epoch = False, 0
         self.curve: list[EpochResult] = []
-        self.best_epoch = 0
         self.best: dict[str, Tensor] = {}  # stays empty without accuracies: then the last epoch is the best
-        self.seconds = 0.0
-        self.spent = 0.0  # seconds in work of its own, this time
+        self.seconds, self.spent = 0.0, 0.0  # spent: in work of its own, this time
         self.stream = Stream(self.device)
         self.optimizer: torch.optim.Optimizer
         self.step: Callable[[Batch], None]
-        # Of the epoch in progress; the tensors are scalars on the device with fixed addresses.
         self.random_state: RandomState
         self.images = 0
-        self.loss: Tensor  # () float64, summed over the images
+        self.loss: Tensor  # () float64, summed over the images of the epoch; at a fixed address, like the next two
         self.correct: Tensor  # () int64
         self.finite: Tensor  # () bool
 
