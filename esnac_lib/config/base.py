@@ -100,16 +100,17 @@ class FlatConfig(BaseModel):
     @classmethod
     def _explain_in_one_line(cls, values: Any, validate: Callable[[Any], Self]) -> Self:
         try:
-            return validate(values)._check_together()
+            config = validate(values)
+            config._check_together()
+            return config
         except ValidationError as error:
             faults = error.errors(include_url=False)
         others = [show(fault["loc"][0]).strip("'") for fault in faults[1:]]
         more = f" ({len(others)} more wrong: {', '.join(others)})" if others else ""
         raise ConfigError(_explain(cls, faults[0]) + more)
 
-    def _check_together(self) -> Self:
-        """Return the config to use. Raises `ConfigError` where values that are right alone do not fit together."""
-        return self
+    def _check_together(self) -> None:
+        """Raise `ConfigError` where values that are right alone do not fit together."""
 
 
 def option(default: Any, description: str, **limits: Any) -> Any:

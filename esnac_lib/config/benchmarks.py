@@ -10,8 +10,6 @@ from esnac_lib.config import fields
 from esnac_lib.config.base import FlatConfig, option
 from esnac_lib.config.registry import nearest, registry
 
-CPU_OR_CUDA = ("cpu", "cuda")
-
 
 class BenchmarksConfig(FlatConfig):
     """What is measured, and at which size. The defaults are small, so that all of it takes a minute."""
@@ -50,8 +48,8 @@ class BenchmarksConfig(FlatConfig):
     @field_validator("device")
     @classmethod
     def _check_device(cls, value: str) -> str:
-        if value not in CPU_OR_CUDA:
-            raise ValueError(f"device = {value!r}: choose {' or '.join(CPU_OR_CUDA)}")
+        if value not in ("cpu", "cuda"):
+            raise ValueError(f"device = {value!r}: choose cpu or cuda")
         return value
 
     @field_validator("growth_observations", "growth_K")

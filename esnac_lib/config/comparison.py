@@ -113,8 +113,7 @@ class ComparisonConfig(ExperimentConfig):
             raise ValueError(f"compared = {value!r}: {REFERENCE!r} must be among them: the others are compared with it")
         return ",".join(names)
 
-    def _check_together(self) -> ComparisonConfig:
+    def _check_together(self) -> None:
         if self.proxy_students and not self.final_epochs:
             raise ConfigError("final_epochs = 0: the proxy's students need a final training, or proxy_students = 0")
         super()._check_together()
-        return self

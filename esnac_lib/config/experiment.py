@@ -85,7 +85,7 @@ class ExperimentConfig(StudyConfig):
         """Return the names of a variant's studies, one a run, whether they have been run or not."""
         return [self.study_name(variant, run) for run in range(self.runs)]
 
-    def _check_together(self) -> ExperimentConfig:
+    def _check_together(self) -> None:
         if "/" in self.study:
             raise ConfigError(f"study = {self.study!r}: the name of an experiment has no '/'")
         for name in self.varied:
@@ -94,4 +94,3 @@ class ExperimentConfig(StudyConfig):
                 given = f"{name} = {getattr(self, name)!r}"
                 raise ConfigError(f"{given}: this experiment varies {name!r} by itself; leave it {default!r}")
         self.studies()  # raises the first error in any of them
-        return self

@@ -152,13 +152,12 @@ class CompressionConfig(FlatConfig):
             raise ValueError(f"widths = {value!r}: numbers above 1 with commas are allowed, such as '2,4,8'")
         return value
 
-    def _check_together(self) -> CompressionConfig:
+    def _check_together(self) -> None:
         _ = self.study_config  # what both methods' studies have is checked by the same rules
         if self.max_length % 16:
             raise ConfigError(f"max_length = {self.max_length} is out of range: a multiple of 16 is allowed")
         if "n2n" in self.baseline_names and self.n2n_steps * self.K < 2:
             raise ConfigError("n2n_steps = 1 with K = 1: N2N has two stages; give it at least 2 architectures")
-        return self
 
 
 _SHARED = (

@@ -92,14 +92,13 @@ class AblationsConfig(ExperimentConfig):
         known_names("parts", value, PARTS)
         return value
 
-    def _check_together(self) -> AblationsConfig:
+    def _check_together(self) -> None:
         for count in self._counts():
             if self.num_evaluations % count:
                 allowed = f"numbers that divide K * steps = {self.num_evaluations} evaluations are"
                 raise ConfigError(f"kernels = {self.kernels!r}: {count} is not allowed; {allowed}")
         whole_numbers("observations", self.observations)
         super()._check_together()
-        return self
 
 
 class ShufflenetConfig(ExperimentConfig):
@@ -136,7 +135,7 @@ class ShufflenetConfig(ExperimentConfig):
             for name in names_in(self.originals)
         ]
 
-    def _check_together(self) -> ShufflenetConfig:
+    def _check_together(self) -> None:
         for name in ("teachers", "originals"):
             for network in names_in(value := getattr(self, name)):
                 if network not in (teachers := registry("teacher")):
@@ -146,7 +145,6 @@ class ShufflenetConfig(ExperimentConfig):
         if both := set(names_in(self.teachers)) & set(names_in(self.originals)):
             raise ConfigError(f"originals = {self.originals!r}: {min(both)!r} is among the teachers, too")
         self.original_studies()
-        return self
 
 
 class TransferConfig(ExperimentConfig):
@@ -184,13 +182,12 @@ class TransferConfig(ExperimentConfig):
     def _counts(self) -> tuple[int, ...]:
         return whole_numbers("kernels", self.kernels)
 
-    def _check_together(self) -> TransferConfig:
+    def _check_together(self) -> None:
         self._counts()
         for target in names_in(self.targets):
             if target.count("@") != 1:
                 raise ConfigError(f"targets = {self.targets!r}: {target!r} is not of the form <teacher>@<data set>")
         super()._check_together()
-        return self
 
 
 class TpeConfig(ExperimentConfig):

@@ -131,8 +131,7 @@ class StudyConfig(FlatConfig):
 
     def preset_defaults(self) -> dict[str, Any]:
         """Return what each parameter is where nothing is given, with this preset, sampler and operators."""
-        values = self.to_dict()
-        return super().preset_defaults() | {"preset": self.preset} | self.preset_values(values)
+        return super().preset_defaults() | {"preset": self.preset} | self.preset_values(self.to_dict())
 
     @property
     def num_evaluations(self) -> int:
@@ -167,11 +166,8 @@ class StudyConfig(FlatConfig):
     def held(self, stored: Mapping[str, Any]) -> dict[str, str]:
         """Return what defines a result; `steps` may grow, unless the sampler's proposals depend on them."""
         given, free = self.to_dict(), self._free(stored)
-        notes = {
-            name: "" if name in given else "this version does not know it"
-            for name in {**given, **stored}
-            if name not in free
-        }
+        names = [name for name in {**given, **stored} if name not in free]
+        notes = {name: "" if name in given else "this version does not know it" for name in names}
         if registry("sampler")[self.sampler].budget_defines_result:
             return notes | {"steps": f"{self.sampler}'s proposals depend on them"}
         if isinstance(stored["steps"], int) and stored["steps"] < self.steps:
@@ -217,31 +213,24 @@ class StudyConfig(FlatConfig):
             raise ValueError(f'teacher_options = {show(value)}: a JSON object like {{"num_classes": 10}} is allowed')
         return json.dumps(options) if value else ""
 
-    @field_validator("teacher_weights")
+    @field_validator("teacher_weights", "image_channels", "normalise", "device")
     @classmethod
-    def _check_teacher_weights(cls, value: str) -> str:
-        if value and not value.endswith(".safetensors"):
-            form = "a .safetensors file is allowed, as safetensors.torch.save_file(net.state_dict(), path) writes it"
-            raise ValueError(f"teacher_weights = {show(value)}: {form}")
-        return value
-
-    @field_validator("image_channels")
-    @classmethod
-    def _check_image_channels(cls, value: int) -> int:
-        if value not in (0, 3):
-            raise ValueError(f"image_channels = {value}: 0 (as the images are) and 3 are allowed")
-        return value
-
-    @field_validator("normalise")
-    @classmethod
-    def _check_normalise(cls, value: str) -> str:
-        try:
-            mean, std = ([float(number) for number in part.split(",")] for part in (value or "0/1").split("/"))
-        except ValueError:
-            mean, std = [], []
-        if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-            form = "mean/std is allowed, a number a channel, std above 0: '0.485,0.456,0.406/0.229,0.224,0.225'"
-            raise ValueError(f"normalise = {show(value)}: {form}")
+    def _check_form(cls, value: Any, info: ValidationInfo) -> Any:
+        given = f"{info.field_name} = {show(value)}"
+        match info.field_name:
+            case "teacher_weights" if value and not value.endswith(".safetensors"):
+                form = (
+                    "a .safetensors file is allowed, as safetensors.torch.save_file(net.state_dict(), path) writes it"
+                )
+                raise ValueError(f"{given}: {form}")
+            case "image_channels" if value not in (0, 3):
+                raise ValueError(f"{given}: 0 (as the images are) and 3 are allowed")
+            case "normalise" if not _is_normalisation(value or "0/1"):
+                form = "mean/std is allowed, a number a channel, std above 0: '0.485,0.456,0.406/0.229,0.224,0.225'"
+                raise ValueError(f"{given}: {form}")
+            case "device" if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+                listed = ("auto", "cpu", "cuda", "cuda:N")
+                raise ValueError(unknown_choice(given, value, (*listed[:3], "cuda:0"), listed))
         return value
 
     @field_validator("operators")
@@ -250,20 +239,11 @@ class StudyConfig(FlatConfig):
         known, names = registry("operator"), [name.strip() for name in value.split(",")]
         if not any(names):
             raise ValueError(f"operators = {show(value)} is empty: at least one of {', '.join(known)} is needed")
-        for name in names:
-            if name not in known:
-                raise ValueError(unknown_choice(f"operators = {show(value)}: {show(name)}", name, known))
+        if wrong := [name for name in names if name not in known]:
+            raise ValueError(unknown_choice(f"operators = {show(value)}: {show(wrong[0])}", wrong[0], known))
         return ",".join(name for name in known if name in names)
 
-    @field_validator("device")
-    @classmethod
-    def _check_device(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
-            listed = ("auto", "cpu", "cuda", "cuda:N")
-            raise ValueError(unknown_choice(f"device = {show(value)}", value, (*listed[:3], "cuda:0"), listed))
-        return value
-
-    def _check_together(self) -> StudyConfig:
+    def _check_together(self) -> None:
         if ":" not in self.teacher and (self.teacher_options or self.teacher_weights):
             name = "teacher_options" if self.teacher_options else "teacher_weights"
             raise ConfigError(f"{name} is for a teacher of your own ('module:callable'), not for {self.teacher!r}")
@@ -272,12 +252,20 @@ class StudyConfig(FlatConfig):
             raise ConfigError(f"{limit} is kept by shrinking: operators = {self.operators!r} lacks 'shrink'")
         registry("sampler")[self.sampler].validate(self)
         if self.final != "none" and self.final_epochs < 1:
-            allowed = "an integer of at least 1 is allowed, or final = 'none'"
-            raise ConfigError(f"final_epochs = 0 is out of range: {allowed}")
+            raise ConfigError(
+                "final_epochs = 0 is out of range: an integer of at least 1 is allowed, or final = 'none'"
+            )
         if self.final != "none" and self.top > self.num_evaluations:
             allowed = f"at most K * steps = {self.num_evaluations} students are there to choose from"
             raise ConfigError(f"top = {self.top} is out of range: {allowed}")
-        return self
+
+
+def _is_normalisation(text: str) -> bool:
+    try:
+        mean, std = ([float(number) for number in part.split(",")] for part in text.split("/"))
+    except ValueError:
+        return False
+    return len(mean) == len(std) and all(map(math.isfinite, mean + std)) and min(std) > 0
 
 
 def _short(teachers: Mapping[str, Any]) -> list[str]:

@@ -60,12 +60,8 @@ class Ledger:
 
     @classmethod
     def start(cls, path: str | Path, config: Mapping[str, Any]) -> Self:
-        """Open for writing; first make the ledger, with this config, if there is none.
-
-        A ledger that exists keeps the config it has: compare the two (`config.check_resume`) before going on.
-        """
-        path = Path(path)
-        text = _to_json("config", config)
+        """Open for writing; first make the ledger, with this config, if there is none. An old one keeps its own."""
+        path, text = Path(path), _to_json("config", config)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -109,8 +105,6 @@ class Ledger:
             connection.execute("UPDATE meta SET value = ? WHERE key = 'config'", [_to_json("config", config)])
             write_digests(connection, "meta", META, {})
 
-    # Trials
-
     def record(self, step: int, proposals: Sequence[ProposalRow]) -> list[int]:
         """Add waiting trials, all or none; return their numbers, which go on from the last one's."""
         names = ("trial", "step", "state", *PROPOSED)
@@ -142,11 +136,7 @@ class Ledger:
             self._update(connection, trial, observed)
 
     def fail(self, trial: int, error: str, seconds: float, f: float | None = 0.0) -> None:
-        """Record that a trial failed, and why.
-
-        A student that diverged has f = 0; None stands for a fault of the machine, which says nothing of the
-        architecture.
-        """
+        """Record that a trial failed, and why: f is 0 if it diverged, None for a fault of the machine."""
         values = {"error": str(error), "f": None if f is None else finite("f", f), "told_at": _now()}
         with self._file.write() as connection:
             self._update(connection, trial, {"state": "failed", **values, "seconds": finite("seconds", seconds)})
@@ -159,14 +149,8 @@ class Ledger:
         return count
 
     def trials(self) -> pd.DataFrame:
-        """Return all trials, in order.
-
-        trial, step, kernel, arch_id, state, accuracy, params, macs, f, error, seconds, then what was predicted, decided
-        and built. What a trial does not have (yet) is missing (None, NaN, NA, NaT).
-        """
+        """Return all trials, in order, with the columns of `TRIALS`; what one does not have (yet) is missing (NA)."""
         return to_frame(TRIALS, self._rows(f"SELECT {', '.join(TRIALS)} FROM trials ORDER BY trial"))
-
-    # Epochs and results
 
     def epoch(
         self, phase: str, name: str, epoch: int, loss: float | None, accuracy: float | None, seconds: float
@@ -201,8 +185,6 @@ class Ledger:
         rows = self._rows("SELECT name, value FROM results WHERE kind = ? ORDER BY name", [kind])
         return {name: self._from_json(value) for name, value in rows}
 
-    # The writer, and the request to stop
-
     def writer(self) -> int | None:
         """Return the number of the process that writes the ledger now, on this machine; None where there is none."""
         return self._file.writer()
@@ -230,11 +212,9 @@ class Ledger:
         if connection.execute(update, [*values.values(), int(trial)]).rowcount == 1:
             write_digests(connection, "trials", TRIALS, {"trial": int(trial)})
             return
-        found = connection.execute("SELECT state FROM trials WHERE trial = ?", [int(trial)]).fetchall()
-        if found:
-            raise LedgerError(
-                f"trial {trial} of {self.path} has a result already ({found[0][0]}): a trial is observed once"
-            )
+        if found := connection.execute("SELECT state FROM trials WHERE trial = ?", [int(trial)]).fetchall():
+            result = f"has a result already ({found[0][0]})"
+            raise LedgerError(f"trial {trial} of {self.path} {result}: a trial is observed once")
         raise LedgerError(f"there is no trial {trial} in {self.path}: only a recorded trial can be observed")
 
     def _check(self, connection: sqlite3.Connection) -> None:
@@ -285,9 +265,8 @@ def _to_json(name: str, value: Mapping[str, Any]) -> str:
     try:
         return json.dumps(dict(value), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise LedgerError(
-            f"the {name} cannot be stored ({one_line(error, kind=False)}): plain data without NaN is allowed"
-        ) from None
+        fault = f"the {name} cannot be stored ({one_line(error, kind=False)})"
+        raise LedgerError(f"{fault}: plain data without NaN is allowed") from None
 
 
 def _now() -> str:

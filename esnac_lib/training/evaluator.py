@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.initialisation import fresh_network
@@ -122,19 +122,10 @@ class LocalEvaluator:
                 yield Evaluation(task.key, None, 0, f"cannot be built: {one_line(error)}", False, 0.0), {}
         if not networks:
             return
-        job = TrainingJob(
-            self.data.search,
-            self.data.validation,
-            self.recipe,
-            seed=self.seed,
-            purpose=purpose,
-            index=index,
-            device=self.data.device,
-            teacher=self._teacher_network,
-            checkpoint=checkpoint,
-            time_limit=self.time_limit,
-            callbacks=self.callbacks,
-        )
+        draws: dict[str, Any] = {"seed": self.seed, "purpose": purpose, "index": index}
+        place: dict[str, Any] = {"device": self.data.device, "checkpoint": checkpoint, "time_limit": self.time_limit}
+        others: dict[str, Any] = {"teacher": self._teacher_network, "callbacks": self.callbacks}
+        job = TrainingJob(self.data.search, self.data.validation, self.recipe, **draws, **place, **others)
         for outcome, network in train_with_retries(networks, partial(train, job=job)):
             yield _evaluation(outcome), _best_weights(outcome, network)
 

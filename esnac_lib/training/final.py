@@ -57,20 +57,16 @@ class FinalResult:
         return Measurement(self.best_epoch_accuracy if best_epoch else self.accuracy, self.params, self.macs)
 
 
+@dataclass(frozen=True, eq=False)
 class FinalTraining:
-    """Trains finalists; what the ledger holds already is not done again. `callbacks` makes those of a phase."""
+    """Trains finalists; what the ledger holds already is not done again. `callbacks` returns those of a phase."""
 
-    def __init__(
-        self,
-        data: StudyData,
-        recipe: Recipe,
-        seed: int,
-        folder: Path,
-        ledger: Ledger,
-        callbacks: Callable[[str], Callbacks] = lambda phase: NO_CALLBACKS,
-    ) -> None:
-        self.data, self.recipe, self.seed = data, recipe, seed
-        self.folder, self.ledger, self._callbacks = folder, ledger, callbacks
+    data: StudyData
+    recipe: Recipe
+    seed: int
+    folder: Path
+    ledger: Ledger
+    callbacks: Callable[[str], Callbacks] = lambda phase: NO_CALLBACKS
 
     def on_training_split(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
         """Train together on the training split; accuracies are validation accuracies."""
@@ -94,7 +90,7 @@ class FinalTraining:
             purpose=f"{phase}-training",
             device=self.data.device,
             checkpoint=checkpoint,
-            callbacks=self._callbacks(phase),
+            callbacks=self.callbacks(phase),
         )
         results = {finalist.key: FinalResult(**done[finalist.key]) for finalist in finalists if finalist.key in done}
         reasons: list[str] = []

@@ -99,18 +99,11 @@ class RayEvaluator:
         # Ray counts in ten-thousandths: the shares of a GPU must not add up to more than it.
         self._share = 10_000 // cluster.students_per_gpu / 10_000 if self._gpus else 0
         self._train: Any = ray.remote(num_returns="streaming", max_retries=0)(_train_student)
-        self._shared = ray.put(
-            {
-                "teacher": teacher.architecture.to_json(),
-                "weights": {name: tensor.cpu().numpy() for name, tensor in teacher.weights.items()},
-                "search": data.plain("search"),
-                "validation": data.plain("validation"),
-                "recipe": asdict(recipe),
-                "seed": seed,
-                "device": "cuda" if self._gpus else "cpu",
-                "time_limit": time_limit,
-            }
-        )
+        weights = {name: tensor.cpu().numpy() for name, tensor in teacher.weights.items()}
+        shared: dict[str, Any] = {"teacher": teacher.architecture.to_json(), "weights": weights}
+        shared |= {part: data.plain(part) for part in ("search", "validation")}
+        shared |= {"recipe": asdict(recipe), "seed": seed}
+        self._shared = ray.put(shared | {"device": "cuda" if self._gpus else "cpu", "time_limit": time_limit})
 
     def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> Generator[Evaluation, None, None]:
         """Train the students of one step on whatever workers are free; the first to end is yielded first."""
