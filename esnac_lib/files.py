@@ -13,8 +13,7 @@ from esnac_lib.errors import TrainingError
 if TYPE_CHECKING:  # parameters are checked and ledgers are read without PyTorch
     from torch import Tensor
 
-DIGEST = "sha256"
-"""Key of the header entry with the digest of a file's tensors: safetensors itself does not notice a changed byte."""
+DIGEST = "sha256"  # key in the header of the digest of a file's tensors: safetensors does not notice a changed byte
 
 Content = bytes | str | Callable[[Path], object]
 """What a file shall hold: bytes, text (stored as UTF-8), or a function that writes it to the path it is given."""

@@ -18,8 +18,7 @@ from esnac_lib.config.registry import registry
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
 
-REFERENCE = "random"
-"""The variant whose best f the others are compared with."""
+REFERENCE = "random"  # the variant whose best f the others are compared with
 PROXY = "proxy"
 Linestyle = str | tuple[int, tuple[int, ...]]
 DASHED: Linestyle = (0, (4, 2))

@@ -62,20 +62,13 @@ class ExperimentConfig(StudyConfig):
 
     def studies(self) -> list[StudyConfig]:
         """Return the studies run by run, so that an unfinished experiment has runs of every variant."""
-        return [
-            self._study(variant, changes, run)
-            for run in range(self.runs)
-            for variant, changes in self.variants().items()
-        ]
+        variants = self.variants().items()
+        return [self._study(variant, changes, run) for run in range(self.runs) for variant, changes in variants]
 
     def _study(self, variant: str, changes: Changes, run: int) -> StudyConfig:
-        values = self.to_dict()
+        values = {name: value for name, value in self.to_dict().items() if name in StudyConfig.model_fields}
         preset = self.preset_values(values)  # left out of the base: what it sets depends on the variant's sampler
-        base = {
-            name: value
-            for name, value in values.items()
-            if name in StudyConfig.model_fields and not (name in preset and preset[name] == value)
-        }
+        base = {name: value for name, value in values.items() if name not in preset or preset[name] != value}
         own = {"study": self.study_name(variant, run), "seed": self.seed + run}
         if changes.get("source"):
             own["source"] = self.study_name(changes["source"], run)

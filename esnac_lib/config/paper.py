@@ -129,18 +129,15 @@ class ShufflenetConfig(ExperimentConfig):
         """Return for each original and run a study whose reference teacher it is, trained by `originals_recipe`."""
         final = {"teacher_epochs": self.final_epochs, "teacher_lr": self.final_lr}
         trained = {} if self.originals_recipe == "teacher" else final
-        return [
-            self._study(name, {"teacher": name, **trained}, run)
-            for run in range(self.runs)
-            for name in names_in(self.originals)
-        ]
+        originals, runs = names_in(self.originals), range(self.runs)
+        return [self._study(name, {"teacher": name, **trained}, run) for run in runs for name in originals]
 
     def _check_together(self) -> None:
-        for name in ("teachers", "originals"):
-            for network in names_in(value := getattr(self, name)):
-                if network not in (teachers := registry("teacher")):
-                    known = f"did you mean {nearest(network, teachers)!r}?"
-                    raise ConfigError(f"{name} = {value!r:.200}: {network!r:.60} is unknown; {known}")
+        teachers = registry("teacher")
+        for name, value in (("teachers", self.teachers), ("originals", self.originals)):
+            if unknown := [network for network in names_in(value) if network not in teachers]:
+                known = f"did you mean {nearest(unknown[0], teachers)!r}?"
+                raise ConfigError(f"{name} = {value!r:.200}: {unknown[0]!r:.60} is unknown; {known}")
         super()._check_together()
         if both := set(names_in(self.teachers)) & set(names_in(self.originals)):
             raise ConfigError(f"originals = {self.originals!r}: {min(both)!r} is among the teachers, too")

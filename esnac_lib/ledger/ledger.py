@@ -26,20 +26,7 @@ import pandas as pd
 from esnac_lib.errors import LedgerError, one_line
 from esnac_lib.ledger.digest import COLUMN, check_digests, drop_digests, has_digests, write_digests
 from esnac_lib.ledger.file import LedgerFile, check_pages, create, pack_file, release_lock, take_lock, unpack
-from esnac_lib.ledger.schema import (
-    EPOCHS,
-    META,
-    PROPOSED,
-    RESULTS,
-    SCHEMA,
-    TABLES,
-    TRIALS,
-    UNFINISHED,
-    ProposalRow,
-    create_tables,
-    finite,
-    to_frame,
-)
+from esnac_lib.ledger.schema import PROPOSED, SCHEMA, TABLES, UNFINISHED, ProposalRow, create_tables, finite, to_frame
 
 
 class Ledger:
@@ -103,7 +90,7 @@ class Ledger:
         """Store other parameters: of a resumed study whose `steps` grew, or that went to another device."""
         with self._file.write() as connection:
             connection.execute("UPDATE meta SET value = ? WHERE key = 'config'", [_to_json("config", config)])
-            write_digests(connection, "meta", META, {})
+            write_digests(connection, "meta", TABLES["meta"], {})
 
     def record(self, step: int, proposals: Sequence[ProposalRow]) -> list[int]:
         """Add waiting trials, all or none; return their numbers, which go on from the last one's."""
@@ -114,7 +101,7 @@ class Ledger:
             for trial, row in enumerate(proposals, first):
                 values = [getattr(row, name) for name in PROPOSED]
                 connection.execute(insert, [trial, int(step), "waiting", *values])
-                write_digests(connection, "trials", TRIALS, {"trial": trial})
+                write_digests(connection, "trials", TABLES["trials"], {"trial": trial})
         return list(range(first, first + len(proposals)))
 
     def pending(self, step: int) -> dict[int, ProposalRow]:
@@ -145,12 +132,12 @@ class Ledger:
         """Set the trials that a killed study left running back to waiting; return how many."""
         with self._file.write() as connection:
             count = connection.execute("UPDATE trials SET state = 'waiting' WHERE state = 'running'").rowcount
-            write_digests(connection, "trials", TRIALS, {"state": "waiting"})
+            write_digests(connection, "trials", TABLES["trials"], {"state": "waiting"})
         return count
 
     def trials(self) -> pd.DataFrame:
-        """Return all trials, in order, with the columns of `TRIALS`; what one does not have (yet) is missing (NA)."""
-        return to_frame(TRIALS, self._rows(f"SELECT {', '.join(TRIALS)} FROM trials ORDER BY trial"))
+        """Return all trials, in order, with the columns of `schema.TRIALS`; what one does not have (yet) is missing."""
+        return self._frame("trials", "ORDER BY trial")
 
     def epoch(
         self, phase: str, name: str, epoch: int, loss: float | None, accuracy: float | None, seconds: float
@@ -160,13 +147,12 @@ class Ledger:
         insert = "INSERT OR REPLACE INTO epochs (phase, name, epoch, loss, accuracy, seconds) VALUES (?, ?, ?, ?, ?, ?)"
         with self._file.write() as connection:
             connection.execute(insert, [phase, name, int(epoch), *numbers])
-            write_digests(connection, "epochs", EPOCHS, {"phase": phase, "name": name, "epoch": int(epoch)})
+            write_digests(connection, "epochs", TABLES["epochs"], {"phase": phase, "name": name, "epoch": int(epoch)})
 
     def epochs(self, phase: str | None = None) -> pd.DataFrame:
         """Return phase, name, epoch, loss, accuracy, seconds; of one phase or all, in the order of the first three."""
-        where = "" if phase is None else " WHERE phase = ?"
-        select = f"SELECT {', '.join(EPOCHS)} FROM epochs{where} ORDER BY phase, name, epoch"
-        return to_frame(EPOCHS, self._rows(select, [] if phase is None else [phase]))
+        where, values = ("", []) if phase is None else ("WHERE phase = ? ", [phase])
+        return self._frame("epochs", f"{where}ORDER BY phase, name, epoch", values)
 
     def latest_epoch(self) -> tuple[str, str, int] | None:
         """Return phase, name and epoch of what was stored last: what is, or was, in training. None before any epoch."""
@@ -178,7 +164,7 @@ class Ledger:
         insert = "INSERT OR REPLACE INTO results (kind, name, value) VALUES (?, ?, ?)"
         with self._file.write() as connection:
             connection.execute(insert, [kind, name, _to_json(f"result {name!r}", value)])
-            write_digests(connection, "results", RESULTS, {"kind": kind, "name": name})
+            write_digests(connection, "results", TABLES["results"], {"kind": kind, "name": name})
 
     def results(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return all results of a kind, by name, in the order of the names."""
@@ -203,6 +189,10 @@ class Ledger:
         with self._file.write() as connection:
             connection.execute("DELETE FROM control WHERE key = 'stop'")
 
+    def _frame(self, table: str, clause: str, values: Sequence[Any] = ()) -> pd.DataFrame:
+        rows = self._rows(f"SELECT {', '.join(TABLES[table])} FROM {table} {clause}", values)
+        return to_frame(TABLES[table], rows)
+
     def _rows(self, select: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._file.read(lambda connection: connection.execute(select, values).fetchall())
 
@@ -210,7 +200,7 @@ class Ledger:
         """Change a trial that has no result yet."""
         update = f"UPDATE trials SET {', '.join(f'{name} = ?' for name in values)} WHERE trial = ? AND {UNFINISHED}"
         if connection.execute(update, [*values.values(), int(trial)]).rowcount == 1:
-            write_digests(connection, "trials", TRIALS, {"trial": int(trial)})
+            write_digests(connection, "trials", TABLES["trials"], {"trial": int(trial)})
             return
         if found := connection.execute("SELECT state FROM trials WHERE trial = ?", [int(trial)]).fetchall():
             result = f"has a result already ({found[0][0]})"

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from esnac_lib.architecture.network import Network
 from esnac_lib.errors import one_line
 
-WARM_UP = 3
-"""Steps that are taken before one is captured: the optimiser makes its state, cuDNN chooses its algorithms."""
+WARM_UP = 3  # steps before one is captured: the optimiser makes its state, cuDNN chooses its algorithms
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 """Captures what a call launches on the device, without doing it, and returns what replays it."""
@@ -50,15 +49,13 @@ class BatchBuffer:
         """Copy images (B, C, H, W) and labels (B,) to the device, in channels-last memory."""
         x = x.to(self.device, non_blocking=True, memory_format=torch.channels_last)
         y = y.to(self.device, non_blocking=True)
-        if not self.fixed:
+        if not self.fixed or (self._batch is not None and x.shape != self._batch.x.shape):
             return Batch(x, y)
         if self._batch is None:
             self._batch = Batch(x.clone(), y.clone(), fixed=True)
-        elif x.shape == self._batch.x.shape:
+        else:
             self._batch.x.copy_(x)
             self._batch.y.copy_(y)
-        else:
-            return Batch(x, y)
         return self._batch
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -23,36 +23,27 @@ Schedule = Literal["constant", "step", "one_cycle", "step_60", "step_53_80"]
 STEPS = {"step": (1 / 3, 2 / 3), "step_60": (30 / 50,), "step_53_80": (80 / 150, 120 / 150)}
 """Where in a training the learning rate falls to a tenth. The last two are Architecture Compression's (§5.2.1)."""
 _CHOICES = {"optimizer": ("adam", "sgd"), "schedule": get_args(Schedule), "loss": ("distillation", "cross_entropy")}
-WARM_UP = 0.25
-"""The part of a one-cycle training in which the learning rate rises."""
-CLIP_NORM = 2.0
-"""The largest gradient norm in a one-cycle training."""
+WARM_UP = 0.25  # the part of a one-cycle training in which the learning rate rises
+CLIP_NORM = 2.0  # the largest gradient norm in a one-cycle training
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of one training.
-
-    `loss` "distillation" is the mean squared error between the logits of student and teacher, over images and classes
-    (ESNAC §3.3); "cross_entropy" is that of the labels. `reset_batch_norm` starts with fresh batch-norm statistics,
-    as search training does. `weight_decay` is added to the gradient (L2), for Adam too, as in the authors' code.
-    `clip_norm` is the largest norm of the gradient of all weights together; a longer one is scaled down to it.
-    `label_smoothing` is the share of the labels' weight that all classes get alike, in cross entropy alone. A value
-    that is not allowed raises TrainingError.
-    """
+    """The settings of one training. A value that is not allowed raises TrainingError."""
 
     epochs: int
     lr: float
     batch_size: int = 128
     optimizer: Literal["adam", "sgd"] = "sgd"
-    weight_decay: float = 5e-4
+    weight_decay: float = 5e-4  # added to the gradient (L2), for Adam too, as in the authors' code
     momentum: float = 0.9
     schedule: Schedule = "constant"
+    # "distillation": the mean squared error between the logits of student and teacher, over images and classes (§3.3)
     loss: Literal["distillation", "cross_entropy"] = "cross_entropy"
     augment: bool = False
-    reset_batch_norm: bool = False
-    clip_norm: float = math.inf
-    label_smoothing: float = 0.0
+    reset_batch_norm: bool = False  # start with fresh batch-norm statistics, as search training does
+    clip_norm: float = math.inf  # a longer gradient of all weights together is scaled down to this norm
+    label_smoothing: float = 0.0  # share of the labels' weight that all classes get alike, in cross entropy alone
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -101,15 +92,8 @@ class Recipe:
         training: one on digits ended at 30 % test accuracy so, and at 98 % with clipping.
         """
         clip_norm = CLIP_NORM if config.schedule == "one_cycle" else math.inf
-        return cls(
-            epochs,
-            lr,
-            config.batch_size,
-            schedule=config.schedule,
-            augment=config.augment,
-            clip_norm=clip_norm,
-            label_smoothing=label_smoothing,
-        )
+        recipe = cls(epochs, lr, config.batch_size, schedule=config.schedule, augment=config.augment)
+        return replace(recipe, clip_norm=clip_norm, label_smoothing=label_smoothing)
 
     @property
     def nesterov(self) -> bool:
@@ -119,9 +103,8 @@ class Recipe:
     def lr_at(self, progress: float) -> float:
         """Return the learning rate where `progress` in [0, 1] of all batches is done.
 
-        constant: `lr`. step: `lr`, a tenth of it from 1/3 on, a hundredth from 2/3 on; step_60, step_53_80: the same
-        from 60 %, from 53 and 80 % on. one_cycle: up in a straight line from 0 to `lr` over the first quarter, then
-        down in a straight line to 0.
+        step schedules: a tenth from the first of their `STEPS` on, a hundredth from the second on. one_cycle: up in a
+        straight line from 0 to `lr` over the first quarter, then down in a straight line to 0.
         """
         if not 0 <= progress <= 1:
             raise TrainingError(f"progress = {progress!r} must be between 0 and 1")

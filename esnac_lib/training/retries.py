@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from esnac_lib.architecture.network import Network
 from esnac_lib.training.job import Outcome, Trainee
 
-RETRIES = 2
-"""How often at least a training that met a fault of the machine is tried again."""
+RETRIES = 2  # how often at least a training that met a fault of the machine is tried again
 
 
 def train_with_retries(

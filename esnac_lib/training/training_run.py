@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,9 @@ from torch.nn import functional as F
 
 from esnac_lib.errors import TrainingError, one_line
 from esnac_lib.seeding import derive_seed
+from esnac_lib.training import checkpoints
 from esnac_lib.training.callbacks import EpochResult
-from esnac_lib.training.checkpoints import (
-    Checkpoint,
-    cpu_copy,
-    optimizer_tensors,
-    read_checkpoint,
-    restore,
-    write_checkpoint,
-)
+from esnac_lib.training.checkpoints import Checkpoint, cpu_copy
 from esnac_lib.training.cuda_graphs import Batch, Stream, capture_on, captured
 from esnac_lib.training.device import RandomState, compute_logits
 from esnac_lib.training.faults import is_machine_fault, time_limit
@@ -91,7 +85,7 @@ class TrainingRun:
         if path is None or not path.exists():
             return False
         try:
-            self._restore(read_checkpoint(path))
+            self._restore(checkpoints.read_checkpoint(path))
         except Exception as error:  # whatever is wrong with a file: the network can be trained from the start
             if is_machine_fault(error):
                 raise
@@ -107,7 +101,7 @@ class TrainingRun:
         curve = [EpochResult(**row) for row in progress["curve"]]
         best_epoch, seconds, error = progress["best_epoch"], progress["seconds"], progress["error"]
         if error is None:
-            restore(checkpoint, self.network, self.optimizer)
+            checkpoints.restore(checkpoint, self.network, self.optimizer)
         self.curve, self.best_epoch, self.seconds, self.error = curve, best_epoch, seconds, error
         if self.job.evaluation_data is not None:
             self.best = checkpoint.best or checkpoint.network
@@ -117,18 +111,14 @@ class TrainingRun:
         path = self._checkpoint_path
         if path is None or self.retry:
             return
-        progress = {
-            "identity": self.job.identity(),
-            "curve": [asdict(row) for row in self.curve],
-            "best_epoch": self.best_epoch,
-            "error": self.error,
-            "seconds": self.seconds,
-        }
+        progress: dict[str, Any] = {"identity": self.job.identity(), "curve": list(map(asdict, self.curve))}
+        progress |= {"best_epoch": self.best_epoch, "error": self.error, "seconds": self.seconds}
         checkpoint = Checkpoint(progress, {}, {}, {})
         if self.error is None:
             best = self.best if self.best_epoch < len(self.curve) else {}
-            checkpoint = Checkpoint(progress, self.network.state_dict(), optimizer_tensors(self.optimizer), best)
-        write_checkpoint(path, checkpoint)
+            state = checkpoints.optimizer_tensors(self.optimizer)
+            checkpoint = Checkpoint(progress, self.network.state_dict(), state, best)
+        checkpoints.write_checkpoint(path, checkpoint)
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the sums to zero and the random state to the epoch's."""
@@ -224,16 +214,9 @@ class TrainingRun:
         """Return what became of it, with the weights where it is complete."""
         failed = self.error is not None
         last = {} if failed else cpu_copy(self.network.state_dict())
-        return Outcome(
-            key=self.key,
-            state="failed" if failed else "complete",
-            error=self.error,
-            retry=self.retry,
-            curve=tuple(self.curve),
-            best_epoch=self.best_epoch,
-            best_accuracy=self.curve[self.best_epoch - 1].accuracy if self.curve else None,
-            last_accuracy=self.curve[-1].accuracy if self.curve else None,
-            best_weights=self.best or cpu_copy(last),
-            last_weights=last,
-            seconds=self.seconds,
-        )
+        found = self.curve[self.best_epoch - 1].accuracy if self.curve else None
+        accuracies = found, self.curve[-1].accuracy if self.curve else None
+        weights = self.best or cpu_copy(last), last
+        state: Literal["complete", "failed"] = "failed" if failed else "complete"
+        reached = tuple(self.curve), self.best_epoch
+        return Outcome(self.key, state, self.error, self.retry, *reached, *accuracies, *weights, self.seconds)
