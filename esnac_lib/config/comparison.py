@@ -23,8 +23,7 @@ PROXY = "proxy"
 Linestyle = str | tuple[int, tuple[int, ...]]
 DASHED: Linestyle = (0, (4, 2))
 
-ONE_BY_ONE = {"K": 1}
-"""Asked for one student a step, a sampler observes each before it proposes the next: the best terms it can have."""
+ONE_BY_ONE = {"K": 1}  # a sampler observes each student before it proposes the next: the best terms it can have
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,7 @@ from esnac_lib.errors import ConfigError
 BASELINES = ("random", "narrowed", "fitnet", "pruning", "n2n")
 """What the student can be compared with: the best random architecture of at most its size, the teacher uniformly
 narrowed, and the three of the paper's Table 2."""
-
-STAGES = ("architectures", "codec", "compression", "final", "baselines")
-"""Stages that a study can stop after."""
+STAGES = ("architectures", "codec", "compression", "final", "baselines")  # a study can stop after each
 
 
 class CompressionConfig(FlatConfig):
@@ -123,13 +121,10 @@ class CompressionConfig(FlatConfig):
     @property
     def study_config(self) -> StudyConfig:
         """The same teacher, data and trainings as parameters of an ESNAC study, for what both methods share."""
-        return StudyConfig(
-            preset="paper",
-            **{name: getattr(self, name) for name in _SHARED},
-            teacher_epochs=self.final_epochs,
-            teacher_lr=self.final_lr,
-            schedule="one_cycle" if self.schedule == "one_cycle" else "step",
-        )
+        shared = {name: getattr(self, name) for name in _SHARED}
+        training = {"teacher_epochs": self.final_epochs, "teacher_lr": self.final_lr}
+        schedule = "one_cycle" if self.schedule == "one_cycle" else "step"
+        return StudyConfig.from_dict({"preset": "paper", **shared, **training, "schedule": schedule})
 
     def held(self, stored: Mapping[str, Any]) -> dict[str, str]:
         """All that the trained architectures depend on; how many there are may change."""

@@ -126,9 +126,8 @@ def captured(
 
     A captured pass of code that is not this library's (an opaque layer) would do for ever what it did once.
     """
-    if capture is None or (isinstance(network, Network) and network.runs_own_code):
-        return step
-    return CapturedStep(step, capture, name)
+    own_code = isinstance(network, Network) and network.runs_own_code
+    return step if capture is None or own_code else CapturedStep(step, capture, name)
 
 
 def _capture_cuda_graph(step: Callable[[], None]) -> Callable[[], None]:

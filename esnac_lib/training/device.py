@@ -1,9 +1,8 @@
 """What training sets on its device: memory and cuDNN, precision, and the random generator that dropout draws from.
 
-On a CPU: memory that a step frees stays with the process. The activations of the next step take as much again, and
-glibc would return it to the system and fetch it back, zeroed page by page, at every step: with CONV-7 students on
-28×28 images, batch 128, 7 to 19 thousand page faults a step, and a third of the time of the students it hit (0.68
-against 1.04 s for ten steps, 0.26 against 0.32 to 0.64 s, on one core of an AMD EPYC).
+On a CPU: memory that a step frees stays with the process. glibc would return it to the system and fetch it back, zeroed
+page by page, at every step: with CONV-7 students on 28×28 images, batch 128, 7 to 19 thousand page faults a step, and
+a third of the time of the students it hit (0.68 against 1.04 s for ten steps on one core of an AMD EPYC).
 
 On CUDA: cuDNN tries its algorithms once for each shape, as all steps but an epoch's last have the same.
 """
