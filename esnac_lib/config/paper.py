@@ -3,8 +3,6 @@
 Defaults are smoke-sized studies on digits; the paper's protocols are in params/.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import field_validator

@@ -7,8 +7,6 @@ whole GPU. What Ray carries is plain data: arrays, numbers and JSON texts. On CP
 in this process, if this process uses one thread too: Ray gives one to a task.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import os
@@ -18,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -175,8 +173,7 @@ def _connect(ray: Any, address: str) -> None:
         raise ConfigError(f"ray_address = {address!r}: {where} ({one_line(error)}); {advice}") from None
 
 
-@dataclass(frozen=True)
-class _WorkerData:
+class _WorkerData(NamedTuple):
     search: DeviceData
     validation: DeviceData
     device: str

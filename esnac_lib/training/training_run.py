@@ -1,9 +1,4 @@
-"""The training of one trainee: its optimiser, its random state, its failure, what it has reached so far.
-
-Nothing here knows of other trainees. The loop that leads a group through the epochs is in `trainer`.
-"""
-
-from __future__ import annotations
+"""One trainee: its optimiser, random state, failure and progress. `trainer` leads a group through the epochs."""
 
 import contextlib
 import math
