@@ -4,8 +4,7 @@
 class _OneLine(BaseException):
     """Shown in a notebook as one line, without a traceback."""
 
-    def _render_traceback_(self) -> list[str]:
-        """Return what IPython prints in place of a traceback."""
+    def _render_traceback_(self) -> list[str]:  # what IPython prints in place of a traceback
         return [f"{type(self).__name__}: {self}"]
 
 

@@ -13,8 +13,7 @@ from esnac_lib.errors import TrainingError
 if TYPE_CHECKING:  # parameters are checked and ledgers are read without PyTorch
     from torch import Tensor
 
-DIGEST = "sha256"
-"""Key of the header entry with the digest of a file's tensors: safetensors itself does not notice a changed byte."""
+DIGEST = "sha256"  # key in the header of the digest of a file's tensors: safetensors does not notice a changed byte
 
 Content = bytes | str | Callable[[Path], object]
 """What a file shall hold: bytes, text (stored as UTF-8), or a function that writes it to the path it is given."""
@@ -45,9 +44,8 @@ def write_together(contents: Mapping[Path, Content]) -> None:
         for path in contents:
             os.replace(temporary[path], path)
     except BaseException:
-        for part in temporary.values():
-            if part.is_file():
-                part.unlink()
+        for part in filter(Path.is_file, temporary.values()):
+            part.unlink()
         raise
     for folder in {path.parent for path in contents}:
         _sync(folder)
@@ -72,11 +70,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read named tensors.
-
-    Raises:
-        TrainingError: the file is missing or damaged.
-    """
+    """Read named tensors. Raises TrainingError where the file is missing or damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -84,9 +78,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
             stored = (file.metadata() or {}).get(DIGEST)
     except FileNotFoundError:
-        raise TrainingError(
-            f"the weights {path.name} are missing in {path.parent}: delete the study to redo it"
-        ) from None
+        fault = f"the weights {path.name} are missing in {path.parent}"
+        raise TrainingError(f"{fault}: delete the study to redo it") from None
     except SafetensorError as error:
         raise TrainingError(f"the weights {path} are damaged ({error}): delete the study to redo it") from None
     if stored not in (None, digest(tensors)):  # none: written before there were digests, or by other software

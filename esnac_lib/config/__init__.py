@@ -9,16 +9,10 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "base": ["FlatConfig", "check_resume"],
-        "benchmarks": ["BenchmarksConfig"],
-        "comparison": ["ComparisonConfig"],
-        "coverage": ["CoverageConfig"],
-        "experiment": ["ExperimentConfig"],
-        "latent_descent": ["CompressionConfig"],
+        "base": ["FlatConfig", "check_resume"], "benchmarks": ["BenchmarksConfig"], "comparison": ["ComparisonConfig"],
+        "coverage": ["CoverageConfig"], "experiment": ["ExperimentConfig"], "latent_descent": ["CompressionConfig"],
         "paper": ["AblationsConfig", "N2nConfig", "ShufflenetConfig", "TpeConfig", "TransferConfig"],
-        "paths": ["data_root_of", "outputs_root", "study_dir"],
-        "report": ["ReportConfig"],
-        "study": ["PRESETS", "StudyConfig"],
-        "user_model": ["CompressConfig"],
+        "paths": ["data_root_of", "outputs_root", "study_dir"], "report": ["ReportConfig"],
+        "study": ["PRESETS", "StudyConfig"], "user_model": ["CompressConfig"],
     },
-)
+)  # fmt: skip

@@ -1,14 +1,12 @@
 """The base of all configs: flat, frozen, strict, and wrong values explained in one line."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from esnac_lib.config.registry import nearest, registry
@@ -90,11 +88,7 @@ class FlatConfig(BaseModel):
         return cls.from_dict({name: value for name, value in namespace.items() if _is_parameter(cls, name, value)})
 
     def held(self, stored: Mapping[str, Any]) -> Mapping[str, str]:
-        """Return what a study keeps when it is resumed: each parameter's name with a note (may be empty).
-
-        Args:
-            stored: All parameters that it was started with.
-        """
+        """Return what a study keeps of its `stored` parameters when it is resumed: names with a note (may be empty)."""
         raise NotImplementedError
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -104,16 +98,22 @@ class FlatConfig(BaseModel):
     @classmethod
     def _explain_in_one_line(cls, values: Any, validate: Callable[[Any], Self]) -> Self:
         try:
-            return validate(values)._check_together()
+            config = validate(values)
+            config._check_together()
+            return config
         except ValidationError as error:
             faults = error.errors(include_url=False)
         others = [show(fault["loc"][0]).strip("'") for fault in faults[1:]]
         more = f" ({len(others)} more wrong: {', '.join(others)})" if others else ""
         raise ConfigError(_explain(cls, faults[0]) + more)
 
-    def _check_together(self) -> Self:
-        """Return the config to use. Raises `ConfigError` where values that are right alone do not fit together."""
-        return self
+    def _check_together(self) -> None:
+        """Raise `ConfigError` where values that are right alone do not fit together."""
+
+
+def option(default: Any, description: str, **limits: Any) -> Any:
+    """Return a parameter's field: its default, what it means, and its limits (ge, gt, le, lt)."""
+    return Field(default=default, description=description, **limits)
 
 
 def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,14 +127,10 @@ def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_resume(stored: Mapping[str, Any], new: FlatConfig) -> None:
-    """Check that a study may go on with `new`; a parameter that `stored` lacks had its default.
+    """Check that a study that was started with `stored` may go on with `new`.
 
-    Args:
-        stored: What the study's ledger holds of the config that it was started with.
-        new: The config that it shall go on with.
-
-    Raises:
-        ConfigError: A parameter that has to stay as it was (`FlatConfig.held`) differs.
+    Raises `ConfigError` where a parameter that has to stay as it was (`FlatConfig.held`) differs. One that `stored`
+    lacks had its default.
     """
     old, given, wrong = new.defaults() | upgraded(stored), new.to_dict(), []
     for name, note in new.held(old).items():
@@ -149,10 +145,8 @@ def check_resume(stored: Mapping[str, Any], new: FlatConfig) -> None:
 def _is_parameter(config: type[FlatConfig], name: str, value: Any) -> bool:
     if name.startswith("_") or name in _IPYTHON_NAMES:
         return False
-    if name in config.model_fields:
-        return True  # even a module or a function: it has taken a parameter's place
-    plain = (bool, int, float, complex, str, bytes, list, tuple, set, dict, Path, type(None))
-    return isinstance(value, plain)
+    plain = bool | int | float | complex | str | bytes | list | tuple | set | dict | Path | None
+    return name in config.model_fields or isinstance(value, plain)  # a module may have taken a parameter's place
 
 
 def _explain(config: type[FlatConfig], fault: ErrorDetails) -> str:
@@ -168,16 +162,38 @@ def _explain(config: type[FlatConfig], fault: ErrorDetails) -> str:
         return f"unknown parameter {show(name)} (= {show(value)}): {advice}"
     if fault["type"] == "literal_error" and isinstance(value, str):
         return unknown_choice(f"{name} = {show(value)}", value, get_args(config.model_fields[name].annotation))
-    allowed, hint = _allowed(config, name), _hint(config, name, value)
-    limits = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
-    if fault["type"] in limits:
-        return f"{name} = {show(value)} is out of range: {allowed} is allowed"
-    return f"{name} = {show(value)} is of the wrong type ({type(value).__name__}): {allowed} is allowed{hint}"
+    allowed = f"{_allowed(config, name)} is allowed"
+    if fault["type"].startswith(("greater_than", "less_than", "finite_number")):
+        return f"{name} = {show(value)} is out of range: {allowed}"
+    hint = _hint(config, name, value)
+    return f"{name} = {show(value)} is of the wrong type ({type(value).__name__}): {allowed}{hint}"
 
 
 def unknown_choice(given: str, value: str, choices: Iterable[str], listed: Sequence[str] = ()) -> str:
     """Return the line for a value that is none of `choices`; `listed` is what to print in place of all of them."""
     return f"{given} is unknown: allowed are {', '.join(listed or choices)}; did you mean {nearest(value, choices)!r}?"
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the parts of a text with commas: ("a", "b") for "a, b,,"."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def known_names(name: str, text: str, choices: Iterable[str], listed: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the parts of the parameter `name`, a text with commas. Raises ValueError unless all are in `choices`."""
+    for part in names_in(text):
+        if part not in choices:
+            raise ValueError(unknown_choice(f"{name} = {show(text)}: {show(part)}", part, choices, listed))
+    return names_in(text)
+
+
+def whole_numbers(name: str, text: str) -> tuple[int, ...]:
+    """Return the numbers in the parameter `name`, a text with commas. Raises `ConfigError` unless all are ≥ 1."""
+    parts = names_in(text)
+    for part in parts or ("",):
+        if not part.isdecimal() or not int(part):
+            raise ConfigError(f"{name} = {text!r}: {part!r} is not allowed; whole numbers from 1 are, with commas")
+    return tuple(map(int, parts))
 
 
 def _allowed(config: type[FlatConfig], name: str) -> str:
@@ -186,31 +202,22 @@ def _allowed(config: type[FlatConfig], name: str) -> str:
         return f"one of {', '.join(choices)}"
     schema = config.model_json_schema()["properties"][name]
     words = {"integer": "an integer", "number": "a number", "boolean": "True or False", "string": "a text"}
-    text = words[schema["type"]]
-    if "minimum" in schema:
-        text += f" of at least {schema['minimum']:g}"
-    if "exclusiveMinimum" in schema:
-        text += f" above {schema['exclusiveMinimum']:g}"
-    if "exclusiveMaximum" in schema:
-        text += f" and below {schema['exclusiveMaximum']:g}"
-    if "maximum" in schema:
-        text += f" and at most {schema['maximum']:g}"
-    return text
+    limits = {"minimum": " of at least", "exclusiveMinimum": " above"}
+    limits |= {"exclusiveMaximum": " and below", "maximum": " and at most"}
+    return words[schema["type"]] + "".join(f"{text} {schema[key]:g}" for key, text in limits.items() if key in schema)
 
 
 def _choices(config: type[FlatConfig], name: str) -> tuple[str, ...]:
     """Return the values that a parameter can have; empty where they cannot be listed."""
-    if name in ("sampler", "objective"):
-        return tuple(registry(name))
-    return get_args(config.model_fields[name].annotation)
+    return tuple(registry(name) if name in ("sampler", "objective") else get_args(config.model_fields[name].annotation))
 
 
 def _hint(config: type[FlatConfig], name: str, value: Any) -> str:
     """Return what to write instead of a value of the wrong type, where that is plain; else nothing."""
-    wanted = type(config.model_fields[name].default)
-    text = str(value).strip()
-    if wanted is bool and text.lower() in ("true", "yes", "on", "1", "false", "no", "off", "0"):
-        return f"; write {text.lower() in ('true', 'yes', 'on', '1')}"
+    wanted, text = type(config.model_fields[name].default), str(value).strip()
+    yes, no = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+    if wanted is bool and text.lower() in yes + no:
+        return f"; write {text.lower() in yes}"
     if wanted is str and not _choices(config, name) and isinstance(value, bool | int | float):
         return f"; write {text!r} (for papermill: -r {name} {text})"
     if wanted in (int, float) and isinstance(value, str | float):

@@ -1,16 +1,12 @@
 """The parameters of notebooks/benchmarks.ipynb, checked before PyTorch is loaded."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from esnac_lib.config import fields
-from esnac_lib.config.base import FlatConfig
+from esnac_lib.config.base import FlatConfig, option
 from esnac_lib.config.registry import nearest, registry
-
-CPU_OR_CUDA = ("cpu", "cuda")
 
 
 class BenchmarksConfig(FlatConfig):
@@ -18,25 +14,25 @@ class BenchmarksConfig(FlatConfig):
 
     study: fields.Folder = "benchmarks"
     device: Annotated[fields.Device, Field(description="cpu or cuda; the reference always runs on the CPU")] = "cpu"
-    propose_teacher: str = Field(default="resnet18", description="teacher whose students are proposed, for 100 classes")
-    observations: int = Field(default=12, ge=2, description="observations that the measured ask learns from")
+    propose_teacher: str = option("resnet18", "teacher whose students are proposed, for 100 classes")
+    observations: int = option(12, "observations that the measured ask learns from", ge=2)
     K: fields.Kernels = 2
     candidates: fields.Candidates = 40
-    max_steps: int = Field(default=6, ge=1, description="most steps of learning a kernel")
-    slow_steps: int = Field(default=1, ge=1, description="steps of learning that the reference is measured on")
-    slow_candidates: int = Field(default=5, ge=1, description="candidates that the reference is measured on")
-    growth_observations: str = Field(default="8, 16", description="numbers of observations, with commas")
-    growth_K: str = Field(default="1, 2", description="numbers of kernels, with commas")
-    evaluate_teacher: str = Field(default="cnn4", description="teacher whose students are trained")
+    max_steps: int = option(6, "most steps of learning a kernel", ge=1)
+    slow_steps: int = option(1, "steps of learning that the reference is measured on", ge=1)
+    slow_candidates: int = option(5, "candidates that the reference is measured on", ge=1)
+    growth_observations: str = option("8, 16", "numbers of observations, with commas")
+    growth_K: str = option("1, 2", "numbers of kernels, with commas")
+    evaluate_teacher: str = option("cnn4", "teacher whose students are trained")
     dataset: fields.Dataset = "digits"
     data_root: fields.DataRoot = ""
-    images: int = Field(default=256, ge=0, description="training images; 0: all")
-    batch_size: int = Field(default=128, ge=1, description="images a batch")
-    workers: int = Field(default=0, ge=0, description="processes that load images for the published loop")
-    repeats: int = Field(default=1, ge=1, description="repetitions of each training loop, in turn")
-    step_epochs: int = Field(default=1, ge=1, description="epochs of a student in the complete search steps")
-    steps: int = Field(default=3, ge=2, description="complete search steps; the first learns no kernel")
-    whole_study: str = Field(default="", description="finished study whose minutes are reported; empty: none")
+    images: int = option(256, "training images; 0: all", ge=0)
+    batch_size: int = option(128, "images a batch", ge=1)
+    workers: int = option(0, "processes that load images for the published loop", ge=0)
+    repeats: int = option(1, "repetitions of each training loop, in turn", ge=1)
+    step_epochs: int = option(1, "epochs of a student in the complete search steps", ge=1)
+    steps: int = option(3, "complete search steps; the first learns no kernel", ge=2)
+    whole_study: str = option("", "finished study whose minutes are reported; empty: none")
     seed: fields.Seed = 0
 
     @field_validator("propose_teacher", "evaluate_teacher", "dataset")
@@ -50,8 +46,8 @@ class BenchmarksConfig(FlatConfig):
     @field_validator("device")
     @classmethod
     def _check_device(cls, value: str) -> str:
-        if value not in CPU_OR_CUDA:
-            raise ValueError(f"device = {value!r}: choose {' or '.join(CPU_OR_CUDA)}")
+        if value not in ("cpu", "cuda"):
+            raise ValueError(f"device = {value!r}: choose cpu or cuda")
         return value
 
     @field_validator("growth_observations", "growth_K")

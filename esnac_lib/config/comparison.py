@@ -3,51 +3,38 @@
 Who can be compared is in the registry of samplers: each declares the variants in which it takes part.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from esnac_lib.config import fields
+from esnac_lib.config.base import known_names, names_in, option
 from esnac_lib.config.experiment import Changes, ExperimentConfig
-from esnac_lib.config.registry import nearest, registry
+from esnac_lib.config.registry import registry
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
 
-REFERENCE = "random"
-"""The variant whose best f the others are compared with."""
+REFERENCE = "random"  # the variant whose best f the others are compared with
 PROXY = "proxy"
 Linestyle = str | tuple[int, tuple[int, ...]]
 DASHED: Linestyle = (0, (4, 2))
 
-ONE_BY_ONE = {"K": 1}
-"""Asked for one student a step, a sampler observes each before it proposes the next: the best terms it can have."""
+ONE_BY_ONE = {"K": 1}  # a sampler observes each student before it proposes the next: the best terms it can have
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A sampler as it takes part in a comparison of samplers.
+    """A sampler as it takes part in a comparison of samplers."""
 
-    Attributes:
-        name: What `ComparisonConfig.compared` calls it; also part of its studies' names.
-        label: Its name in tables and figures.
-        changes: Parameters of the base study that it changes.
-        colour: Of its curve; empty for the sampler's.
-        linestyle: Of its curve, as matplotlib understands it; empty for the sampler's.
-        beyond_the_paper: Whether it is more than what the papers published.
-        sampler, marker, searches: The sampler's own, which its entry fills in.
-    """
-
-    name: str
-    label: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    colour: str = ""
-    linestyle: Linestyle = ""
-    beyond_the_paper: bool = False
-    sampler: str = ""
+    name: str  # what `ComparisonConfig.compared` calls it; also part of its studies' names
+    label: str  # in tables and figures
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of the base study's parameters
+    colour: str = ""  # of its curve; empty: the sampler's
+    linestyle: Linestyle = ""  # the same, as matplotlib understands it
+    beyond_the_paper: bool = False  # more than what the papers published
+    sampler: str = ""  # this and the following are the sampler's own, which its entry fills in
     marker: str = ""
     searches: bool = True
 
@@ -66,20 +53,17 @@ class ComparisonConfig(ExperimentConfig):
     )  # fmt: skip
 
     study: fields.Study = "comparison"
-    compared: str = Field(
-        default="narrow,random,evolution,tpe,tpe_multivariate,n2n,esnac_k1,esnac_k8,esnac_ours_k8",
-        description="names, or all",
+    compared: str = option(
+        "narrow,random,evolution,tpe,tpe_multivariate,n2n,esnac_k1,esnac_k8,esnac_ours_k8", "names, or all"
     )
     K: fields.Kernels = 3
     steps: fields.Steps = 2
     candidates: fields.Candidates = 20
     search_images: fields.SearchImages = 200
-    sizes: int = Field(default=3, ge=1, description="sizes without a search: width scaling and magnitude pruning")
-    proxy_students: int = Field(
-        default=5, ge=0, description="students trained to the end, to evaluate search f; 0: none"
-    )
-    proxy_epochs: int = Field(default=3, ge=1, description="epochs of their search training")
-    splits: int = Field(default=1, ge=1, description="divisions into seen and unseen for comparing surrogates")
+    sizes: int = option(3, "sizes without a search: width scaling and magnitude pruning", ge=1)
+    proxy_students: int = option(5, "students trained to the end, to evaluate search f; 0: none", ge=0)
+    proxy_epochs: int = option(3, "epochs of their search training", ge=1)
+    splits: int = option(1, "divisions into seen and unseen for comparing surrogates", ge=1)
     runs: fields.Runs = 2
 
     @property
@@ -117,20 +101,15 @@ class ComparisonConfig(ExperimentConfig):
     @field_validator("compared")
     @classmethod
     def _check_compared(cls, value: str) -> str:
-        names = [name.strip() for name in value.split(",") if name.strip()]
-        if names == ["all"]:
+        if names_in(value) == ("all",):
             return "all"
         known = sampler_variants()
-        for name in names:
-            if name not in known:
-                allowed = f"allowed are all or some of {', '.join(known)}; did you mean {nearest(name, known)!r}?"
-                raise ValueError(f"compared = {value!r}: {name!r} is unknown: {allowed}")
+        names = known_names("compared", value, known, [f"all or some of {', '.join(known)}"])
         if REFERENCE not in names:
             raise ValueError(f"compared = {value!r}: {REFERENCE!r} must be among them: the others are compared with it")
         return ",".join(names)
 
-    def _check_together(self) -> ComparisonConfig:
+    def _check_together(self) -> None:
         if self.proxy_students and not self.final_epochs:
             raise ConfigError("final_epochs = 0: the proxy's students need a final training, or proxy_students = 0")
         super()._check_together()
-        return self

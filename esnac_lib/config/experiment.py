@@ -5,8 +5,6 @@ config.variants()                                     # {"K1": {"K": 1, "steps":
 config.studies()                                      # all studies, in the order in which they run
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -24,12 +22,9 @@ class ExperimentConfig(StudyConfig):
 
     The experiment lives in `<outputs>/<study>`, and each of its studies in `<outputs>/<study>/<variant>_seed<n>`. Run r
     of every variant has the seed `seed` + r: what is compared has the same teacher, images and batches.
-
-    Attributes:
-        varied: Parameters that the variants set themselves, and that can therefore not be given.
     """
 
-    varied: ClassVar[tuple[str, ...]] = ()
+    varied: ClassVar[tuple[str, ...]] = ()  # parameters that the variants set, and that can therefore not be given
 
     study: fields.Study = "experiment"
     steps: fields.Steps = 2
@@ -65,20 +60,13 @@ class ExperimentConfig(StudyConfig):
 
     def studies(self) -> list[StudyConfig]:
         """Return the studies run by run, so that an unfinished experiment has runs of every variant."""
-        return [
-            self._study(variant, changes, run)
-            for run in range(self.runs)
-            for variant, changes in self.variants().items()
-        ]
+        variants = self.variants().items()
+        return [self._study(variant, changes, run) for run in range(self.runs) for variant, changes in variants]
 
     def _study(self, variant: str, changes: Changes, run: int) -> StudyConfig:
-        values = self.to_dict()
+        values = {name: value for name, value in self.to_dict().items() if name in StudyConfig.model_fields}
         preset = self.preset_values(values)  # left out of the base: what it sets depends on the variant's sampler
-        base = {
-            name: value
-            for name, value in values.items()
-            if name in StudyConfig.model_fields and not (name in preset and preset[name] == value)
-        }
+        base = {name: value for name, value in values.items() if name not in preset or preset[name] != value}
         own = {"study": self.study_name(variant, run), "seed": self.seed + run}
         if changes.get("source"):
             own["source"] = self.study_name(changes["source"], run)
@@ -88,7 +76,7 @@ class ExperimentConfig(StudyConfig):
         """Return the names of a variant's studies, one a run, whether they have been run or not."""
         return [self.study_name(variant, run) for run in range(self.runs)]
 
-    def _check_together(self) -> ExperimentConfig:
+    def _check_together(self) -> None:
         if "/" in self.study:
             raise ConfigError(f"study = {self.study!r}: the name of an experiment has no '/'")
         for name in self.varied:
@@ -97,4 +85,3 @@ class ExperimentConfig(StudyConfig):
                 given = f"{name} = {getattr(self, name)!r}"
                 raise ConfigError(f"{given}: this experiment varies {name!r} by itself; leave it {default!r}")
         self.studies()  # raises the first error in any of them
-        return self

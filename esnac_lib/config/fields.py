@@ -4,8 +4,6 @@ class TpeConfig(ExperimentConfig):
     steps: Steps = 4
 """
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal
 
@@ -26,14 +24,11 @@ def _folder(value: str, more: str = "") -> str:
 
 
 def _study(value: str) -> str:
-    experiment, _, study = value.partition("/")
-    if _is_folder(experiment) and _is_folder(study):
-        return value
-    return _folder(value, ", or two such names with '/' between for a study of an experiment")
+    both = all(map(_is_folder, value.split("/", 1))) and "/" in value
+    return value if both else _folder(value, ", or two such names with '/' between for a study of an experiment")
 
 
 # What is compressed, and on which data
-
 Study = Annotated[str, AfterValidator(_study), Field(description="name, and folder in outputs")]
 Folder = Annotated[str, AfterValidator(_folder), Field(description="name, and folder in outputs")]
 Teacher = Annotated[str, Field(description="network to compress; your own: module:callable, or file.py:callable")]
@@ -43,7 +38,6 @@ DataRoot = Annotated[str, Field(description="folder of the data sets; empty: dat
 ImageChannels = Annotated[int, Field(ge=0, le=3, description="3: repeat grey images; 0: as they are")]
 
 # The search
-
 Preset = Annotated[Literal["paper", "ours"], Field(description="how ESNAC searches: as in the paper, or ours")]
 Kernels = Annotated[int, Field(ge=1, description="kernels, and architectures a step")]
 KernelCounts = Annotated[str, Field(description="numbers of kernels to compare, with commas")]
@@ -56,7 +50,6 @@ Keep = Annotated[
 MaxMacs = Annotated[int, Field(ge=0, description="multiply-accumulates an image, at most; 0: no limit")]
 
 # Training
-
 Epochs = Annotated[int, Field(ge=1, description="epochs of search training")]
 SearchImages = Annotated[int, Field(ge=0, description="images for search training; 0: the training split")]
 BatchSize = Annotated[int, Field(ge=2, description="images a batch")]
@@ -70,7 +63,6 @@ Top = Annotated[int, Field(ge=1, description="students that go into final traini
 Baseline = Annotated[bool, Field(description="also train the uniformly narrowed teacher")]
 
 # The run
-
 Seed = Annotated[int, Field(ge=0, description="seed of every random draw")]
 Device = Annotated[str, Field(description="auto, cpu, cuda or cuda:N")]
 MaxMinutes = Annotated[float, Field(ge=0, description="stop after so many minutes; 0: no limit")]

@@ -3,13 +3,12 @@
 Defaults are smoke-sized studies on digits; the paper's protocols are in params/.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import field_validator
 
 from esnac_lib.config import fields
+from esnac_lib.config.base import known_names, names_in, option, whole_numbers
 from esnac_lib.config.experiment import Changes, ExperimentConfig, Tables
 from esnac_lib.config.registry import nearest, registry
 from esnac_lib.config.study import StudyConfig
@@ -31,10 +30,9 @@ class AblationsConfig(ExperimentConfig):
 
     study: fields.Study = "ablations"
     kernels: fields.KernelCounts = "1,2,4"
-    parts: str = Field(default=",".join(PARTS), description="what to ablate, with commas")
-    observations: str = Field(
-        default="10,40,50,60",
-        description="numbers of observations to show the marginal objective's numerics at, with commas",
+    parts: str = option(",".join(PARTS), "what to ablate, with commas")
+    observations: str = option(
+        "10,40,50,60", "numbers of observations to show the marginal objective's numerics at, with commas"
     )
 
     @property
@@ -86,18 +84,19 @@ class AblationsConfig(ExperimentConfig):
     def _counts(self) -> tuple[int, ...]:
         return whole_numbers("kernels", self.kernels)
 
-    def _check_together(self) -> AblationsConfig:
-        for name in names_in(self.parts):
-            if name not in PARTS:
-                allowed = f"allowed are {', '.join(PARTS)}; did you mean {nearest(name, PARTS)!r}?"
-                raise ConfigError(f"parts = {self.parts!r}: {name!r} is unknown: {allowed}")
+    @field_validator("parts")
+    @classmethod
+    def _check_parts(cls, value: str) -> str:
+        known_names("parts", value, PARTS)
+        return value
+
+    def _check_together(self) -> None:
         for count in self._counts():
             if self.num_evaluations % count:
                 allowed = f"numbers that divide K * steps = {self.num_evaluations} evaluations are"
                 raise ConfigError(f"kernels = {self.kernels!r}: {count} is not allowed; {allowed}")
         whole_numbers("observations", self.observations)
         super()._check_together()
-        return self
 
 
 class ShufflenetConfig(ExperimentConfig):
@@ -110,15 +109,11 @@ class ShufflenetConfig(ExperimentConfig):
     varied: ClassVar[tuple[str, ...]] = ("sampler", "source", "teacher")
 
     study: fields.Study = "shufflenet_comparison"
-    final: Literal["validated", "paper"] = Field(default="validated", description="form of the final training")
+    final: Literal["validated", "paper"] = option("validated", "form of the final training")
     top: fields.Top = 1
-    teachers: str = Field(default="cnn4,conv7_half", description="networks to compress, with commas")
-    originals: str = Field(
-        default="shufflenet_0.5x_g1,shufflenet_0.5x_g8", description="networks to train as they are, with commas"
-    )
-    originals_recipe: Literal["final", "teacher"] = Field(
-        default="final", description="how the originals are trained, on all images"
-    )
+    teachers: str = option("cnn4,conv7_half", "networks to compress, with commas")
+    originals: str = option("shufflenet_0.5x_g1,shufflenet_0.5x_g8", "networks to train as they are, with commas")
+    originals_recipe: Literal["final", "teacher"] = option("final", "how the originals are trained, on all images")
 
     def variants(self) -> dict[str, Changes]:
         """Return one study a teacher."""
@@ -130,27 +125,21 @@ class ShufflenetConfig(ExperimentConfig):
 
     def original_studies(self) -> list[StudyConfig]:
         """Return for each original and run a study whose reference teacher it is, trained by `originals_recipe`."""
-        trained = {} if self.originals_recipe == "teacher" else self._as_in_final_training()
-        return [
-            self._study(name, {"teacher": name, **trained}, run)
-            for run in range(self.runs)
-            for name in names_in(self.originals)
-        ]
+        final = {"teacher_epochs": self.final_epochs, "teacher_lr": self.final_lr}
+        trained = {} if self.originals_recipe == "teacher" else final
+        originals, runs = names_in(self.originals), range(self.runs)
+        return [self._study(name, {"teacher": name, **trained}, run) for run in runs for name in originals]
 
-    def _as_in_final_training(self) -> Changes:
-        return {"teacher_epochs": self.final_epochs, "teacher_lr": self.final_lr}
-
-    def _check_together(self) -> ShufflenetConfig:
-        for name in ("teachers", "originals"):
-            for network in names_in(value := getattr(self, name)):
-                if network not in (teachers := registry("teacher")):
-                    known = f"did you mean {nearest(network, teachers)!r}?"
-                    raise ConfigError(f"{name} = {value!r:.200}: {network!r:.60} is unknown; {known}")
+    def _check_together(self) -> None:
+        teachers = registry("teacher")
+        for name, value in (("teachers", self.teachers), ("originals", self.originals)):
+            if unknown := [network for network in names_in(value) if network not in teachers]:
+                known = f"did you mean {nearest(unknown[0], teachers)!r}?"
+                raise ConfigError(f"{name} = {value!r:.200}: {unknown[0]!r:.60} is unknown; {known}")
         super()._check_together()
         if both := set(names_in(self.teachers)) & set(names_in(self.originals)):
             raise ConfigError(f"originals = {self.originals!r}: {min(both)!r} is among the teachers, too")
         self.original_studies()
-        return self
 
 
 class TransferConfig(ExperimentConfig):
@@ -159,9 +148,7 @@ class TransferConfig(ExperimentConfig):
     varied: ClassVar[tuple[str, ...]] = ("sampler", "source")
 
     study: fields.Study = "kernel_transfer"
-    targets: str = Field(
-        default="conv7_half@digits,resnet20_s2@digits", description="<teacher>@<data set> to transfer to, with commas"
-    )
+    targets: str = option("conv7_half@digits,resnet20_s2@digits", "<teacher>@<data set> to transfer to, with commas")
     kernels: fields.KernelCounts = "1,4"
 
     def variants(self) -> dict[str, Changes]:
@@ -190,13 +177,12 @@ class TransferConfig(ExperimentConfig):
     def _counts(self) -> tuple[int, ...]:
         return whole_numbers("kernels", self.kernels)
 
-    def _check_together(self) -> TransferConfig:
+    def _check_together(self) -> None:
         self._counts()
         for target in names_in(self.targets):
             if target.count("@") != 1:
                 raise ConfigError(f"targets = {self.targets!r}: {target!r} is not of the form <teacher>@<data set>")
         super()._check_together()
-        return self
 
 
 class TpeConfig(ExperimentConfig):
@@ -250,21 +236,3 @@ class N2nConfig(ExperimentConfig):
             "removal + shrinkage": {"N2N, both stages": "n2n", "ESNAC": "esnac_removal_shrink"},
             "all three operators": {"random search": "random", "ESNAC": "esnac"},
         }
-
-
-def names_in(text: str) -> tuple[str, ...]:
-    """Return the parts of a text with commas.
-
-    >>> names_in("a, b,,c")
-    ('a', 'b', 'c')
-    """
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def whole_numbers(name: str, text: str) -> tuple[int, ...]:
-    """Return the numbers in a text with commas. Raises ConfigError, which names the parameter, unless all are ≥ 1."""
-    parts = names_in(text)
-    for part in parts or ("",):
-        if not part.isdecimal() or not int(part):
-            raise ConfigError(f"{name} = {text!r}: {part!r} is not allowed; whole numbers from 1 are, with commas")
-    return tuple(int(part) for part in parts)

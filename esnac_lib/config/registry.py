@@ -8,8 +8,6 @@ Each registry is the only list of its kind, and lives in the package of what it 
 those packages, which they do not import: `registry` finds a registry by the name of its kind.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import SequenceMatcher
 from importlib import import_module
@@ -32,29 +30,20 @@ class Entry(Protocol):
     @property
     def name(self) -> str:
         """What a config calls it."""
-        ...
 
 
 E = TypeVar("E", bound=Entry)
 
 
 class Registry(Mapping[str, E], Generic[E]):
-    """An ordered table of entries by name.
-
-    Args:
-        kind: What is listed, in one word, as the config's parameter calls it.
-    """
+    """An ordered table of entries by name; `kind` is what is listed, as the config's parameter calls it."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, E] = {}
 
     def register(self, entry: E) -> E:
-        """Add an entry, and return it.
-
-        Raises:
-            ConfigError: The name is taken by another entry.
-        """
+        """Add an entry, and return it. Raises `ConfigError` where another entry has the name."""
         if self._entries.setdefault(entry.name, entry) is not entry:
             raise ConfigError(f"{self.kind} {entry.name!r} is registered already: give the new one another name")
         return entry
@@ -64,11 +53,7 @@ class Registry(Mapping[str, E], Generic[E]):
         self._entries.pop(name, None)
 
     def __getitem__(self, name: str) -> E:
-        """Return the entry of that name.
-
-        Raises:
-            KeyError: There is none.
-        """
+        """Return the entry of that name."""
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -82,11 +67,7 @@ class Registry(Mapping[str, E], Generic[E]):
 
 
 def registry(kind: str) -> Registry[Any]:
-    """Return the registry of a kind of extension, with the entries of the library; PyTorch is not loaded.
-
-    Args:
-        kind: "sampler", "operator", "objective", "teacher" or "dataset".
-    """
+    """Return the registry of a kind (a key of `_HOMES`), with the library's entries; PyTorch is not loaded."""
     home, name = _HOMES[kind]
     return getattr(import_module(home), name)
 

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from esnac_lib.config import fields
-from esnac_lib.config.base import FlatConfig, show, unknown_choice, upgraded
+from esnac_lib.config.base import FlatConfig, names_in, option, show, unknown_choice, upgraded
 from esnac_lib.config.registry import registry
 from esnac_lib.errors import ConfigError
 
@@ -52,66 +52,56 @@ class StudyConfig(FlatConfig):
     preset: fields.Preset = "paper"
     teacher: fields.Teacher = "cnn4"
     teacher_options: fields.TeacherOptions = ""
-    teacher_weights: str = Field(default="", description="your own teacher's weights; empty: it is trained here")
+    teacher_weights: str = option("", "your own teacher's weights; empty: it is trained here")
     dataset: fields.Dataset = "digits"
     data_root: fields.DataRoot = ""
-    normalise: str = Field(default="", description="mean/std a channel, as 0.5/0.2; empty: the images' own")
+    normalise: str = option("", "mean/std a channel, as 0.5/0.2; empty: the images' own")
     image_channels: fields.ImageChannels = 0
-    sampler: str = Field(default="esnac", description="method that proposes architectures")
-    source: str = Field(default="", description="study whose kernels propose (sampler transfer), else empty")
+    sampler: str = option("esnac", "method that proposes architectures")
+    source: str = option("", "study whose kernels propose (sampler transfer), else empty")
     K: fields.Kernels = 4
     steps: fields.Steps = 4
-    operators: str = Field(default="remove,shrink,skip", description="what a search may do, with commas")
+    operators: str = option("remove,shrink,skip", "what a search may do, with commas")
     grouping: fields.Grouping = "dimension"
     keep: fields.Keep = "first"
-    max_params: int = Field(default=0, ge=0, description="parameters that a student may have; 0: no limit")
+    max_params: int = option(0, "parameters that a student may have; 0: no limit", ge=0)
     max_macs: fields.MaxMacs = 0
-    objective: str = Field(default="params", description="size that f counts: params, or macs")
-    min_accuracy: float = Field(
-        default=0.0, ge=0, le=1, description="least accuracy of the solution, a fraction; 0: any"
+    objective: str = option("params", "size that f counts: params, or macs")
+    min_accuracy: float = option(0.0, "least accuracy of the solution, a fraction; 0: any", ge=0, le=1)
+    sampling: Literal["paper", "mild"] = option("paper", "how random students and candidates are drawn")
+    first: Literal["random", "narrowed"] = option(
+        "random", "the first students of ESNAC and evolution: random, or narrowed teachers"
     )
-    sampling: Literal["paper", "mild"] = Field(
-        default="paper", description="how random students and candidates are drawn"
+    surrogate: Literal["f", "accuracy"] = option("f", "regression target of ESNAC's kernels: f or accuracy")
+    kernel_loss: Literal["posterior", "marginal", "euclidean"] = option(
+        "posterior", "loss that an embedding is learned by"
     )
-    first: Literal["random", "narrowed"] = Field(
-        default="random", description="the first students of ESNAC and evolution: random, or narrowed teachers"
-    )
-    surrogate: Literal["f", "accuracy"] = Field(
-        default="f", description="regression target of ESNAC's kernels: f or accuracy"
-    )
-    kernel_loss: Literal["posterior", "marginal", "euclidean"] = Field(
-        default="posterior", description="loss that an embedding is learned by"
-    )
-    acquisition: Literal["random", "evolution", "local"] = Field(
-        default="random", description="how the expected improvement is maximised"
-    )
+    acquisition: Literal["random", "evolution", "local"] = option("random", "how the expected improvement is maximised")
     candidates: fields.Candidates = 200
-    subset: float = Field(default=0.5, gt=0, le=1, description="share of the observations that each kernel learns from")
+    subset: float = option(0.5, "share of the observations that each kernel learns from", gt=0, le=1)
     epochs: fields.Epochs = 8
     search_images: fields.SearchImages = 0
     batch_size: fields.BatchSize = 32
     validation: fields.Validation = 197
     augment: fields.Augment = True
     teacher_epochs: fields.TeacherEpochs = 12
-    teacher_lr: float = Field(default=0.1, gt=0, description="learning rate of a teacher's training")
+    teacher_lr: float = option(0.1, "learning rate of a teacher's training", gt=0)
     final: fields.Final = "validated"
     final_epochs: fields.FinalEpochs = 15
     final_lr: fields.FinalLr = 0.05
     top: fields.Top = 2
-    schedule: Literal["step", "one_cycle"] = Field(
-        default="one_cycle", description="learning rate schedule of teachers and final training"
+    schedule: Literal["step", "one_cycle"] = option(
+        "one_cycle", "learning rate schedule of teachers and final training"
     )
-    label_smoothing: float = Field(
-        default=0.0, ge=0, lt=1, description="label smoothing of the reference teacher and of final training"
-    )
+    label_smoothing: float = option(0.0, "label smoothing of the reference teacher and of final training", ge=0, lt=1)
     baseline: fields.Baseline = True
     seed: fields.Seed = 0
     device: fields.Device = "auto"
-    evaluator: Literal["local", "ray"] = Field(default="local", description="train students in this process, or by Ray")
-    ray_address: str = Field(default="", description="cluster to use (auto: the one of this machine); empty: start one")
-    students_per_gpu: int = Field(default=4, ge=1, description="students that share a GPU of a Ray cluster")
+    evaluator: Literal["local", "ray"] = option("local", "train students in this process, or by Ray")
+    ray_address: str = option("", "cluster to use (auto: the one of this machine); empty: start one")
+    students_per_gpu: int = option(4, "students that share a GPU of a Ray cluster", ge=1)
     max_minutes: fields.MaxMinutes = 0.0
-    student_minutes: float = Field(default=0.0, ge=0, description="longest search training of a student; 0: no limit")
+    student_minutes: float = option(0.0, "longest search training of a student; 0: no limit", ge=0)
     compare_with: fields.CompareWith = ""
 
     @classmethod
@@ -123,14 +113,14 @@ class StudyConfig(FlatConfig):
     def preset_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the preset in `given` sets where nothing is given.
 
-        A preset is about ESNAC. To other samplers only its way to draw random students applies, and without the
-        operator shrink there are no narrowed teachers to begin with.
+        A preset is about ESNAC, and other samplers with a surrogate. To the rest only its way to draw random students
+        applies, and without the operator shrink there are no narrowed teachers to begin with.
         """
         preset, sampler, operators = (
             str(given.get(name, cls.model_fields[name].default)) for name in ("preset", "sampler", "operators")
         )
         chosen = PRESETS.get(preset, PRESETS["paper"])
-        if sampler != "esnac":
+        if "surrogate" not in getattr(registry("sampler").get(sampler), "uses", ()):
             return PRESETS["paper"] | {"sampling": chosen["sampling"]}
         return chosen if "shrink" in operators else chosen | {"first": "random"}
 
@@ -141,8 +131,7 @@ class StudyConfig(FlatConfig):
 
     def preset_defaults(self) -> dict[str, Any]:
         """Return what each parameter is where nothing is given, with this preset, sampler and operators."""
-        values = self.to_dict()
-        return super().preset_defaults() | {"preset": self.preset} | self.preset_values(values)
+        return super().preset_defaults() | {"preset": self.preset} | self.preset_values(self.to_dict())
 
     @property
     def num_evaluations(self) -> int:
@@ -165,7 +154,7 @@ class StudyConfig(FlatConfig):
     @property
     def compared_names(self) -> tuple[str, ...]:
         """Names of the studies to show in the same figures."""
-        return tuple(name.strip() for name in self.compare_with.split(",") if name.strip())
+        return names_in(self.compare_with)
 
     def difference(self, other: StudyConfig) -> list[tuple[str, Any, Any]]:
         """(name, mine, theirs) for each parameter that defines a result and differs. The study's name does not."""
@@ -177,11 +166,8 @@ class StudyConfig(FlatConfig):
     def held(self, stored: Mapping[str, Any]) -> dict[str, str]:
         """Return what defines a result; `steps` may grow, unless the sampler's proposals depend on them."""
         given, free = self.to_dict(), self._free(stored)
-        notes = {
-            name: "" if name in given else "this version does not know it"
-            for name in {**given, **stored}
-            if name not in free
-        }
+        names = [name for name in {**given, **stored} if name not in free]
+        notes = {name: "" if name in given else "this version does not know it" for name in names}
         if registry("sampler")[self.sampler].budget_defines_result:
             return notes | {"steps": f"{self.sampler}'s proposals depend on them"}
         if isinstance(stored["steps"], int) and stored["steps"] < self.steps:
@@ -199,27 +185,21 @@ class StudyConfig(FlatConfig):
         search_only = self.final == other.get("final") == "none"
         return RESULT_FREE | {"study"} | (_ONLY_FOR_FINAL_TRAINING if search_only else frozenset())
 
-    @field_validator("teacher")
+    @field_validator("sampler", "objective", "teacher", "dataset")
     @classmethod
-    def _check_teacher(cls, value: str) -> str:
-        if ":" in value:
-            if not re.fullmatch(r"([A-Za-z_][\w.]*|.*\.py):[A-Za-z_]\w*", value):
-                form = "'package.module:callable' and 'path/to/file.py:callable' are allowed"
-                raise ValueError(f"teacher = {show(value)} names no callable: {form}")
-        elif value not in (known := registry("teacher")):
-            raise ValueError(
-                unknown_choice(f"teacher = {show(value)}", value, known, (*_short(known), "module:callable"))
-            )
-        return value
-
-    @field_validator("dataset")
-    @classmethod
-    def _check_dataset(cls, value: str) -> str:
-        known = registry("dataset")
-        if value not in known and not (value.endswith(".npz") and Path(value).stem != ".npz"):
-            raise ValueError(
-                unknown_choice(f"dataset = {show(value)}", value, known, (*known, "a path that ends in .npz"))
-            )
+    def _check_registered(cls, value: str, info: ValidationInfo) -> str:
+        name = info.field_name or ""
+        known, own, listed = registry(name), False, list[str]()
+        if name == "teacher":
+            own, listed = ":" in value, [*_short(known), "module:callable"]
+        elif name == "dataset":
+            own = value.endswith(".npz") and Path(value).stem != ".npz"
+            listed = [*known, "a path that ends in .npz"]
+        if value not in known and not own:
+            raise ValueError(unknown_choice(f"{name} = {show(value)}", value, known, listed))
+        if name == "teacher" and own and not re.fullmatch(r"([A-Za-z_][\w.]*|.*\.py):[A-Za-z_]\w*", value):
+            form = "'package.module:callable' and 'path/to/file.py:callable' are allowed"
+            raise ValueError(f"teacher = {show(value)} names no callable: {form}")
         return value
 
     @field_validator("teacher_options")
@@ -233,31 +213,24 @@ class StudyConfig(FlatConfig):
             raise ValueError(f'teacher_options = {show(value)}: a JSON object like {{"num_classes": 10}} is allowed')
         return json.dumps(options) if value else ""
 
-    @field_validator("teacher_weights")
+    @field_validator("teacher_weights", "image_channels", "normalise", "device")
     @classmethod
-    def _check_teacher_weights(cls, value: str) -> str:
-        if value and not value.endswith(".safetensors"):
-            form = "a .safetensors file is allowed, as safetensors.torch.save_file(net.state_dict(), path) writes it"
-            raise ValueError(f"teacher_weights = {show(value)}: {form}")
-        return value
-
-    @field_validator("image_channels")
-    @classmethod
-    def _check_image_channels(cls, value: int) -> int:
-        if value not in (0, 3):
-            raise ValueError(f"image_channels = {value}: 0 (as the images are) and 3 are allowed")
-        return value
-
-    @field_validator("normalise")
-    @classmethod
-    def _check_normalise(cls, value: str) -> str:
-        try:
-            mean, std = ([float(number) for number in part.split(",")] for part in (value or "0/1").split("/"))
-        except ValueError:
-            mean, std = [], []
-        if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-            form = "mean/std is allowed, a number a channel, std above 0: '0.485,0.456,0.406/0.229,0.224,0.225'"
-            raise ValueError(f"normalise = {show(value)}: {form}")
+    def _check_form(cls, value: Any, info: ValidationInfo) -> Any:
+        given = f"{info.field_name} = {show(value)}"
+        match info.field_name:
+            case "teacher_weights" if value and not value.endswith(".safetensors"):
+                form = (
+                    "a .safetensors file is allowed, as safetensors.torch.save_file(net.state_dict(), path) writes it"
+                )
+                raise ValueError(f"{given}: {form}")
+            case "image_channels" if value not in (0, 3):
+                raise ValueError(f"{given}: 0 (as the images are) and 3 are allowed")
+            case "normalise" if not _is_normalisation(value or "0/1"):
+                form = "mean/std is allowed, a number a channel, std above 0: '0.485,0.456,0.406/0.229,0.224,0.225'"
+                raise ValueError(f"{given}: {form}")
+            case "device" if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+                listed = ("auto", "cpu", "cuda", "cuda:N")
+                raise ValueError(unknown_choice(given, value, (*listed[:3], "cuda:0"), listed))
         return value
 
     @field_validator("operators")
@@ -266,28 +239,11 @@ class StudyConfig(FlatConfig):
         known, names = registry("operator"), [name.strip() for name in value.split(",")]
         if not any(names):
             raise ValueError(f"operators = {show(value)} is empty: at least one of {', '.join(known)} is needed")
-        for name in names:
-            if name not in known:
-                raise ValueError(unknown_choice(f"operators = {show(value)}: {show(name)}", name, known))
+        if wrong := [name for name in names if name not in known]:
+            raise ValueError(unknown_choice(f"operators = {show(value)}: {show(wrong[0])}", wrong[0], known))
         return ",".join(name for name in known if name in names)
 
-    @field_validator("sampler", "objective")
-    @classmethod
-    def _check_registered(cls, value: str, info: ValidationInfo) -> str:
-        known = registry(info.field_name or "")
-        if value not in known:
-            raise ValueError(unknown_choice(f"{info.field_name} = {show(value)}", value, known))
-        return value
-
-    @field_validator("device")
-    @classmethod
-    def _check_device(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
-            listed = ("auto", "cpu", "cuda", "cuda:N")
-            raise ValueError(unknown_choice(f"device = {show(value)}", value, (*listed[:3], "cuda:0"), listed))
-        return value
-
-    def _check_together(self) -> StudyConfig:
+    def _check_together(self) -> None:
         if ":" not in self.teacher and (self.teacher_options or self.teacher_weights):
             name = "teacher_options" if self.teacher_options else "teacher_weights"
             raise ConfigError(f"{name} is for a teacher of your own ('module:callable'), not for {self.teacher!r}")
@@ -296,12 +252,20 @@ class StudyConfig(FlatConfig):
             raise ConfigError(f"{limit} is kept by shrinking: operators = {self.operators!r} lacks 'shrink'")
         registry("sampler")[self.sampler].validate(self)
         if self.final != "none" and self.final_epochs < 1:
-            allowed = "an integer of at least 1 is allowed, or final = 'none'"
-            raise ConfigError(f"final_epochs = 0 is out of range: {allowed}")
+            raise ConfigError(
+                "final_epochs = 0 is out of range: an integer of at least 1 is allowed, or final = 'none'"
+            )
         if self.final != "none" and self.top > self.num_evaluations:
             allowed = f"at most K * steps = {self.num_evaluations} students are there to choose from"
             raise ConfigError(f"top = {self.top} is out of range: {allowed}")
-        return self
+
+
+def _is_normalisation(text: str) -> bool:
+    try:
+        mean, std = ([float(number) for number in part.split(",")] for part in text.split("/"))
+    except ValueError:
+        return False
+    return len(mean) == len(std) and all(map(math.isfinite, mean + std)) and min(std) > 0
 
 
 def _short(teachers: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,5 @@
 """The parameters in force as a table, for a notebook and for a terminal. Needs neither pandas nor PyTorch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
@@ -23,15 +21,12 @@ class Row(NamedTuple):
 
 def as_text(heading: str, rows: Sequence[Row]) -> str:
     """Return a line for each parameter; those that were changed begin with "*" and end with their default."""
-    wide = max(len(row.name) for row in rows)
-    values = [repr(row.value) for row in rows]
-    column = min(max(map(len, values)), 24)
-    lines = [
-        f"{'*' if row.changed else ' '} {row.name:{wide}} = {value:{column}}  # {row.meaning}"
-        + (f" (default {row.default!r})" if row.changed else "")
-        for row, value in zip(rows, values, strict=True)
-    ]
-    return "\n".join([f"{heading} (marked *)", *lines])
+    wide, column = max(len(row.name) for row in rows), min(max(len(repr(row.value)) for row in rows), 24)
+    lines = [f"{heading} (marked *)"]
+    for row in rows:
+        mark, default = ("*", f" (default {row.default!r})") if row.changed else (" ", "")
+        lines.append(f"{mark} {row.name:{wide}} = {row.value!r:{column}}  # {row.meaning}{default}")
+    return "\n".join(lines)
 
 
 def as_html(heading: str, rows: Sequence[Row]) -> str:

@@ -8,9 +8,5 @@ import lazy_loader as lazy
 
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
-    submod_attrs={
-        "ledger": ["Ledger", "pack"],
-        "schema": ["ProposalRow"],
-        "file": ["find_ledgers", "has_ledger"],
-    },
+    submod_attrs={"ledger": ["Ledger", "pack"], "schema": ["ProposalRow"], "file": ["find_ledgers", "has_ledger"]},
 )

@@ -5,8 +5,6 @@ So each row carries a digest of its values, made in the transaction that writes 
 packed ledger has none: the checksum of xz guards all of it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
@@ -47,9 +45,8 @@ def check_digests(path: Path, connection: sqlite3.Connection, tables: Mapping[st
         for found, *values in connection.execute(f"SELECT {COLUMN}, {', '.join(columns)} FROM {table}"):
             if found != digest(values):
                 which = f"{table}: {', '.join(map(str, values[:3]))}"
-                raise LedgerError(
-                    f"{path} is damaged ({which:.60} is not as it was written): restore it or start another study"
-                )
+                damage = f"{which:.60} is not as it was written"
+                raise LedgerError(f"{path} is damaged ({damage}): restore it or start another study")
 
 
 def digest(values: Sequence[Any]) -> str:

@@ -8,8 +8,6 @@ A finished ledger can be *packed*: `<file>.xz` in its place, some 20 times small
 unpacked by the next writer. The checksum of xz guards all its bytes.
 """
 
-from __future__ import annotations
-
 import fcntl
 import lzma
 import os
@@ -18,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -29,8 +27,7 @@ Value = TypeVar("Value")
 
 PACKED = ".xz"
 _BUSY_TIMEOUT = 10.0  # seconds that a call waits for another's transaction
-_READING_ATTEMPTS = 50
-_CLOSING_ATTEMPTS = 200
+_READING_ATTEMPTS, _CLOSING_ATTEMPTS = 50, 200
 
 
 class LedgerFile:
@@ -41,11 +38,9 @@ class LedgerFile:
     """
 
     def __init__(self, path: Path, read_only: bool) -> None:
-        self.path = path
-        self._read_only = read_only
+        self.path, self._read_only, self._mutex = path, read_only, threading.RLock()
         self._lock: TextIO | None = None
         self._connection: sqlite3.Connection | None = None
-        self._mutex = threading.RLock()
 
     def read(self, query: Callable[[sqlite3.Connection], Value]) -> Value:
         """Return what `query` reads, through the writer's connection or one for this call alone.
@@ -61,12 +56,11 @@ class LedgerFile:
                 try:
                     with closing(_connect(self.path, "mode=ro&immutable=1" if before else "mode=ro")) as connection:
                         value = query(connection)
+                    if before is None or before == self._unchanging_state():
+                        return value
                 except (sqlite3.DatabaseError, LedgerError):
                     if before is None or before == self._unchanging_state():
                         raise
-                else:
-                    if before is None or before == self._unchanging_state():
-                        return value
             raise LedgerError(f"the ledger {self.path} changes faster than it can be read: try again")
 
     @contextmanager
@@ -85,24 +79,18 @@ class LedgerFile:
     def write_without_lock(self, statement: str, values: Sequence[Any]) -> None:
         """Execute one statement in a transaction of its own, whoever holds the writer's lock."""
         with self._mutex, _ledger_errors(self.path):
-            if self._connection is not None:
-                with _transaction(self._connection):
-                    self._connection.execute(statement, values)
-            else:
-                with closing(_connect(self.path, "mode=rw")) as connection, _transaction(connection):
-                    connection.execute(statement, values)
+            own = self._connection
+            opened = nullcontext(own) if own else closing(_connect(self.path, "mode=rw"))
+            with opened as connection, _transaction(connection):
+                connection.execute(statement, values)
 
     def writer(self) -> int | None:
         """Return the process that holds the writer's lock, as the lock file says, without taking a lock."""
         try:
             pid = int(sidecar(self.path, ".lock").read_text())
-        except (OSError, ValueError):
-            return None
-        try:
-            os.kill(pid, 0)  # sends nothing: only asks whether it is there; a killed one leaves its number behind
-        except PermissionError:
-            return pid  # somebody else's
-        except (OSError, OverflowError):
+            with suppress(PermissionError):  # somebody else's process
+                os.kill(pid, 0)  # sends nothing: only asks whether it is there; a killed one leaves its number behind
+        except (OSError, ValueError, OverflowError):
             return None
         return pid
 
@@ -182,8 +170,7 @@ def take_lock(path: Path) -> TextIO:
     reference = weakref.ref(lock)
 
     def close_inherited() -> None:
-        inherited = reference()
-        if inherited is not None:
+        if (inherited := reference()) is not None:
             inherited.close()
 
     os.register_at_fork(after_in_child=close_inherited)  # a forked child would hold the lock beyond its parent's death
@@ -191,7 +178,7 @@ def take_lock(path: Path) -> TextIO:
 
 
 def release_lock(lock: TextIO) -> None:
-    """Release the writer's lock."""
+    """Release a lock from `take_lock`."""
     if not lock.closed:
         lock.truncate(0)
         fcntl.flock(lock, fcntl.LOCK_UN)
@@ -212,7 +199,7 @@ def find_ledgers(root: Path, pattern: str = "**/ledger.sqlite") -> list[Path]:
 def pack_file(path: Path, prepare: Callable[[sqlite3.Connection], None]) -> Path:
     """Replace a file that nobody writes with `<file>.xz`; return its path. Equal files give equal bytes.
 
-    prepare: changes the copy, in memory, that is packed; where it raises, nothing has happened.
+    `prepare` changes the copy, in memory, that is packed; where it raises, nothing has happened.
     """
     lock = take_lock(path)
     try:
@@ -260,9 +247,8 @@ def _unpacked(path: Path) -> bytes:
     try:
         return lzma.decompress(path.read_bytes())
     except (lzma.LZMAError, EOFError) as error:
-        raise LedgerError(
-            f"{path} is not a packed ledger, or damaged ({error}): restore it or start another study"
-        ) from None
+        fault = f"{path} is not a packed ledger, or damaged ({error})"
+        raise LedgerError(f"{fault}: restore it or start another study") from None
 
 
 def _in_memory(data: bytes) -> sqlite3.Connection:
@@ -305,10 +291,9 @@ def _ledger_errors(path: Path) -> Iterator[None]:
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         text = one_line(error, 120, kind=False)
         damaged = text.startswith(("no such", "Could not decode"))
+        fault = f"{path} is not a ledger, or damaged ({text}): restore it or start another study"
         if isinstance(error, sqlite3.OperationalError) and not damaged:
             fault = f"cannot use the ledger {path} ({text}): see that nothing else holds it, and that the disk has room"
-        else:
-            fault = f"{path} is not a ledger, or damaged ({text}): restore it or start another study"
         raise LedgerError(fault) from None
     except OSError as error:
         raise LedgerError(f"cannot use the ledger {path}: {error.strerror}; see that its folder can be used") from None

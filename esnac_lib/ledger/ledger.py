@@ -11,8 +11,6 @@ What a call writes is on the disk when it returns. One process at a time writes;
 file (see `file.py`).
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -26,20 +24,7 @@ import pandas as pd
 from esnac_lib.errors import LedgerError, one_line
 from esnac_lib.ledger.digest import COLUMN, check_digests, drop_digests, has_digests, write_digests
 from esnac_lib.ledger.file import LedgerFile, check_pages, create, pack_file, release_lock, take_lock, unpack
-from esnac_lib.ledger.schema import (
-    EPOCHS,
-    META,
-    PROPOSED,
-    RESULTS,
-    SCHEMA,
-    TABLES,
-    TRIALS,
-    UNFINISHED,
-    ProposalRow,
-    create_tables,
-    finite,
-    to_frame,
-)
+from esnac_lib.ledger.schema import PROPOSED, SCHEMA, TABLES, UNFINISHED, ProposalRow, create_tables, finite, to_frame
 
 
 class Ledger:
@@ -60,12 +45,8 @@ class Ledger:
 
     @classmethod
     def start(cls, path: str | Path, config: Mapping[str, Any]) -> Self:
-        """Open for writing; first make the ledger, with this config, if there is none.
-
-        A ledger that exists keeps the config it has: compare the two (`config.check_resume`) before going on.
-        """
-        path = Path(path)
-        text = _to_json("config", config)
+        """Open for writing; first make the ledger, with this config, if there is none. An old one keeps its own."""
+        path, text = Path(path), _to_json("config", config)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -107,9 +88,7 @@ class Ledger:
         """Store other parameters: of a resumed study whose `steps` grew, or that went to another device."""
         with self._file.write() as connection:
             connection.execute("UPDATE meta SET value = ? WHERE key = 'config'", [_to_json("config", config)])
-            write_digests(connection, "meta", META, {})
-
-    # Trials
+            write_digests(connection, "meta", TABLES["meta"], {})
 
     def record(self, step: int, proposals: Sequence[ProposalRow]) -> list[int]:
         """Add waiting trials, all or none; return their numbers, which go on from the last one's."""
@@ -120,7 +99,7 @@ class Ledger:
             for trial, row in enumerate(proposals, first):
                 values = [getattr(row, name) for name in PROPOSED]
                 connection.execute(insert, [trial, int(step), "waiting", *values])
-                write_digests(connection, "trials", TRIALS, {"trial": trial})
+                write_digests(connection, "trials", TABLES["trials"], {"trial": trial})
         return list(range(first, first + len(proposals)))
 
     def pending(self, step: int) -> dict[int, ProposalRow]:
@@ -142,11 +121,7 @@ class Ledger:
             self._update(connection, trial, observed)
 
     def fail(self, trial: int, error: str, seconds: float, f: float | None = 0.0) -> None:
-        """Record that a trial failed, and why.
-
-        A student that diverged has f = 0; None stands for a fault of the machine, which says nothing of the
-        architecture.
-        """
+        """Record that a trial failed, and why: f is 0 if it diverged, None for a fault of the machine."""
         values = {"error": str(error), "f": None if f is None else finite("f", f), "told_at": _now()}
         with self._file.write() as connection:
             self._update(connection, trial, {"state": "failed", **values, "seconds": finite("seconds", seconds)})
@@ -155,18 +130,12 @@ class Ledger:
         """Set the trials that a killed study left running back to waiting; return how many."""
         with self._file.write() as connection:
             count = connection.execute("UPDATE trials SET state = 'waiting' WHERE state = 'running'").rowcount
-            write_digests(connection, "trials", TRIALS, {"state": "waiting"})
+            write_digests(connection, "trials", TABLES["trials"], {"state": "waiting"})
         return count
 
     def trials(self) -> pd.DataFrame:
-        """Return all trials, in order.
-
-        trial, step, kernel, arch_id, state, accuracy, params, macs, f, error, seconds, then what was predicted, decided
-        and built. What a trial does not have (yet) is missing (None, NaN, NA, NaT).
-        """
-        return to_frame(TRIALS, self._rows(f"SELECT {', '.join(TRIALS)} FROM trials ORDER BY trial"))
-
-    # Epochs and results
+        """Return all trials, in order, with the columns of `schema.TRIALS`; what one does not have (yet) is missing."""
+        return self._frame("trials", "ORDER BY trial")
 
     def epoch(
         self, phase: str, name: str, epoch: int, loss: float | None, accuracy: float | None, seconds: float
@@ -176,13 +145,12 @@ class Ledger:
         insert = "INSERT OR REPLACE INTO epochs (phase, name, epoch, loss, accuracy, seconds) VALUES (?, ?, ?, ?, ?, ?)"
         with self._file.write() as connection:
             connection.execute(insert, [phase, name, int(epoch), *numbers])
-            write_digests(connection, "epochs", EPOCHS, {"phase": phase, "name": name, "epoch": int(epoch)})
+            write_digests(connection, "epochs", TABLES["epochs"], {"phase": phase, "name": name, "epoch": int(epoch)})
 
     def epochs(self, phase: str | None = None) -> pd.DataFrame:
         """Return phase, name, epoch, loss, accuracy, seconds; of one phase or all, in the order of the first three."""
-        where = "" if phase is None else " WHERE phase = ?"
-        select = f"SELECT {', '.join(EPOCHS)} FROM epochs{where} ORDER BY phase, name, epoch"
-        return to_frame(EPOCHS, self._rows(select, [] if phase is None else [phase]))
+        where, values = ("", []) if phase is None else ("WHERE phase = ? ", [phase])
+        return self._frame("epochs", f"{where}ORDER BY phase, name, epoch", values)
 
     def latest_epoch(self) -> tuple[str, str, int] | None:
         """Return phase, name and epoch of what was stored last: what is, or was, in training. None before any epoch."""
@@ -194,14 +162,12 @@ class Ledger:
         insert = "INSERT OR REPLACE INTO results (kind, name, value) VALUES (?, ?, ?)"
         with self._file.write() as connection:
             connection.execute(insert, [kind, name, _to_json(f"result {name!r}", value)])
-            write_digests(connection, "results", RESULTS, {"kind": kind, "name": name})
+            write_digests(connection, "results", TABLES["results"], {"kind": kind, "name": name})
 
     def results(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return all results of a kind, by name, in the order of the names."""
         rows = self._rows("SELECT name, value FROM results WHERE kind = ? ORDER BY name", [kind])
         return {name: self._from_json(value) for name, value in rows}
-
-    # The writer, and the request to stop
 
     def writer(self) -> int | None:
         """Return the number of the process that writes the ledger now, on this machine; None where there is none."""
@@ -221,6 +187,10 @@ class Ledger:
         with self._file.write() as connection:
             connection.execute("DELETE FROM control WHERE key = 'stop'")
 
+    def _frame(self, table: str, clause: str, values: Sequence[Any] = ()) -> pd.DataFrame:
+        rows = self._rows(f"SELECT {', '.join(TABLES[table])} FROM {table} {clause}", values)
+        return to_frame(TABLES[table], rows)
+
     def _rows(self, select: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._file.read(lambda connection: connection.execute(select, values).fetchall())
 
@@ -228,13 +198,11 @@ class Ledger:
         """Change a trial that has no result yet."""
         update = f"UPDATE trials SET {', '.join(f'{name} = ?' for name in values)} WHERE trial = ? AND {UNFINISHED}"
         if connection.execute(update, [*values.values(), int(trial)]).rowcount == 1:
-            write_digests(connection, "trials", TRIALS, {"trial": int(trial)})
+            write_digests(connection, "trials", TABLES["trials"], {"trial": int(trial)})
             return
-        found = connection.execute("SELECT state FROM trials WHERE trial = ?", [int(trial)]).fetchall()
-        if found:
-            raise LedgerError(
-                f"trial {trial} of {self.path} has a result already ({found[0][0]}): a trial is observed once"
-            )
+        if found := connection.execute("SELECT state FROM trials WHERE trial = ?", [int(trial)]).fetchall():
+            result = f"has a result already ({found[0][0]})"
+            raise LedgerError(f"trial {trial} of {self.path} {result}: a trial is observed once")
         raise LedgerError(f"there is no trial {trial} in {self.path}: only a recorded trial can be observed")
 
     def _check(self, connection: sqlite3.Connection) -> None:
@@ -285,9 +253,8 @@ def _to_json(name: str, value: Mapping[str, Any]) -> str:
     try:
         return json.dumps(dict(value), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise LedgerError(
-            f"the {name} cannot be stored ({one_line(error, kind=False)}): plain data without NaN is allowed"
-        ) from None
+        fault = f"the {name} cannot be stored ({one_line(error, kind=False)})"
+        raise LedgerError(f"{fault}: plain data without NaN is allowed") from None
 
 
 def _now() -> str:

@@ -1,7 +1,5 @@
 """The tables of a ledger: their columns in SQLite and in a DataFrame, and the row of a proposed trial."""
 
-from __future__ import annotations
-
 import math
 import sqlite3
 from collections.abc import Mapping
@@ -73,8 +71,7 @@ class ProposalRow:
 
     def __post_init__(self) -> None:
         for name in ("kernel", "params", "macs", "mean", "variance", "ei", "propose_seconds"):
-            value = getattr(self, name)
-            if value is not None:
+            if (value := getattr(self, name)) is not None:
                 plain = int(value) if name in ("kernel", "params", "macs") else finite(name, value)
                 object.__setattr__(self, name, plain)
         for name in ("arch_id", "decisions", "architecture"):
@@ -98,15 +95,13 @@ def create_tables(connection: sqlite3.Connection, config: str) -> None:
 
 def to_frame(table: Mapping[str, tuple[str, str]], rows: list[tuple[Any, ...]]) -> pd.DataFrame:
     """Return a DataFrame with the same columns and types whether or not there are rows."""
-    frame = pd.DataFrame(rows, columns=list(table), dtype=object)
-    return frame.astype({name: kind for name, (_, kind) in table.items()})
+    kinds = {name: kind for name, (_, kind) in table.items()}
+    return pd.DataFrame(rows, columns=list(table), dtype=object).astype(kinds)
 
 
 def finite(name: str, value: float) -> float:
     """Return a number as a float. Raises `LedgerError` for NaN and infinity."""
-    number = float(value)
-    if not math.isfinite(number):
-        raise LedgerError(
-            f"{name} = {number} cannot be stored: a finite number is allowed; report a diverged trial with fail"
-        )
+    if not math.isfinite(number := float(value)):
+        allowed = "a finite number is allowed; report a diverged trial with fail"
+        raise LedgerError(f"{name} = {number} cannot be stored: {allowed}")
     return number

@@ -13,10 +13,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "evaluator": ["LocalEvaluator"],
-        "job": ["Trainee", "TrainingJob"],
-        "ray_evaluator": ["RayEvaluator"],
-        "recipes": ["Recipe"],
-        "trainer": ["train"],
+        "evaluator": ["LocalEvaluator"], "job": ["Trainee", "TrainingJob"], "ray_evaluator": ["RayEvaluator"],
+        "recipes": ["Recipe"], "trainer": ["train"],
     },
-)
+)  # fmt: skip

@@ -3,8 +3,6 @@
 No pickle is read or written, and a kill leaves the old file or the new one, never half of one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time
@@ -40,10 +38,8 @@ class Checkpoint:
 
 def cpu_copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the same tensors as contiguous clones on the CPU that share memory with nothing."""
-    return {
-        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in state.items()
-    }
+    form = torch.contiguous_format
+    return {name: tensor.detach().to("cpu", copy=True, memory_format=form) for name, tensor in state.items()}
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -56,11 +52,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read what `write_checkpoint` wrote.
-
-    Raises:
-        Exception: of various kinds where the file is cut short, damaged or of another form; callers treat all alike.
-    """
+    """Read what `write_checkpoint` wrote. Raises various exceptions for a damaged or another file, all meaning that."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -78,21 +70,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def clear_checkpoint(directory: Path) -> None:
     """Delete the checkpoints in `directory`, and the folder if nothing else is in it. Nothing there: no harm."""
-    if not directory.is_dir():
-        return
-    for path in directory.iterdir():
-        if path.name.endswith((".safetensors", ".safetensors.part")):
-            path.unlink()
-    with contextlib.suppress(OSError):  # something else lives there
+    for path in (*directory.glob("*.safetensors"), *directory.glob("*.safetensors.part")):
+        path.unlink()
+    with contextlib.suppress(OSError):  # it is missing, or something else lives there
         directory.rmdir()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the tensors of an optimiser's state, named "<index of the parameter>.<name of the state>"."""
-    state = optimizer.state_dict()["state"]
     return {
         f"{index}.{name}": value
-        for index, entries in state.items()
+        for index, entries in optimizer.state_dict()["state"].items()
         for name, value in entries.items()
         if isinstance(value, Tensor)
     }
@@ -101,13 +89,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore(checkpoint: Checkpoint, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Load the stored weights and optimiser state, in the memory layout that the parameters have.
 
-    Raises:
-        ValueError: the checkpoint belongs to another network; then nothing was changed.
+    Raises ValueError, and changes nothing, if the checkpoint belongs to another network.
     """
-    own = network.state_dict()
-    for state in [checkpoint.network, *([checkpoint.best] if checkpoint.best else [])]:
-        if {name: (t.shape, t.dtype) for name, t in state.items()} != {n: (t.shape, t.dtype) for n, t in own.items()}:
-            raise ValueError("it belongs to another network")
+    forms = [
+        {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+        for state in (network.state_dict(), checkpoint.network, checkpoint.best or checkpoint.network)
+    ]
+    if any(form != forms[0] for form in forms):
+        raise ValueError("it belongs to another network")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for key, tensor in checkpoint.optimizer.items():
@@ -136,8 +125,7 @@ class CheckpointSchedule:
     MAX_SHARE = 0.05  # of the time, for writing that takes longer
 
     def __init__(self) -> None:
-        self._took = 0.0
-        self._ended = time.monotonic()
+        self._took, self._ended = 0.0, time.monotonic()
 
     def due(self) -> bool:
         """Return whether this epoch is to be stored."""

@@ -6,8 +6,6 @@ own, so that several share the device. A captured step reads nothing from Python
 rate are in tensors with fixed addresses that are filled anew.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +17,7 @@ from torch import Tensor, nn
 from esnac_lib.architecture.network import Network
 from esnac_lib.errors import one_line
 
-WARM_UP = 3
-"""Steps that are taken before one is captured: the optimiser makes its state, cuDNN chooses its algorithms."""
+WARM_UP = 3  # steps before one is captured: the optimiser makes its state, cuDNN chooses its algorithms
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 """Captures what a call launches on the device, without doing it, and returns what replays it."""
@@ -50,15 +47,13 @@ class BatchBuffer:
         """Copy images (B, C, H, W) and labels (B,) to the device, in channels-last memory."""
         x = x.to(self.device, non_blocking=True, memory_format=torch.channels_last)
         y = y.to(self.device, non_blocking=True)
-        if not self.fixed:
+        if not self.fixed or (self._batch is not None and x.shape != self._batch.x.shape):
             return Batch(x, y)
         if self._batch is None:
             self._batch = Batch(x.clone(), y.clone(), fixed=True)
-        elif x.shape == self._batch.x.shape:
+        else:
             self._batch.x.copy_(x)
             self._batch.y.copy_(y)
-        else:
-            return Batch(x, y)
         return self._batch
 
 
@@ -70,8 +65,7 @@ class CapturedStep:
     """
 
     def __init__(self, step: Callable[[Batch], None], capture: Capture, name: str) -> None:
-        self._step, self._capture, self._name = step, capture, name
-        self._taken = 0
+        self._step, self._capture, self._name, self._taken = step, capture, name, 0
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, batch: Batch) -> None:
@@ -80,9 +74,8 @@ class CapturedStep:
             try:
                 self._replay = self._capture(lambda: self._step(batch))
             except Exception as error:  # whatever cannot be captured can still be called, or fails there for itself
-                warnings.warn(
-                    f"{self._name} cannot be captured and goes on more slowly: {one_line(error)}", stacklevel=2
-                )
+                text = f"{self._name} cannot be captured and goes on more slowly: {one_line(error)}"
+                warnings.warn(text, stacklevel=2)
         self._taken += batch.fixed
         if batch.fixed and self._replay is not None:
             self._replay()
@@ -131,9 +124,8 @@ def captured(
 
     A captured pass of code that is not this library's (an opaque layer) would do for ever what it did once.
     """
-    if capture is None or (isinstance(network, Network) and network.runs_own_code):
-        return step
-    return CapturedStep(step, capture, name)
+    own_code = isinstance(network, Network) and network.runs_own_code
+    return step if capture is None or own_code else CapturedStep(step, capture, name)
 
 
 def _capture_cuda_graph(step: Callable[[], None]) -> Callable[[], None]:

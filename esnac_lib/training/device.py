@@ -1,14 +1,11 @@
 """What training sets on its device: memory and cuDNN, precision, and the random generator that dropout draws from.
 
-On a CPU: memory that a step frees stays with the process. The activations of the next step take as much again, and
-glibc would return it to the system and fetch it back, zeroed page by page, at every step: with CONV-7 students on
-28×28 images, batch 128, 7 to 19 thousand page faults a step, and a third of the time of the students it hit (0.68
-against 1.04 s for ten steps, 0.26 against 0.32 to 0.64 s, on one core of an AMD EPYC).
+On a CPU: memory that a step frees stays with the process. glibc would return it to the system and fetch it back, zeroed
+page by page, at every step: with CONV-7 students on 28×28 images, batch 128, 7 to 19 thousand page faults a step, and
+a third of the time of the students it hit (0.68 against 1.04 s for ten steps on one core of an AMD EPYC).
 
 On CUDA: cuDNN tries its algorithms once for each shape, as all steps but an epoch's last have the same.
 """
-
-from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -37,11 +34,7 @@ def device_settings(device: torch.device) -> Iterator[None]:
 
 
 def keep_freed_memory() -> Callable[[], object]:
-    """Tell glibc to keep what is freed, for the rest of the process; elsewhere do nothing.
-
-    Returns:
-        A function that returns all memory to the system that is free when it is called.
-    """
+    """Tell glibc to keep what is freed, from now on; return what gives all free memory back. Elsewhere do nothing."""
     if platform.libc_ver()[0] != "glibc":
         return lambda: None
     libc = ctypes.CDLL(None)

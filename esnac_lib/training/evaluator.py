@@ -4,14 +4,12 @@ An evaluator trains the students of a step together, from the search teacher's w
 Algorithm 1). It knows nothing of the search.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.initialisation import fresh_network
@@ -30,32 +28,23 @@ from esnac_lib.training.trainer import train
 
 @dataclass(frozen=True)
 class Task:
-    """A student to evaluate; `key` names it in files and curves.
-
-    initialisation: None for a student that starts from the teacher's weights; a number for one that starts from
-    weights drawn afresh for this number.
-    """
+    """A student to evaluate; `key` names it in files and curves."""
 
     key: str
     architecture: Architecture
-    initialisation: int | None = None
+    initialisation: int | None = None  # None: it starts from the teacher's weights; else from weights drawn for this
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What became of a student.
-
-    accuracy: validation accuracy of its best epoch, a fraction; None if it failed. machine: it failed by a fault of
-    the machine (out of memory, out of time), also when tried again, and says nothing about the architecture. seconds:
-    its share of the group's time.
-    """
+    """What became of a student."""
 
     key: str
-    accuracy: float | None
+    accuracy: float | None  # validation accuracy of its best epoch, a fraction; None if it failed
     best_epoch: int
     error: str | None
-    machine: bool
-    seconds: float
+    machine: bool  # a fault of the machine, also when tried again: it says nothing about the architecture
+    seconds: float  # its share of the group's time
 
 
 class Evaluator(Protocol):
@@ -67,11 +56,9 @@ class Evaluator(Protocol):
         A student becomes the same wherever and in whatever group it is trained: every draw comes from the study's
         seed, `purpose` and `index`.
         """
-        ...
 
     def close(self) -> None:
         """Release what was held between two calls."""
-        ...
 
 
 class SearchData(Protocol):
@@ -80,26 +67,21 @@ class SearchData(Protocol):
     @property
     def device(self) -> str:
         """The device to train on."""
-        ...
 
     @property
     def search(self) -> Images:
         """The images that students learn from."""
-        ...
 
     @property
     def validation(self) -> Images:
         """The images that students are evaluated on."""
-        ...
 
 
 class LocalEvaluator:
     """Trains students in this process, and writes the weights of their best epochs to `students`.
 
-    Args:
-        teacher: whom students inherit from and, if the recipe says so, whose logits they learn; None where every task
-            has an initialisation of its own.
-        time_limit: seconds that one student may take, each time it is tried.
+    They inherit from the teacher and, if the recipe says so, learn its logits; it is None where every task has an
+    initialisation of its own. `time_limit` is the seconds that one student may take, each time it is tried.
     """
 
     def __init__(
@@ -113,13 +95,8 @@ class LocalEvaluator:
         *,
         time_limit: float = math.inf,
     ) -> None:
-        self.teacher = teacher
-        self.data = data
-        self.recipe = recipe
-        self.seed = seed
-        self.students = students
-        self.callbacks = callbacks
-        self.time_limit = time_limit
+        self.teacher, self.data, self.recipe, self.seed = teacher, data, recipe, seed
+        self.students, self.callbacks, self.time_limit = students, callbacks, time_limit
         self._teacher_network = teacher.network() if teacher and recipe.loss == "distillation" else None
 
     def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> Generator[Evaluation, None, None]:
@@ -143,19 +120,10 @@ class LocalEvaluator:
                 yield Evaluation(task.key, None, 0, f"cannot be built: {one_line(error)}", False, 0.0), {}
         if not networks:
             return
-        job = TrainingJob(
-            self.data.search,
-            self.data.validation,
-            self.recipe,
-            seed=self.seed,
-            purpose=purpose,
-            index=index,
-            device=self.data.device,
-            teacher=self._teacher_network,
-            checkpoint=checkpoint,
-            time_limit=self.time_limit,
-            callbacks=self.callbacks,
-        )
+        draws: dict[str, Any] = {"seed": self.seed, "purpose": purpose, "index": index}
+        place: dict[str, Any] = {"device": self.data.device, "checkpoint": checkpoint, "time_limit": self.time_limit}
+        others: dict[str, Any] = {"teacher": self._teacher_network, "callbacks": self.callbacks}
+        job = TrainingJob(self.data.search, self.data.validation, self.recipe, **draws, **place, **others)
         for outcome, network in train_with_retries(networks, partial(train, job=job)):
             yield _evaluation(outcome), _best_weights(outcome, network)
 
@@ -183,10 +151,8 @@ class _NetworkFactory:
         return network or self._make()
 
 
-def _evaluation(outcome: Outcome) -> Evaluation:
-    return Evaluation(
-        outcome.key, outcome.best_accuracy, outcome.best_epoch, outcome.error, outcome.retry, outcome.seconds
-    )
+def _evaluation(end: Outcome) -> Evaluation:
+    return Evaluation(end.key, end.best_accuracy, end.best_epoch, end.error, end.retry, end.seconds)
 
 
 def _best_weights(outcome: Outcome, network: Network) -> Weights:

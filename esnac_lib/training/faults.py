@@ -1,7 +1,5 @@
 """Faults of the machine, which may not happen another time: memory that runs out, a device that breaks, a hang."""
 
-from __future__ import annotations
-
 import math
 import signal
 import threading
@@ -15,9 +13,9 @@ import torch
 
 def is_machine_fault(error: BaseException) -> bool:
     """Return whether the machine is to blame and not the network, so that a retry makes sense."""
-    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError | MemoryError | TimeoutError):
-        return True
-    return isinstance(error, RuntimeError) and any(t in str(error) for t in ("can't allocate memory", "ALLOC_FAILED"))
+    known = torch.OutOfMemoryError | torch.AcceleratorError | MemoryError | TimeoutError
+    no_memory = any(text in str(error) for text in ("can't allocate memory", "ALLOC_FAILED"))
+    return isinstance(error, known) or (isinstance(error, RuntimeError) and no_memory)
 
 
 class TimeLimitError(TimeoutError):

@@ -7,8 +7,6 @@ is the result, as in the authors' code; only for comparison with the published n
 weights of the best search epoch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -41,19 +39,15 @@ class Finalist:
 
 @dataclass(frozen=True)
 class FinalResult:
-    """A finished final training.
-
-    accuracy: after the last epoch; best_epoch_accuracy: of the best one. On the test images where `on_test`, else on
-    the validation images.
-    """
+    """A finished final training."""
 
     key: str
     params: int
     macs: int
     arch_id: str
-    accuracy: float
+    accuracy: float  # after the last epoch
     best_epoch_accuracy: float
-    on_test: bool
+    on_test: bool  # both on the test images, else on the validation images
     seconds: float
 
     def measurement(self, *, best_epoch: bool = False) -> Measurement:
@@ -61,28 +55,16 @@ class FinalResult:
         return Measurement(self.best_epoch_accuracy if best_epoch else self.accuracy, self.params, self.macs)
 
 
+@dataclass(frozen=True, eq=False)
 class FinalTraining:
-    """Trains finalists; what the ledger holds already is not done again.
+    """Trains finalists; what the ledger holds already is not done again. `callbacks` returns those of a phase."""
 
-    Args:
-        callbacks: phase -> the callbacks of its trainings.
-    """
-
-    def __init__(
-        self,
-        data: StudyData,
-        recipe: Recipe,
-        seed: int,
-        folder: Path,
-        ledger: Ledger,
-        callbacks: Callable[[str], Callbacks] = lambda phase: NO_CALLBACKS,
-    ) -> None:
-        self.data = data
-        self.recipe = recipe
-        self.seed = seed
-        self.folder = folder
-        self.ledger = ledger
-        self._callbacks = callbacks
+    data: StudyData
+    recipe: Recipe
+    seed: int
+    folder: Path
+    ledger: Ledger
+    callbacks: Callable[[str], Callbacks] = lambda phase: NO_CALLBACKS
 
     def on_training_split(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
         """Train together on the training split; accuracies are validation accuracies."""
@@ -106,7 +88,7 @@ class FinalTraining:
             purpose=f"{phase}-training",
             device=self.data.device,
             checkpoint=checkpoint,
-            callbacks=self._callbacks(phase),
+            callbacks=self.callbacks(phase),
         )
         results = {finalist.key: FinalResult(**done[finalist.key]) for finalist in finalists if finalist.key in done}
         reasons: list[str] = []

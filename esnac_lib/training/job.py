@@ -1,7 +1,5 @@
 """What goes into a training and what comes out: trainees and a job in, an outcome each out."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, asdict, dataclass
@@ -23,11 +21,9 @@ class Images(Protocol):
 
     def batches(self, batch_size: int, generator: torch.Generator, augment: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield shuffled (images (B, C, H, W), labels (B,)), drawn from `generator` alone."""
-        ...
 
     def evaluation_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the same in order, without augmentation."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -42,33 +38,24 @@ class Trainee:
 class TrainingJob:
     """On what, how and with which random draws a group of trainees is trained.
 
-    Args:
-        train_data: the images to learn from. A last batch of one image is left out: batch norm cannot learn from it.
-        evaluation_data: the images that the accuracy after each epoch is measured on, if any.
-        seed, purpose, index: what all random draws depend on (`seeding`).
-        teacher: whose logits are distilled; is moved to `device` and left in evaluation mode.
-        checkpoint: a folder in which epochs are stored, and from which a training that was killed goes on.
-        time_limit: seconds that each trainee may take; one that takes longer has met a fault of the machine.
-
-    Raises:
-        TrainingError: nothing to train on, or distillation without a teacher.
+    Raises TrainingError where there is nothing to train on, or distillation without a teacher.
     """
 
-    train_data: Images
-    evaluation_data: Images | None
+    train_data: Images  # a last batch of one image is left out: batch norm cannot learn from it
+    evaluation_data: Images | None  # what the accuracy after each epoch is measured on, if any
     recipe: Recipe
     _: KW_ONLY
-    seed: int
+    seed: int  # all random draws depend on it, purpose and index (`seeding`)
     purpose: str
     index: int = 0
     device: str | torch.device = "cpu"
-    teacher: nn.Module | None = None
-    checkpoint: Path | None = None
-    time_limit: float = math.inf
+    teacher: nn.Module | None = None  # whose logits are distilled; moved to `device`, left in evaluation mode
+    checkpoint: Path | None = None  # a folder in which epochs are stored, and a killed training goes on from
+    time_limit: float = math.inf  # seconds of each trainee; one that takes longer has met a fault of the machine
     callbacks: Callbacks = NO_CALLBACKS
 
     def __post_init__(self) -> None:
-        if len(self.train_data) == 0 or (self.evaluation_data is not None and len(self.evaluation_data) == 0):
+        if not all(len(data) for data in (self.train_data, self.evaluation_data) if data is not None):
             raise TrainingError("a data set to train or to evaluate on is empty; give at least one image, or None")
         if (self.recipe.loss == "distillation") != (self.teacher is not None):
             needs = "needs a" if self.teacher is None else "takes no"
@@ -76,28 +63,23 @@ class TrainingJob:
 
     def identity(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be continued. The device may change."""
-        images = len(self.train_data), 0 if self.evaluation_data is None else len(self.evaluation_data)
-        call = {"seed": self.seed, "purpose": self.purpose, "index": self.index, "images": list(images)}
+        images = [len(self.train_data), len(self.evaluation_data or ())]
+        call = {"seed": self.seed, "purpose": self.purpose, "index": self.index, "images": images}
         return {"recipe": asdict(self.recipe), **call}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trainee.
-
-    `retry` marks a fault of the machine, such as memory that ran out: such a trainee may be tried again with a fresh
-    network. `best_epoch` is the first of the highest accuracy (the last epoch without accuracies; 0 before any). The
-    weights are contiguous clones on the CPU, empty for one that failed; its curve ends before the epoch it failed in.
-    """
+    """What became of a trainee."""
 
     key: str
     state: Literal["complete", "failed"]
     error: str | None
-    retry: bool
-    curve: tuple[EpochResult, ...]
-    best_epoch: int
+    retry: bool  # a fault of the machine, such as memory that ran out: it may be tried again with a fresh network
+    curve: tuple[EpochResult, ...]  # ends before the epoch that it failed in
+    best_epoch: int  # the first of the highest accuracy (the last epoch without accuracies; 0 before any)
     best_accuracy: float | None
     last_accuracy: float | None
-    best_weights: dict[str, Tensor]
+    best_weights: dict[str, Tensor]  # contiguous clones on the CPU, like the last; empty for one that failed
     last_weights: dict[str, Tensor]
     seconds: float

@@ -1,7 +1,5 @@
 """Progress of a study: bars with the time left where a person watches a notebook, a line now and then elsewhere."""
 
-from __future__ import annotations
-
 import os
 import time
 from typing import Any
@@ -10,20 +8,19 @@ LINE_EVERY = 15.0  # seconds between two plain lines about the same thing
 
 
 class Progress:
-    """Tells how far a study is.
+    """Shows how far a study is, in bars or in plain lines.
 
-    bars: True for bars, False for plain lines; None takes bars in a notebook that JupyterLab shows (papermill and
-    nbval run kernels without a session, and floods of output slow them down).
+    With bars = None, bars are for a notebook that JupyterLab shows (papermill and nbval run kernels without a session,
+    and floods of output slow them down).
     """
 
     def __init__(self, bars: bool | None = None) -> None:
         self.bars = "JPY_SESSION_NAME" in os.environ if bars is None else bars
         self._bar: Any = None
-        self._label = ""
-        self._began = self._last = 0.0
+        self._label, self._began, self._last = "", 0.0, 0.0
 
     def note(self, text: str) -> None:
-        """Say one thing in a line."""
+        """Print a line."""
         print(text, flush=True)
 
     def begin(self, label: str) -> None:
@@ -33,7 +30,7 @@ class Progress:
         self._began = self._last = time.monotonic()
 
     def batch(self, done: int, total: int) -> None:
-        """So many batches of the current training are done. Fits `Callbacks.on_batch`."""
+        """Show that so many batches of the current training are done. Fits `Callbacks.on_batch`."""
         if self.bars:
             if self._bar is None:
                 from tqdm.auto import tqdm
@@ -46,17 +43,15 @@ class Progress:
             self.note(f"  {self._label}: {done / total:.0%}, {duration(left)} left")
 
     def end(self) -> None:
-        """The current training is over."""
+        """End the count of the current training."""
         if self._bar is not None:
             self._bar.close()
         self._bar = None
 
 
 def duration(seconds: float) -> str:
-    """A time in words: 12 s, 3 min 5 s, 2 h 10 min."""
+    """Return a time in words: 12 s, 3 min 5 s, 2 h 10 min."""
     whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
+        return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"

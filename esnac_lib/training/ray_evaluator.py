@@ -7,8 +7,6 @@ whole GPU. What Ray carries is plain data: arrays, numbers and JSON texts. On CP
 in this process, if this process uses one thread too: Ray gives one to a task.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import os
@@ -18,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,32 +45,26 @@ def check_ray() -> None:
 def check_portable(teacher: Architecture) -> None:
     """Raise ConfigError if other machines could not run this teacher or its students."""
     if opaque := [layer.name for layer in teacher.layers if layer.kind == "opaque"]:
-        raise ConfigError(
-            f"evaluator = 'ray': the teacher's layer {opaque[0]!r} is run by your own code (opaque), which the workers "
-            "of a cluster do not have; give 'local'"
-        )
+        own = f"the teacher's layer {opaque[0]!r} is run by your own code (opaque)"
+        raise ConfigError(f"evaluator = 'ray': {own}, which the workers of a cluster do not have; give 'local'")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a Ray cluster is, and what of it a study takes.
+    """Where a Ray cluster is, and what of it a study takes."""
 
-    address: "auto" stands for the cluster that this machine belongs to; empty starts one on this machine.
-    students_per_gpu: how many share a GPU. device: "cpu" leaves the cluster's GPUs alone.
-    """
-
-    address: str = ""
+    address: str = ""  # "auto": the cluster that this machine belongs to; empty: start one on this machine
     students_per_gpu: int = 4
-    device: str = "auto"
+    device: str = "auto"  # "cpu" leaves the cluster's GPUs alone
 
 
 @dataclass
 class _Run:
-    """A student in training: the epochs that it has reported, and how often a fault of the machine stopped it."""
+    """A student in training."""
 
     task: Task
-    epochs: int = 0
-    faults: int = 0
+    epochs: int = 0  # that it has reported
+    faults: int = 0  # of the machine, that stopped it
 
 
 class RayEvaluator:
@@ -105,17 +97,11 @@ class RayEvaluator:
         # Ray counts in ten-thousandths: the shares of a GPU must not add up to more than it.
         self._share = 10_000 // cluster.students_per_gpu / 10_000 if self._gpus else 0
         self._train: Any = ray.remote(num_returns="streaming", max_retries=0)(_train_student)
-        shared = {
-            "teacher": teacher.architecture.to_json(),
-            "weights": {name: tensor.cpu().numpy() for name, tensor in teacher.weights.items()},
-            "search": data.plain("search"),
-            "validation": data.plain("validation"),
-            "recipe": asdict(recipe),
-            "seed": seed,
-            "device": "cuda" if self._gpus else "cpu",
-            "time_limit": time_limit,
-        }
-        self._shared = ray.put(shared)
+        weights = {name: tensor.cpu().numpy() for name, tensor in teacher.weights.items()}
+        shared: dict[str, Any] = {"teacher": teacher.architecture.to_json(), "weights": weights}
+        shared |= {part: data.plain(part) for part in ("search", "validation")}
+        shared |= {"recipe": asdict(recipe), "seed": seed}
+        self._shared = ray.put(shared | {"device": "cuda" if self._gpus else "cpu", "time_limit": time_limit})
 
     def evaluate(self, tasks: Sequence[Task], purpose: str, index: int) -> Generator[Evaluation, None, None]:
         """Train the students of one step on whatever workers are free; the first to end is yielded first."""
@@ -187,11 +173,7 @@ def _connect(ray: Any, address: str) -> None:
         raise ConfigError(f"ray_address = {address!r}: {where} ({one_line(error)}); {advice}") from None
 
 
-# -- in a worker -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _WorkerData:
+class _WorkerData(NamedTuple):
     search: DeviceData
     validation: DeviceData
     device: str
@@ -200,23 +182,21 @@ class _WorkerData:
 def _train_student(
     shared: Mapping[str, Any], key: str, architecture: str, purpose: str, index: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield the epochs of one student as they end, then what became of it, with its weights."""
+    """In a worker: yield the epochs of one student as they end, then what became of it, with its weights."""
     messages: SimpleQueue[dict[str, Any] | BaseException] = SimpleQueue()
 
     def work() -> None:
         try:
             evaluator = _evaluator(shared, Callbacks(lambda key, result: messages.put({"epoch": asdict(result)})))
-            [(evaluation, weights)] = evaluator.trained(
-                [Task(key, Architecture.from_json(architecture))], purpose, index
-            )
+            task = Task(key, Architecture.from_json(architecture))
+            [(evaluation, weights)] = evaluator.trained([task], purpose, index)
             arrays = {name: tensor.numpy() for name, tensor in weights.items()}
             messages.put({"evaluation": asdict(evaluation), "weights": arrays})
         except BaseException as error:
             messages.put(error)
 
     Thread(target=work, daemon=True).start()
-    limit = shared["time_limit"]
-    ends = time.monotonic() + limit
+    ends = time.monotonic() + (limit := shared["time_limit"])
     while True:
         try:
             message = messages.get(timeout=None if limit == math.inf else max(0.0, ends - time.monotonic()))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
@@ -22,76 +22,52 @@ if TYPE_CHECKING:
 Schedule = Literal["constant", "step", "one_cycle", "step_60", "step_53_80"]
 STEPS = {"step": (1 / 3, 2 / 3), "step_60": (30 / 50,), "step_53_80": (80 / 150, 120 / 150)}
 """Where in a training the learning rate falls to a tenth. The last two are Architecture Compression's (§5.2.1)."""
-_CHOICES = {
-    "optimizer": ("adam", "sgd"),
-    "schedule": get_args(Schedule),
-    "loss": ("distillation", "cross_entropy"),
-}
-WARM_UP = 0.25
-"""The part of a one-cycle training in which the learning rate rises."""
-CLIP_NORM = 2.0
-"""The largest gradient norm in a one-cycle training."""
+_CHOICES = {"optimizer": ("adam", "sgd"), "schedule": get_args(Schedule), "loss": ("distillation", "cross_entropy")}
+WARM_UP = 0.25  # the part of a one-cycle training in which the learning rate rises
+CLIP_NORM = 2.0  # the largest gradient norm in a one-cycle training
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of one training.
-
-    `loss` "distillation" is the mean squared error between the logits of student and teacher, over images and classes
-    (ESNAC §3.3); "cross_entropy" is that of the labels. `reset_batch_norm` starts with fresh batch-norm statistics,
-    as search training does. `weight_decay` is added to the gradient (L2), for Adam too, as in the authors' code.
-    `clip_norm` is the largest norm of the gradient of all weights together; a longer one is scaled down to it.
-    `label_smoothing` is the share of the labels' weight that all classes get alike, in cross entropy alone.
-
-    Raises:
-        TrainingError: a value that is not allowed, named in the message.
-    """
+    """The settings of one training. A value that is not allowed raises TrainingError."""
 
     epochs: int
     lr: float
     batch_size: int = 128
     optimizer: Literal["adam", "sgd"] = "sgd"
-    weight_decay: float = 5e-4
+    weight_decay: float = 5e-4  # added to the gradient (L2), for Adam too, as in the authors' code
     momentum: float = 0.9
     schedule: Schedule = "constant"
+    # "distillation": the mean squared error between the logits of student and teacher, over images and classes (§3.3)
     loss: Literal["distillation", "cross_entropy"] = "cross_entropy"
     augment: bool = False
-    reset_batch_norm: bool = False
-    clip_norm: float = math.inf
-    label_smoothing: float = 0.0
+    reset_batch_norm: bool = False  # start with fresh batch-norm statistics, as search training does
+    clip_norm: float = math.inf  # a longer gradient of all weights together is scaled down to this norm
+    label_smoothing: float = 0.0  # share of the labels' weight that all classes get alike, in cross entropy alone
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
                 raise TrainingError(f"{name} = {value!r} is unknown; choose one of {', '.join(choices)}")
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise TrainingError(f"{name} = {value!r} must be a whole number of at least 1")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise TrainingError(f"lr = {self.lr!r} must be a finite number above 0")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise TrainingError(f"weight_decay = {self.weight_decay!r} must be a finite number of at least 0")
-        if not self.clip_norm > 0:
-            raise TrainingError(f"clip_norm = {self.clip_norm!r} must be above 0; infinity clips nothing")
-        if not 0 <= self.label_smoothing < 1:
-            raise TrainingError(f"label_smoothing = {self.label_smoothing!r} must be at least 0 and below 1")
-        if not 0 <= self.momentum < 1:
-            raise TrainingError(f"momentum = {self.momentum!r} must be at least 0 and below 1")
+        right = {
+            "epochs": (type(self.epochs) is int and self.epochs >= 1, "a whole number of at least 1"),
+            "batch_size": (type(self.batch_size) is int and self.batch_size >= 1, "a whole number of at least 1"),
+            "lr": (0 < self.lr < math.inf, "a finite number above 0"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "a finite number of at least 0"),
+            "clip_norm": (self.clip_norm > 0, "above 0; infinity clips nothing"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
+            "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
+        }
+        for name, (fine, allowed) in right.items():
+            if not fine:
+                raise TrainingError(f"{name} = {getattr(self, name)!r} must be {allowed}")
 
     @classmethod
     def search(cls, config: StudyConfig) -> Recipe:
         """Search training as in the authors' code: Adam at 1e-3, distillation, fresh batch-norm statistics."""
-        return cls(
-            epochs=config.epochs,
-            lr=1e-3,
-            batch_size=config.batch_size,
-            optimizer="adam",
-            loss="distillation",
-            augment=config.augment,
-            reset_batch_norm=True,
-        )
+        size, augment = config.batch_size, config.augment
+        return cls(config.epochs, 1e-3, size, "adam", loss="distillation", augment=augment, reset_batch_norm=True)
 
     @classmethod
     def final(cls, config: StudyConfig) -> Recipe:
@@ -115,15 +91,9 @@ class Recipe:
         A student that lost its batch norms can be thrown out of a good minimum by the high middle of a one-cycle
         training: one on digits ended at 30 % test accuracy so, and at 98 % with clipping.
         """
-        return cls(
-            epochs=epochs,
-            lr=lr,
-            batch_size=config.batch_size,
-            schedule=config.schedule,
-            augment=config.augment,
-            clip_norm=CLIP_NORM if config.schedule == "one_cycle" else math.inf,
-            label_smoothing=label_smoothing,
-        )
+        clip_norm = CLIP_NORM if config.schedule == "one_cycle" else math.inf
+        recipe = cls(epochs, lr, config.batch_size, schedule=config.schedule, augment=config.augment)
+        return replace(recipe, clip_norm=clip_norm, label_smoothing=label_smoothing)
 
     @property
     def nesterov(self) -> bool:
@@ -133,9 +103,8 @@ class Recipe:
     def lr_at(self, progress: float) -> float:
         """Return the learning rate where `progress` in [0, 1] of all batches is done.
 
-        constant: `lr`. step: `lr`, a tenth of it from 1/3 on, a hundredth from 2/3 on; step_60, step_53_80: the same
-        from 60 %, from 53 and 80 % on. one_cycle: up in a straight line from 0 to `lr` over the first quarter, then
-        down in a straight line to 0.
+        step schedules: a tenth from the first of their `STEPS` on, a hundredth from the second on. one_cycle: up in a
+        straight line from 0 to `lr` over the first quarter, then down in a straight line to 0.
         """
         if not 0 <= progress <= 1:
             raise TrainingError(f"progress = {progress!r} must be between 0 and 1")
@@ -154,16 +123,9 @@ class Recipe:
         tensor on the parameters' device.
         """
         parameters = list(parameters)
-        lr: float | torch.Tensor = self.lr
+        shared: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
         if captured and parameters:
-            lr = torch.tensor(self.lr, dtype=torch.float32, device=parameters[0].device)
+            shared["lr"] = torch.tensor(self.lr, dtype=torch.float32, device=parameters[0].device)
         if self.optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=lr, weight_decay=self.weight_decay, fused=True, capturable=captured)
-        return torch.optim.SGD(
-            parameters,
-            lr=lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            nesterov=self.nesterov,
-            fused=True,
-        )
+            return torch.optim.Adam(parameters, capturable=captured, **shared)
+        return torch.optim.SGD(parameters, momentum=self.momentum, nesterov=self.nesterov, **shared)

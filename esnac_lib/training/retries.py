@@ -1,31 +1,20 @@
-"""Out-of-memory retries: a group that does not fit is trained in halves, those in halves, and at last one by one.
-
-A trainee ends the same in any group (`trainer`), so that a group may be divided as memory asks.
-"""
-
-from __future__ import annotations
+"""Out-of-memory retries: a group that does not fit is trained in halves, and so on; its results do not change."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from esnac_lib.architecture.network import Network
 from esnac_lib.training.job import Outcome, Trainee
 
-RETRIES = 2
-"""How often at least a training that met a fault of the machine is tried again."""
+RETRIES = 2  # how often at least a training that met a fault of the machine is tried again
 
 
 def train_with_retries(
-    networks: Mapping[str, Callable[[], Network]],
-    train_group: Callable[[Sequence[Trainee]], Mapping[str, Outcome]],
+    networks: Mapping[str, Callable[[], Network]], train_group: Callable[[Sequence[Trainee]], Mapping[str, Outcome]]
 ) -> Iterator[tuple[Outcome, Network]]:
     """Train a group; trainees that a fault of the machine stopped are tried again in groups of half the size.
 
-    Each outcome is yielded, with its network, as soon as it is final. One that is still a fault of the machine was met
-    twice by a trainee alone.
-
-    Args:
-        networks: by key, what makes the network with the weights that its training starts from.
-        train_group: trains trainees and returns what became of each by its key.
+    `networks` makes, by key, each network with the weights that its training starts from. Each outcome is yielded, with
+    its network, as soon as it is final. One that is still a fault of the machine was met twice by a trainee alone.
     """
     left, sizes = list(networks), _group_sizes(len(networks))
     for number, size in enumerate(sizes, start=1):

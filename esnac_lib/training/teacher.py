@@ -6,8 +6,6 @@ ask for the same teacher, trained alike with the same seed, share it: it lies in
 study that needs it at the same time waits for the first.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json
@@ -15,7 +13,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -46,15 +44,12 @@ Role = Literal["search", "reference"]
 
 @dataclass(frozen=True, eq=False)
 class TrainedTeacher:
-    """A teacher with its weights.
-
-    accuracy: after the last epoch, on the validation images (search) or the test images (reference).
-    """
+    """A teacher with its weights."""
 
     role: Role
     architecture: Architecture
     weights: dict[str, Tensor]
-    accuracy: float
+    accuracy: float  # after the last epoch, on the validation images (search) or the test images (reference)
     curve: tuple[EpochResult, ...]
 
     def __repr__(self) -> str:
@@ -79,10 +74,8 @@ def traced_teacher(
     """
     seed = derive_seed(config.seed, f"{role}-teacher-weights")
     channels, size = config.image_channels or dataset.in_channels, dataset.image_size
-    if is_own(config):
-        module = own_teacher(config, dataset, seed)
-    else:
-        module = teacher(config.teacher, dataset.num_classes, channels, size, seed=seed)
+    shape = dataset.num_classes, channels, size
+    module = own_teacher(config, dataset, seed) if is_own(config) else teacher(config.teacher, *shape, seed=seed)
     return trace(module, torch.zeros(1, channels, size, size))
 
 
@@ -98,15 +91,11 @@ def train_teacher(
 
     A teacher that comes with its weights is only evaluated. If shrinking shall keep filters by their norm, the search
     teacher has them in that order (`filter_order`). Callbacks receive each epoch, also those of a teacher that is
-    loaded. Without a recipe it is `Recipe.teacher`.
-
-    Raises:
-        TrainingError: the training fails.
+    loaded. Without a recipe it is `Recipe.teacher`. Raises TrainingError where the training fails.
     """
-    if config.teacher_weights:
-        found = _evaluated(role, config, data)
-    else:
-        found = _trained(role, config, data, folder, callbacks, recipe or Recipe.teacher(config, role))
+    recipe = recipe or Recipe.teacher(config, role)
+    own = config.teacher_weights
+    found = _evaluated(role, config, data) if own else _trained(role, config, data, folder, callbacks, recipe)
     if role == "search" and config.keep == "norm":
         return replace(found, weights=largest_first(found.architecture, found.weights))
     return found
@@ -130,16 +119,9 @@ def _trained(
                 callbacks.on_epoch(key, result)
             return found
         architecture, weights = traced_teacher(config, data.dataset, role)
-        job = TrainingJob(
-            data.training if role == "search" else data.everything,
-            data.validation if role == "search" else data.test,
-            recipe,
-            seed=config.seed,
-            purpose=key,
-            device=data.device,
-            checkpoint=path / "checkpoint",
-            callbacks=callbacks,
-        )
+        images = (data.training, data.validation) if role == "search" else (data.everything, data.test)
+        place: dict[str, Any] = {"device": data.device, "checkpoint": path / "checkpoint"}
+        job = TrainingJob(*images, recipe, seed=config.seed, purpose=key, callbacks=callbacks, **place)
         networks = {key: partial(build, architecture, weights)}
         [(outcome, network)] = train_with_retries(networks, partial(train, job=job))
         if outcome.state != "complete" or outcome.last_accuracy is None:
@@ -174,11 +156,8 @@ def _identity(role: Role, config: StudyConfig, data: StudyData, recipe: Recipe) 
 
 def _save(trained: TrainedTeacher, path: Path) -> None:
     save_weights(path / WEIGHTS, trained.weights)
-    record = {
-        "accuracy": trained.accuracy,
-        "curve": [asdict(result) for result in trained.curve],
-        "architecture": trained.architecture.to_json(),
-    }
+    record = {"accuracy": trained.accuracy, "curve": list(map(asdict, trained.curve))}
+    record |= {"architecture": trained.architecture.to_json()}
     write_atomically(path / "teacher.json", json.dumps(record))
 
 

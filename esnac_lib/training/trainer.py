@@ -12,8 +12,6 @@ Channels-last memory is used on the CPU too. Three convolutions with batch norm 
 core, seconds a step: 0.035 against 0.043 (8 filters), 0.25 against 0.29 (32 filters).
 """
 
-from __future__ import annotations
-
 import math
 import re
 import time
@@ -42,11 +40,8 @@ def train(trainees: Sequence[Trainee], job: TrainingJob) -> dict[str, Outcome]:
 
     A trainee that diverges or raises leaves the group as failed, and the others go on. With a checkpoint folder the
     same call continues a training that was killed, to the same bits on a CPU; give the trainees with the weights they
-    started from, then too. `clear_checkpoint` deletes the files.
-
-    Raises:
-        TrainingError: keys that are no file names or not unique.
-        TrainingStopped: a callback asked to stop.
+    started from, then too. `clear_checkpoint` deletes the files. Raises TrainingError for keys that are no file names
+    or not unique, and TrainingStopped where a callback asks to stop.
     """
     keys = [trainee.key for trainee in trainees]
     if bad := [key for key in keys if not _KEY.fullmatch(key) or keys.count(key) > 1]:
@@ -74,11 +69,7 @@ def train(trainees: Sequence[Trainee], job: TrainingJob) -> dict[str, Outcome]:
 
 
 def evaluate(network: nn.Module, data: Images, *, batch_size: int = 256, device: str | torch.device = "cpu") -> float:
-    """Return the accuracy of `network` on `data`, in [0, 1]. The network is moved to `device`; its mode is kept.
-
-    Raises:
-        TrainingError: `data` is empty.
-    """
+    """Return the accuracy of `network` on `data`, in [0, 1]. The network is moved to `device`; its mode is kept."""
     if len(data) == 0:
         raise TrainingError("the data set to evaluate on is empty; give at least one image")
     buffer = BatchBuffer(torch.device(device))
@@ -88,8 +79,7 @@ def evaluate(network: nn.Module, data: Images, *, batch_size: int = 256, device:
     correct = torch.zeros((), dtype=torch.int64, device=buffer.device)
     try:
         with torch.inference_mode():
-            for x, y in data.evaluation_batches(batch_size):
-                batch = buffer.load(x, y)
+            for batch in (buffer.load(x, y) for x, y in data.evaluation_batches(batch_size)):
                 correct += (compute_logits(network, batch.x).argmax(1) == batch.y).sum()
     finally:
         network.train(mode)

@@ -1,9 +1,4 @@
-"""The training of one trainee: its optimiser, its random state, its failure, what it has reached so far.
-
-Nothing here knows of other trainees. The loop that leads a group through the epochs is in `trainer`.
-"""
-
-from __future__ import annotations
+"""One trainee: its optimiser, random state, failure and progress. `trainer` leads a group through the epochs."""
 
 import contextlib
 import math
@@ -12,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +15,9 @@ from torch.nn import functional as F
 
 from esnac_lib.errors import TrainingError, one_line
 from esnac_lib.seeding import derive_seed
+from esnac_lib.training import checkpoints
 from esnac_lib.training.callbacks import EpochResult
-from esnac_lib.training.checkpoints import (
-    Checkpoint,
-    cpu_copy,
-    optimizer_tensors,
-    read_checkpoint,
-    restore,
-    write_checkpoint,
-)
+from esnac_lib.training.checkpoints import Checkpoint, cpu_copy
 from esnac_lib.training.cuda_graphs import Batch, Stream, capture_on, captured
 from esnac_lib.training.device import RandomState, compute_logits
 from esnac_lib.training.faults import is_machine_fault, time_limit
@@ -41,19 +30,16 @@ class TrainingRun:
     def __init__(self, trainee: Trainee, job: TrainingJob) -> None:
         self.key, self.network, self.job, self.device = trainee.key, trainee.network, job, torch.device(job.device)
         self.error: str | None = None
-        self.retry = False
+        self.retry, self.best_epoch = False, 0
         self.curve: list[EpochResult] = []
-        self.best_epoch = 0
         self.best: dict[str, Tensor] = {}  # stays empty without accuracies: then the last epoch is the best
-        self.seconds = 0.0
-        self.spent = 0.0  # seconds in work of its own, this time
+        self.seconds, self.spent = 0.0, 0.0  # spent: in work of its own, this time
         self.stream = Stream(self.device)
         self.optimizer: torch.optim.Optimizer
         self.step: Callable[[Batch], None]
-        # Of the epoch in progress; the tensors are scalars on the device with fixed addresses.
         self.random_state: RandomState
         self.images = 0
-        self.loss: Tensor  # () float64, summed over the images
+        self.loss: Tensor  # () float64, summed over the images of the epoch; at a fixed address, like the next two
         self.correct: Tensor  # () int64
         self.finite: Tensor  # () bool
 
@@ -94,7 +80,7 @@ class TrainingRun:
         if path is None or not path.exists():
             return False
         try:
-            self._restore(read_checkpoint(path))
+            self._restore(checkpoints.read_checkpoint(path))
         except Exception as error:  # whatever is wrong with a file: the network can be trained from the start
             if is_machine_fault(error):
                 raise
@@ -110,7 +96,7 @@ class TrainingRun:
         curve = [EpochResult(**row) for row in progress["curve"]]
         best_epoch, seconds, error = progress["best_epoch"], progress["seconds"], progress["error"]
         if error is None:
-            restore(checkpoint, self.network, self.optimizer)
+            checkpoints.restore(checkpoint, self.network, self.optimizer)
         self.curve, self.best_epoch, self.seconds, self.error = curve, best_epoch, seconds, error
         if self.job.evaluation_data is not None:
             self.best = checkpoint.best or checkpoint.network
@@ -120,18 +106,14 @@ class TrainingRun:
         path = self._checkpoint_path
         if path is None or self.retry:
             return
-        progress = {
-            "identity": self.job.identity(),
-            "curve": [asdict(row) for row in self.curve],
-            "best_epoch": self.best_epoch,
-            "error": self.error,
-            "seconds": self.seconds,
-        }
+        progress: dict[str, Any] = {"identity": self.job.identity(), "curve": list(map(asdict, self.curve))}
+        progress |= {"best_epoch": self.best_epoch, "error": self.error, "seconds": self.seconds}
         checkpoint = Checkpoint(progress, {}, {}, {})
         if self.error is None:
             best = self.best if self.best_epoch < len(self.curve) else {}
-            checkpoint = Checkpoint(progress, self.network.state_dict(), optimizer_tensors(self.optimizer), best)
-        write_checkpoint(path, checkpoint)
+            state = checkpoints.optimizer_tensors(self.optimizer)
+            checkpoint = Checkpoint(progress, self.network.state_dict(), state, best)
+        checkpoints.write_checkpoint(path, checkpoint)
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the sums to zero and the random state to the epoch's."""
@@ -227,16 +209,9 @@ class TrainingRun:
         """Return what became of it, with the weights where it is complete."""
         failed = self.error is not None
         last = {} if failed else cpu_copy(self.network.state_dict())
-        return Outcome(
-            key=self.key,
-            state="failed" if failed else "complete",
-            error=self.error,
-            retry=self.retry,
-            curve=tuple(self.curve),
-            best_epoch=self.best_epoch,
-            best_accuracy=self.curve[self.best_epoch - 1].accuracy if self.curve else None,
-            last_accuracy=self.curve[-1].accuracy if self.curve else None,
-            best_weights=self.best or cpu_copy(last),
-            last_weights=last,
-            seconds=self.seconds,
-        )
+        found = self.curve[self.best_epoch - 1].accuracy if self.curve else None
+        accuracies = found, self.curve[-1].accuracy if self.curve else None
+        weights = self.best or cpu_copy(last), last
+        state: Literal["complete", "failed"] = "failed" if failed else "complete"
+        reached = tuple(self.curve), self.best_epoch
+        return Outcome(self.key, state, self.error, self.retry, *reached, *accuracies, *weights, self.seconds)

@@ -19,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esnac_lib.config import paths
+from esnac_lib.config.base import check_resume
 from esnac_lib.config.paper import AblationsConfig, N2nConfig
 from esnac_lib.config.paths import data_root_of, outputs_root, study_dir
 from esnac_lib.config.registry import nearest, registry
-from esnac_lib.config.study import PRESETS, RESULT_FREE, StudyConfig, check_resume
+from esnac_lib.config.study import PRESETS, RESULT_FREE, StudyConfig
 from esnac_lib.config.user_model import CompressConfig
 from esnac_lib.errors import ConfigError
 

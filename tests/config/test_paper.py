@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from esnac_lib.config.base import names_in
 from esnac_lib.config.experiment import ExperimentConfig
-from esnac_lib.config.paper import AblationsConfig, N2nConfig, ShufflenetConfig, TpeConfig, TransferConfig, names_in
+from esnac_lib.config.paper import AblationsConfig, N2nConfig, ShufflenetConfig, TpeConfig, TransferConfig
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
 
