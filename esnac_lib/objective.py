@@ -22,31 +22,21 @@ class Sized(Protocol):
     @property
     def num_params(self) -> float:
         """Trainable parameters."""
-        ...
 
     @property
     def macs(self) -> float:
         """Multiply-accumulates of one image."""
-        ...
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of a network.
+    """What was measured of a network."""
 
-    Attributes:
-        accuracy: A fraction, on whatever images it is compared on.
-        params: Trainable parameters.
-        macs: Multiply-accumulates of one image; NaN where nobody counted them (printed results).
-        latency: Seconds a batch takes, where it was measured.
-        images: Training images that it was shown, where they were counted.
-    """
-
-    accuracy: float
-    params: float
-    macs: float = math.nan
-    latency: float | None = None
-    images: int | None = None
+    accuracy: float  # a fraction, on whatever images it is compared on
+    params: float  # trainable parameters
+    macs: float = math.nan  # of one image; NaN where nobody counted them (printed results)
+    latency: float | None = None  # seconds a batch takes, where it was measured
+    images: int | None = None  # training images that it was shown, where they were counted
 
     @property
     def num_params(self) -> float:
@@ -60,16 +50,11 @@ class Objective:
 
     A subclass may define another `gain`. f is always the gain times the relative accuracy: the gain is exact before
     any training, so that a surrogate may learn the accuracy alone.
-
-    Attributes:
-        name: What a config calls it.
-        label: What `size` counts, as axes and sentences call it ("parameters").
-        size: The size of a network that is to become small.
     """
 
-    name: str
-    label: str
-    size: Callable[[Sized], float]
+    name: str  # what a config calls it
+    label: str  # what `size` counts, as axes and sentences call it ("parameters")
+    size: Callable[[Sized], float]  # of a network that is to become small
 
     def gain(self, student_size: float, teacher_size: float) -> float:
         """Return f at the teacher's accuracy, C (2 - C): 0 at the teacher's size, and negative above it."""
@@ -90,9 +75,7 @@ def compression_ratio(size: float, teacher_size: float) -> float:
     return 1 - size / teacher_size
 
 
-PAPERS = Objective("params", "parameters", attrgetter("num_params"))
-"""The objective of both papers, after Ashok et al. (2018)."""
-
 OBJECTIVES: Registry[Objective] = Registry("objective")
-OBJECTIVES.register(PAPERS)
+PAPERS = OBJECTIVES.register(Objective("params", "parameters", attrgetter("num_params")))
+"""The objective of both papers, after Ashok et al. (2018)."""
 OBJECTIVES.register(Objective("macs", "MACs", attrgetter("macs")))

@@ -18,46 +18,32 @@ from esnac_lib.architecture.channel_routing import is_depthwise
 from esnac_lib.architecture.encoding import ATTRIBUTES, KINDS, MAX_EDGE, kind_and_attributes
 from esnac_lib.architecture.graph import INPUT, Architecture, slot
 from esnac_lib.architecture.layer_types import LAYER_TYPES, Shape, Slot
-from esnac_lib.space.channel_dependencies import kept_count, trace_channels
-from esnac_lib.space.channel_groups import ChannelGroup
+from esnac_lib.space.channel_dependencies import trace_channels
 from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.operators.base import CandidateChanges
 from esnac_lib.space.search_space import SearchSpace
 
-BUILT = frozenset({"select"})
-"""Kinds of layers of which a ratio changes other attributes than the numbers of channels and groups."""
+BUILT = frozenset({"select"})  # kinds of which a ratio changes other attributes than channels and groups
 
 _GROUPS = len(KINDS) + ATTRIBUTES.index("groups")
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A student as a graph, and its costs.
-
-    Attributes:
-        rows: (L, m + 6), the kind and the attributes of each layer, as `encode` has them.
-        num_params: Trainable parameters.
-        count_macs: Computes `macs`, which not every objective needs.
-    """
+    """A student as a graph, and its costs."""
 
     graph: Graph
-    rows: np.ndarray
+    rows: np.ndarray  # (L, m + 6), the kind and the attributes of each layer, as `encode` has them
     input_shape: Shape
     output: Slot
     num_params: int
-    count_macs: Callable[[], int]
+    count_macs: Callable[[], int]  # computes `macs`, which not every objective needs
 
     @classmethod
     def of(cls, architecture: Architecture) -> Candidate:
         """Return the candidate of an architecture that is built already."""
-        return cls(
-            architecture.graph,
-            _rows(architecture),
-            architecture.input_shape,
-            architecture.output,
-            architecture.num_params,
-            lambda: architecture.macs,
-        )
+        shape, output, params = architecture.input_shape, architecture.output, architecture.num_params
+        return cls(architecture.graph, _rows(architecture), shape, output, params, lambda: architecture.macs)
 
     @cached_property
     def macs(self) -> int:
@@ -72,16 +58,9 @@ class Candidate:
     @cached_property
     def edges(self) -> np.ndarray:
         """(E, 2): the places, in that order, of a layer and of one that reads it."""
-        place = [0] * len(self.order)
-        for position, i in enumerate(self.order):
-            place[i] = position
-        pairs = set()
-        for j, parts in enumerate(self.graph.inputs):
-            for part in parts:
-                for i, _ in part:
-                    if i != INPUT:
-                        pairs.add((place[i], place[j]))
-        return np.array(sorted(pairs), np.int64).reshape(-1, 2)
+        place = {i: position for position, i in enumerate(self.order)}
+        read = ((j, i) for j, parts in enumerate(self.graph.inputs) for part in parts for i, _ in part)
+        return np.array(sorted({(place[i], place[j]) for j, i in read if i != INPUT}), np.int64).reshape(-1, 2)
 
     @cached_property
     def key(self) -> bytes:
@@ -106,11 +85,7 @@ class Candidate:
 
 
 class CandidateMaker:
-    """Makes the candidates of a space.
-
-    Where a teacher has layers of the kinds `BUILT`, or an operator does not say what it changes of a candidate, the
-    architecture is built: slower, and the same.
-    """
+    """Makes the candidates of a space; for kinds `BUILT`, and operators that `change_candidate` leaves, by building."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -122,8 +97,7 @@ class CandidateMaker:
 
     def make(self, decisions: Decisions) -> Candidate:
         """Return the candidate of decisions in the one form that `sample`, `mutate`, `cross` and `normalise` give."""
-        changes = None if self._built else self.space.candidate_changes(decisions)
-        if changes is None:
+        if self._built or (changes := self.space.candidate_changes(decisions)) is None:
             return Candidate.of(self.space.apply(decisions))
         inputs, output = self._edges(changes)
         left = [i for i in range(len(self._rows)) if i not in changes.removed]
@@ -139,9 +113,8 @@ class CandidateMaker:
                     attrs = tuple((name, into if name == "groups" else value) for name, value in attrs)
                 natures[place] = kind, out, attrs
         graph = Graph(natures, inputs, _consumers(inputs, output))
-        num_params = self._widths.params(left, widths)
-        count_macs = partial(self._widths.macs, left, widths)
-        return Candidate(graph, rows, self.space.teacher.input_shape, output, num_params, count_macs)
+        params, count_macs = self._widths.total(0, left, widths), partial(self._widths.total, 1, left, widths)
+        return Candidate(graph, rows, self.space.teacher.input_shape, output, params, count_macs)
 
     def _edges(self, changes: CandidateChanges) -> tuple[list[tuple[Slot, ...]], Slot]:
         """The slots that each layer of the student reads, and its output (compare `remove` and `add_skips`)."""
@@ -165,10 +138,7 @@ class CandidateMaker:
 
 
 class _Widths:
-    """The input and output channels of all layers that hold parameters, by the ratios.
-
-    own: layers with filters; filters (L, 1): 1 for them. depthwise: those whose groups are their input channels.
-    """
+    """The input and output channels of all layers that hold parameters, by the ratios."""
 
     def __init__(self, space: SearchSpace) -> None:
         teacher, flow = space.teacher, trace_channels(space.teacher)
@@ -176,14 +146,14 @@ class _Widths:
         segments = [segment for group in space.groups for segment in group.segments]
         column = {(segment.family, segment.lower): c for c, segment in enumerate(segments)}
         self.own = {i for i, layer in enumerate(teacher.layers) if layer.has_filters}
-        self.filters = np.array([[int(layer.has_filters)] for layer in teacher.layers])
+        self.filters = np.array([[int(layer.has_filters)] for layer in teacher.layers])  # (L, 1)
         self.depthwise = {i for i in self.own if is_depthwise(teacher.layers[i], teacher.in_shapes[i][0][0])}
-        self._teacher, self._holds = teacher, {i for i, size in enumerate(teacher.layer_params) if size}
-        self._computes = {i for i, macs in enumerate(teacher.layer_macs) if macs}
+        self._teacher = teacher
+        self._costly = [{i for i, n in enumerate(costs) if n} for costs in (teacher.layer_params, teacher.layer_macs)]
         self._costs: dict[tuple[int, int, int], tuple[int, int]] = {}  # by layer and channels
         self._tables = np.zeros((len(teacher.layers), 2, len(segments) + 1), np.int64)  # the last: those that all stay
         for way, atoms in enumerate((flow.in_atoms, flow.out_atoms)):
-            for i in self.own.union(self._holds):
+            for i in self.own.union(self._costly[0]):
                 for s, count in zip(*np.unique(flow.segment_of[atoms[i]], return_counts=True), strict=True):
                     segment = flow.segments[s]
                     place = column.get((segment.family, segment.lower), -1) if s >= 0 else -1
@@ -191,19 +161,13 @@ class _Widths:
 
     def at(self, ratios: tuple[float, ...]) -> np.ndarray:
         """Input and output channels of each layer, (L, 2); 0 where it has no filters of its own."""
-        counts = [n for group, ratio in zip(self._groups, ratios, strict=True) for n in _kept(group, ratio)]
+        counts = [n for group, ratio in zip(self._groups, ratios, strict=True) for n in group.counts(ratio)]
         return self._tables @ [*counts, 1]
 
-    def params(self, left: Sequence[int], widths: np.ndarray) -> int:
-        """Trainable parameters of the layers that are left, at these widths."""
-        return sum(
-            self._cost(i, *pair)[0] for i, pair in zip(left, widths[left].tolist(), strict=True) if i in self._holds
-        )
-
-    def macs(self, left: Sequence[int], widths: np.ndarray) -> int:
-        """Multiply-accumulates of the layers that are left, at these widths."""
-        pairs = zip(left, widths[left].tolist(), strict=True)
-        return sum(self._cost(i, *pair)[1] for i, pair in pairs if i in self._computes)
+    def total(self, which: int, left: Sequence[int], widths: np.ndarray) -> int:
+        """Trainable parameters (0) or multiply-accumulates (1) of the layers that are left, at these widths."""
+        pairs, costly = zip(left, widths[left].tolist(), strict=True), self._costly[which]
+        return sum(self._cost(i, *pair)[which] for i, pair in pairs if i in costly)
 
     def _cost(self, index: int, into: int, out: int) -> tuple[int, int]:
         """Parameters and multiply-accumulates of a layer by its input and output channels."""
@@ -224,17 +188,6 @@ def _rows(architecture: Architecture) -> np.ndarray:
         channels = (shapes[0][0], layer.channels) if layer.has_filters else (0, 0)
         rows.append((*kind_and_attributes(layer.kind, layer.attrs), *channels))
     return np.array(rows, np.float32).reshape(-1, len(KINDS) + len(ATTRIBUTES))
-
-
-def _kept(group: ChannelGroup, ratio: float) -> list[int]:
-    """How many channels of each segment stay (compare `ChannelGroup.keep`)."""
-    if not ratio:
-        return [segment.width for segment in group.segments]
-    kept = []
-    for segment in group.segments:
-        low, high = (kept_count(end, ratio, group.multiple) if end else 0 for end in (segment.lower, segment.upper))
-        kept.append(min(segment.width, max(group.multiple, high - low)))
-    return kept
 
 
 def _only_source(inputs: tuple[Slot, ...]) -> int | None:
@@ -260,13 +213,11 @@ def _sum(terms: list[tuple[Slot, int]]) -> Slot:
 
 def _consumers(inputs: list[tuple[Slot, ...]], output: Slot) -> list[list[tuple[int, int, int]]]:
     """As `Architecture.consumers`."""
-    found: list[list[tuple[int, int, int]]] = [[] for _ in inputs]
+    found: list[list[tuple[int, int, int]]] = [[] for _ in range(len(inputs) + 1)]  # INPUT is the last
     for j, parts in enumerate(inputs):
         for position, part in enumerate(parts):
             for i, count in part:
-                if i != INPUT:
-                    found[i].append((j, position, count))
+                found[i].append((j, position, count))
     for i, count in output:
-        if i != INPUT:
-            found[i].append((-1, 0, count))
-    return found
+        found[i].append((-1, 0, count))
+    return found[:-1]

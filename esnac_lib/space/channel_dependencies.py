@@ -24,7 +24,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from esnac_lib.architecture.channel_routing import is_depthwise, selected, shuffled
-from esnac_lib.architecture.graph import INPUT, Architecture, Layer
+from esnac_lib.architecture.graph import INPUT, Architecture
 from esnac_lib.architecture.layer_types import Slot
 
 _Cuts = tuple[tuple[int, int], ...]  # selections, each with how often it picks an atom
@@ -33,21 +33,17 @@ _Key = tuple[tuple[int, ...], bool, _Cuts]  # what a segment's atoms share: prod
 
 @dataclass(frozen=True)
 class Segment:
-    """Channels that are kept or dropped together in all the layers that produce them.
+    """Channels that are kept or dropped together in all the layers that produce them."""
 
-    positions: for each producing layer (index) the positions of the segment's channels in its output, all in the same
-    order. lower, upper: the share [lower, upper) of the family's width that the segment takes.
-    """
-
-    positions: dict[int, np.ndarray]
+    positions: dict[int, np.ndarray]  # by producing layer, those of the channels in its output, all in the same order
     family: int
-    lower: int
+    lower: int  # the segment takes [lower, upper) of the family's width
     upper: int
     frozen: bool
 
     @property
     def width(self) -> int:
-        """Channels before shrinking."""
+        """Its channels before shrinking."""
         return self.upper - self.lower
 
     def first(self, count: int) -> dict[int, np.ndarray]:
@@ -60,7 +56,6 @@ class Flow:
     """The channels of every layer, as the coupled sets that they belong to."""
 
     segments: tuple[Segment, ...]
-    families: int
     out_atoms: tuple[np.ndarray, ...]  # of every layer: the coupled set that each output channel belongs to
     in_atoms: tuple[np.ndarray, ...]  # of every layer's first slot, likewise
     segment_of: np.ndarray  # of a coupled set
@@ -76,19 +71,13 @@ class Flow:
     def why_fixed(self, index: int) -> str | None:
         """Why the output channels of a layer cannot be shrunk, in words; None if they can."""
         sets = np.unique(self.out_atoms[index])
-        for coupled in sets:
-            if int(coupled) in self.reasons:
-                return self.reasons[int(coupled)]
-        for family in {self.segments[s].family for s in self.segment_of[sets] if s >= 0} & self.fixed:
-            frozen = [self.reasons[int(t)] for t in np.flatnonzero(self._families == family) if int(t) in self.reasons]
+        if own := [self.reasons[coupled] for coupled in sets.tolist() if coupled in self.reasons]:
+            return own[0]
+        families = np.array([*(segment.family for segment in self.segments), -1])[self.segment_of]  # of coupled sets
+        for family in {int(found) for found in families[sets] if found >= 0} & self.fixed:
+            frozen = [self.reasons[t] for t in np.flatnonzero(families == family).tolist() if t in self.reasons]
             return frozen[0] if frozen else f"a part of it does not divide into {self.multiples[family]} groups"
         return None
-
-    @cached_property
-    def _families(self) -> np.ndarray:
-        """The family of each coupled set, -1 for none."""
-        families = np.array([segment.family for segment in self.segments] + [-1])
-        return families[self.segment_of]  # segment -1 is the last of them
 
     def family_width(self, family: int) -> int:
         """The family's channels before shrinking."""
@@ -102,31 +91,27 @@ def trace_channels(architecture: Architecture) -> Flow:
         atoms.follow(index)
     atoms.freeze(atoms.read(architecture.output), "it is the network's output")
     coupled, reasons = atoms.coupled_sets()
-    frozen = set(reasons)
-    cuts = _cuts(architecture, coupled, atoms.out)
-    segments, families, segment_of = _segments(architecture, coupled, atoms.starts, frozen, cuts)
-    out_atoms = tuple(coupled[channels] for channels in atoms.out)
-    in_atoms = tuple(coupled[channels] for channels in atoms.into)
-    multiples = _multiples(architecture, segments, families, in_atoms, segment_of)
+    out_atoms, in_atoms = (tuple(coupled[channels] for channels in way) for way in (atoms.out, atoms.into))
+    made = {index: out_atoms[index] for index in atoms.makers}
+    sets = _alike_sets(made, reasons, _cuts(architecture, out_atoms))
+    segment_of = np.full(int(coupled.max()) + 1, -1)
+    segments = _segments(made, sets, segment_of)
+    multiples = _multiples(architecture, segments, in_atoms, segment_of)
     enclosing = _enclosing(architecture, segments, out_atoms, segment_of)
-    return Flow(segments, families, out_atoms, in_atoms, segment_of, multiples, reasons, enclosing)
+    return Flow(segments, out_atoms, in_atoms, segment_of, multiples, reasons, enclosing)
 
 
 class _Atoms:
-    """Which atom every channel of every layer is, and which atoms are coupled.
-
-    out, into: for each layer followed so far the atoms that it puts out, and those of its first slot. starts: the first
-    atom of each layer that has atoms of its own.
-    """
+    """Which atom every channel of every layer is, and which atoms are coupled."""
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
         self.total = 0
         self.inputs = self._new(architecture.input_shape[0])
         self._frozen = [(self.inputs, "it is summed with the network's input")]
-        self.starts: dict[int, int] = {}
-        self.out: list[np.ndarray] = []
-        self.into: list[np.ndarray] = []
+        self.makers: list[int] = []  # layers that have atoms of their own
+        self.out: list[np.ndarray] = []  # of each layer followed so far, the atoms that it puts out
+        self.into: list[np.ndarray] = []  # and those of its first slot
         self._couplings: list[tuple[np.ndarray, np.ndarray]] = []
         self._shuffled: list[bool] = []  # of every layer: whether its channels went through a shuffle
 
@@ -151,74 +136,84 @@ class _Atoms:
 
     def follow(self, index: int) -> None:
         """Take in the next layer."""
-        layer, shapes = self.architecture.layers[index], self.architecture.in_shapes[index]
+        layer = self.architecture.layers[index]
         parts = [self.read(part) for part in layer.inputs]
-        self.out.append(self._put_out(index, layer, shapes, parts))
+        self.out.append(self._put_out(index, parts))
         self.into.append(parts[0])
-        own = index in self.starts or layer.kind == "opaque"
+        own = index in self.makers or layer.kind == "opaque"
         passed = not own and any(i != INPUT and self._shuffled[i] for i in layer.sources)
         self._shuffled.append(passed or layer.kind == "channel_shuffle")
 
-    def _put_out(
-        self, index: int, layer: Layer, shapes: tuple[tuple[int, ...], ...], parts: list[np.ndarray]
-    ) -> np.ndarray:
+    def _put_out(self, index: int, parts: list[np.ndarray]) -> np.ndarray:
+        layer, shape = self.architecture.layers[index], self.architecture.in_shapes[index][0]
         first = parts[0]
         if layer.kind == "opaque":
             made = self._new(self.architecture.shapes[index][0])
             for atoms in (*parts, made):
                 self.freeze(atoms, f"opaque layer {layer.name!r} ({layer.reason or layer['what']})")
             return made
-        if is_depthwise(layer, shapes[0][0]):
-            return np.repeat(first, layer.channels // shapes[0][0])
+        if is_depthwise(layer, shape[0]):
+            return np.repeat(first, layer.channels // shape[0])
         if layer.has_filters:
-            self.starts[index] = self.total
+            self.makers.append(index)
             return self._new(layer.channels)
         if layer.kind == "flatten":
-            return np.repeat(first, prod(shapes[0][1:]))
+            return np.repeat(first, prod(shape[1:]))
         if layer.kind == "channel_shuffle":
             return first[shuffled(len(first), layer["groups"])]
         if layer.kind == "select":
             return first[selected(layer)]
         if layer.kind in ("multiply", "add"):
-            widest = max(shape[0] for shape in shapes)  # one channel alone serves all of the other side
+            widest = max(map(len, parts))  # one channel alone serves all of the other side
             wide = zip(parts, layer.inputs, strict=True)
             return self._couple([(atoms, part[0][0]) for atoms, part in wide if len(atoms) == widest])
         return np.concatenate(parts)
 
     def coupled_sets(self) -> tuple[np.ndarray, dict[int, str]]:
         """Of every atom the set of coupled ones that it is in, and of the sets that are frozen the reason."""
-        left = np.concatenate([a for a, _ in self._couplings] or [np.arange(0)])
-        right = np.concatenate([b for _, b in self._couplings] or [np.arange(0)])
-        edges = (np.ones(len(left), dtype=np.int8), (left, right))
-        _, coupled = connected_components(coo_matrix(edges, shape=(self.total, self.total)), directed=False)
+        left, right = (np.concatenate([np.arange(0), *(pair[end] for pair in self._couplings)]) for end in (0, 1))
+        _, coupled = _components(left, right, self.total)
         reasons: dict[int, str] = {}
         for atoms, reason in self._frozen:
-            for found in np.unique(coupled[atoms]):
-                reasons.setdefault(int(found), reason)
+            for found in np.unique(coupled[atoms]).tolist():
+                reasons.setdefault(found, reason)
         return coupled, reasons
 
 
-def _cuts(architecture: Architecture, coupled: np.ndarray, out: list[np.ndarray]) -> dict[int, _Cuts]:
+def _components(left: np.ndarray, right: np.ndarray, count: int) -> tuple[int, np.ndarray]:
+    """How many parts the graph of `count` nodes with these edges has, and the part of each node."""
+    edges = coo_matrix((np.ones(len(left), np.int8), (left, right)), shape=(count, count))
+    return connected_components(edges, directed=False)
+
+
+def _cuts(architecture: Architecture, out_atoms: tuple[np.ndarray, ...]) -> dict[int, _Cuts]:
     """For each coupled set the selections that pick it; where they differ, neither part may lose all its channels."""
-    picked: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    picked: dict[int, _Cuts] = defaultdict(tuple)
     for index, layer in enumerate(architecture.layers):
         if layer.kind == "select":
-            for atom, times in zip(*np.unique(coupled[out[index]], return_counts=True), strict=True):
-                picked[int(atom)].append((index, int(times)))
-    return {atom: tuple(by) for atom, by in picked.items()}
+            for atom, times in zip(*np.unique(out_atoms[index], return_counts=True), strict=True):
+                picked[int(atom)] += ((index, int(times)),)
+    return picked
 
 
-def _segments(
-    architecture: Architecture, coupled: np.ndarray, starts: dict[int, int], frozen: set[int], cuts: dict[int, _Cuts]
-) -> tuple[tuple[Segment, ...], int, np.ndarray]:
-    """The segments, the number of their families, and the segment of each coupled set."""
-    sets = _alike_sets(architecture, coupled, starts, frozen, cuts)
-    families = _families(list(sets))
+def _alike_sets(made: dict[int, np.ndarray], reasons: dict[int, str], cuts: dict[int, _Cuts]) -> dict[_Key, list[int]]:
+    """The coupled sets by what those of one segment share; `made`: of each of their layers the sets it puts out."""
+    producers: dict[int, list[int]] = defaultdict(list)
+    for index, atoms in made.items():
+        for atom in atoms.tolist():
+            producers[atom].append(index)
+    sets: dict[_Key, list[int]] = defaultdict(list)
+    for atom, layers in producers.items():
+        sets[tuple(layers), atom in reasons, cuts.get(atom, ())].append(atom)
+    return sets
+
+
+def _segments(made: dict[int, np.ndarray], sets: dict[_Key, list[int]], segment_of: np.ndarray) -> tuple[Segment, ...]:
+    """The segments; `segment_of` gets that of each coupled set."""
     segments: list[Segment] = []
-    segment_of = np.full(int(coupled.max()) + 1, -1)
-    for family, keys in enumerate(families):
-        widest = max({i for key in keys for i in key[0]}, key=lambda i: architecture.layers[i].channels)
-        rank = {int(atom): p for p, atom in enumerate(_atoms(architecture, coupled, starts, widest))}
+    for family, keys in enumerate(_families(list(sets))):
+        widest = max({i for key in keys for i in key[0]}, key=lambda i: len(made[i]))
+        rank = {atom: p for p, atom in enumerate(made[widest].tolist())}
         lower = 0
         for key in sorted(keys, key=lambda key: (min(rank.get(a, len(rank)) for a in sets[key]), key)):
             atoms = sets[key]
@@ -226,26 +221,11 @@ def _segments(
             order = {atom: p for p, atom in enumerate(atoms)}
             positions = {}
             for index in sorted(set(key[0])):
-                here = _atoms(architecture, coupled, starts, index)
-                found = [p for p, atom in enumerate(here) if int(atom) in order]
-                positions[index] = np.array(sorted(found, key=lambda p: (order[int(here[p])], p)))
+                found = [(order[atom], p) for p, atom in enumerate(made[index].tolist()) if atom in order]
+                positions[index] = np.array([p for _, p in sorted(found)])
             segments.append(Segment(positions, family, lower, lower + len(atoms), key[1]))
             lower += len(atoms)
-    return tuple(segments), len(families), segment_of
-
-
-def _alike_sets(
-    architecture: Architecture, coupled: np.ndarray, starts: dict[int, int], frozen: set[int], cuts: dict[int, _Cuts]
-) -> dict[_Key, list[int]]:
-    """The coupled sets by what those of one segment share."""
-    producers: dict[int, list[int]] = defaultdict(list)
-    for index in starts:
-        for atom in _atoms(architecture, coupled, starts, index):
-            producers[int(atom)].append(index)
-    sets: dict[_Key, list[int]] = defaultdict(list)
-    for atom, layers in producers.items():
-        sets[tuple(layers), atom in frozen, cuts.get(atom, ())].append(atom)
-    return sets
+    return tuple(segments)
 
 
 def _families(keys: list[_Key]) -> list[list[_Key]]:
@@ -253,13 +233,8 @@ def _families(keys: list[_Key]) -> list[list[_Key]]:
     first: dict[int, int] = {}  # of each layer, its first segment
     pairs = [(first.setdefault(index, place), place) for place, key in enumerate(keys) for index in set(key[0])]
     left, right = np.array(pairs, np.int64).reshape(-1, 2).T
-    edges = coo_matrix((np.ones(len(left), np.int8), (left, right)), shape=(len(keys), len(keys)))
-    count, family = connected_components(edges, directed=False)
+    count, family = _components(left, right, len(keys))
     return [[keys[place] for place in np.flatnonzero(family == number)] for number in range(count)]
-
-
-def _atoms(architecture: Architecture, coupled: np.ndarray, starts: dict[int, int], index: int) -> np.ndarray:
-    return coupled[starts[index] : starts[index] + architecture.layers[index].channels]
 
 
 def _enclosing(
@@ -267,8 +242,7 @@ def _enclosing(
 ) -> dict[int, int]:
     """For each family that only one arm of a later sum or concat can see: the family of that sum or concat.
 
-    The middle channels of a bottleneck lie within its block; the stem of a network feeds both arms of a block, and so
-    lies within none.
+    A bottleneck's middle channels lie within its block; a network's stem feeds both arms of a block: within none.
     """
     # for every layer the sums and concats that it meets first downstream, as (reader, slot, source)
     arms: dict[int, set[tuple[int, int, int]]] = defaultdict(set)
@@ -298,21 +272,17 @@ def _enclosing(
 
 
 def _multiples(
-    architecture: Architecture,
-    segments: tuple[Segment, ...],
-    families: int,
-    in_atoms: tuple[np.ndarray, ...],
-    segment_of: np.ndarray,
+    architecture: Architecture, segments: tuple[Segment, ...], in_atoms: tuple[np.ndarray, ...], segment_of: np.ndarray
 ) -> tuple[int, ...]:
     """For every family, the groups of all layers that produce or read its channels, jointly."""
-    groups: list[set[int]] = [{1} for _ in range(families)]
+    multiples = [1] * (1 + max((segment.family for segment in segments), default=-1))
     for index, layer in enumerate(architecture.layers):
         grouped = layer.kind == "conv" and not is_depthwise(layer, architecture.in_shapes[index][0][0])
         if grouped or layer.kind in ("channel_shuffle", "group_norm"):
             read = {segments[s].family for s in segment_of[in_atoms[index]] if s >= 0}
             for family in read | {segment.family for segment in segments if index in segment.positions}:
-                groups[family].add(layer["groups"])
-    return tuple(lcm(*found) for found in groups)
+                multiples[family] = lcm(multiples[family], layer["groups"])
+    return tuple(multiples)
 
 
 def kept_count(width: int, ratio: float, multiple: int) -> int:
@@ -322,6 +292,4 @@ def kept_count(width: int, ratio: float, multiple: int) -> int:
     more than there are.
     """
     exact = round((1 - ratio) * width, 9)  # so that 1 - 0.7 does not lose a filter to binary fractions
-    if multiple == 1:
-        return min(width, max(1, floor(exact)))
-    return min(width, max(multiple, -int(-exact // multiple) * multiple))
+    return min(width, max(multiple, floor(exact) if multiple == 1 else -int(-exact // multiple) * multiple))

@@ -39,16 +39,20 @@ class ChannelGroup:
         """The largest ratio that is drawn."""
         return 1.0 if self.multiple == 1 else MAX_RATIO_IN_GROUPS
 
-    def keep(self, ratio: float) -> dict[int, np.ndarray]:
-        """For each layer, the positions of the group's channels that stay: the first ones of every segment.
-
-        So does the authors' code. Segments of one family share its kept width: a shortcut gets the stage's width less
-        the branch's.
-        """
-        kept: dict[int, list[np.ndarray]] = {}
+    def counts(self, ratio: float) -> list[int]:
+        """How many channels of each segment stay: a shortcut gets its stage's kept width less the branch's."""
+        if not ratio:
+            return [segment.width for segment in self.segments]
+        counts = []
         for segment in self.segments:
-            upto = [kept_count(end, ratio, self.multiple) if end else 0 for end in (segment.lower, segment.upper)]
-            count = min(segment.width, max(self.multiple, upto[1] - upto[0]))
+            low, high = (kept_count(end, ratio, self.multiple) if end else 0 for end in (segment.lower, segment.upper))
+            counts.append(min(segment.width, max(self.multiple, high - low)))
+        return counts
+
+    def keep(self, ratio: float) -> dict[int, np.ndarray]:
+        """For each layer, the positions of the channels that stay: each segment's first, as in the authors' code."""
+        kept: dict[int, list[np.ndarray]] = {}
+        for segment, count in zip(self.segments, self.counts(ratio), strict=True):
             for index, positions in segment.first(count).items():
                 kept.setdefault(index, []).append(positions)
         return {index: np.sort(np.concatenate(parts)) for index, parts in kept.items()}
@@ -59,19 +63,15 @@ class ChannelGroup:
         for end in {end for segment in self.segments for end in (segment.lower, segment.upper)} - {0}:
             first, last = floor((1 - high) * end / self.multiple), ceil((1 - low) * end / self.multiple)
             steps |= {1 - k * self.multiple / end for k in range(first, last + 1)}
-        inside = sorted(step for step in steps if low <= step <= high)
-        return [(a + b) / 2 for a, b in pairwise(inside)]
+        return [(a + b) / 2 for a, b in pairwise(sorted(step for step in steps if low <= step <= high))]
 
 
 @dataclass(frozen=True)
 class _Content:
-    """What the channels of a map are made of; equal contents have equal channels at every ratio.
-
-    runs: (segment's group, lower, upper) -> how often, and for channels that no ratio changes what they are.
-    """
+    """What the channels of a map are made of; equal contents have equal channels at every ratio."""
 
     shape: tuple[int, ...]
-    runs: frozenset[tuple[Any, int]]
+    runs: frozenset[tuple[Any, int]]  # (segment's group or "fixed", lower, upper …) and how often
 
     @property
     def group(self) -> int | None:
@@ -93,16 +93,12 @@ class _Content:
 
 
 class Grouping:
-    """The channel groups of an architecture.
-
-    groups: in the order of the ratios of `Decisions`. Raises SpaceError for an unknown kind of grouping.
-    """
+    """The channel groups of an architecture, in the order of the ratios of `Decisions`."""
 
     def __init__(self, architecture: Architecture, kind: str) -> None:
         if kind not in GROUPINGS:
             raise SpaceError(f"grouping = {kind!r}: allowed are {' and '.join(GROUPINGS)}")
-        self.architecture = architecture
-        self.kind = kind
+        self.architecture, self.kind = architecture, kind
         self.flow: Flow = trace_channels(architecture)
         self.groups = self._groups()
 
@@ -130,19 +126,15 @@ class Grouping:
         block = self.flow.enclosing.get(family, family)
         return family if self.kind == "dependency" or block in self.flow.fixed else block
 
-    # -- which shapes stay equal -------------------------------------------------------------------------------------
-
     @cached_property
     def into(self) -> tuple[_Content, ...]:
         """What the (first) input of each layer is made of."""
-        shapes = [shapes[0] for shapes in self.architecture.in_shapes]
-        return tuple(self._content(a, shape) for a, shape in zip(self.flow.in_atoms, shapes, strict=True))
+        return tuple(map(self._content, self.flow.in_atoms, [shapes[0] for shapes in self.architecture.in_shapes]))
 
     @cached_property
     def out(self) -> tuple[_Content, ...]:
         """What the output of each layer is made of."""
-        pairs = zip(self.flow.out_atoms, self.architecture.shapes, strict=True)
-        return tuple(self._content(a, shape) for a, shape in pairs)
+        return tuple(map(self._content, self.flow.out_atoms, self.architecture.shapes))
 
     @cached_property
     def shrinkable(self) -> tuple[int, ...]:
@@ -153,13 +145,12 @@ class Grouping:
     @cached_property
     def lighter(self) -> tuple[int, ...]:
         """Layers that lose parameters to a ratio: it drops their filters, or channels that they read."""
-        found = []
-        for i, params in enumerate(self.architecture.layer_params):
-            sets = np.concatenate([self.flow.in_atoms[i], self.flow.out_atoms[i]])
-            owners = np.unique(self.flow.segment_of[sets])
-            if params and any(s >= 0 and self.flow.segments[s].family in self._group_of for s in owners):
-                found.append(i)
-        return tuple(found)
+        flow = self.flow
+        owners = [
+            np.unique(flow.segment_of[np.concatenate(pair)]) for pair in zip(flow.in_atoms, flow.out_atoms, strict=True)
+        ]
+        shrinks = [any(s >= 0 and flow.segments[s].family in self._group_of for s in found) for found in owners]
+        return tuple(i for i, params in enumerate(self.architecture.layer_params) if params and shrinks[i])
 
     @cached_property
     def _group_of(self) -> dict[int, int]:
@@ -182,12 +173,8 @@ class Grouping:
     @cached_property
     def removable(self) -> tuple[int, ...]:
         """Layers whose input shape equals their output shape at every ratio, or at equal ratios of `couplings`."""
-        indices = range(len(self.architecture.layers))
-        return tuple(
-            i
-            for i in indices
-            if is_removable(self.architecture, i) and (self.into[i] == self.out[i] or self._is_alike(i))
-        )
+        passing = [i for i in range(len(self.architecture.layers)) if is_removable(self.architecture, i)]
+        return tuple(i for i in passing if self.into[i] == self.out[i] or self._is_alike(i))
 
     def _is_alike(self, index: int) -> bool:
         """Whether input and output of a layer have equal shapes once their groups have one ratio, or none."""
@@ -196,20 +183,16 @@ class Grouping:
             return True
         if self.kind == "dimension" or before.group is None or after.group is None:
             return False
-        if self.groups[before.group].multiple != self.groups[after.group].multiple:
-            return False
-        runs = [frozenset((key[1:], count) for key, count in content.runs) for content in (before, after)]
-        return runs[0] == runs[1]
+        one, other = ({(key[1:], count) for key, count in content.runs} for content in (before, after))
+        return one == other and self.groups[before.group].multiple == self.groups[after.group].multiple
 
     @cached_property
     def couplings(self) -> dict[int, tuple[int, int]]:
         """Removable layers between two groups, with these: without the layer, both need the same ratio."""
-        found = {}
-        for index in self.removable:
-            before, after = self.into[index].group, self.out[index].group
-            if before is not None and after is not None and before != after:
-                found[index] = (min(before, after), max(before, after))
-        return found
+        between = {index: (self.into[index].group, self.out[index].group) for index in self.removable}
+        return {
+            i: (min(a, b), max(a, b)) for i, (a, b) in between.items() if a is not None and b is not None and a != b
+        }
 
     def joins(self, source: int, reader: int, firsts: Sequence[int]) -> bool:
         """Whether a skip connection fits where each group has its ratio in common with the first one named for it."""
@@ -217,9 +200,8 @@ class Grouping:
         if not 0 <= source < reader < len(layers) or len(layers[reader].inputs) != 1:
             return False
         made, read = self.out[source], self.into[reader]
-        if made.is_fixed and read.is_fixed:
-            return made.shape == read.shape
-        return made.under(firsts) == read.under(firsts)
+        fixed = made.is_fixed and read.is_fixed
+        return made.shape == read.shape if fixed else made.under(firsts) == read.under(firsts)
 
     @cached_property
     def connectable(self) -> tuple[tuple[int, int], ...]:
@@ -239,8 +221,7 @@ class Grouping:
         """Pairs that can be joined, also where the network's input stands in for a removed first layer."""
         before = {INPUT}  # layers in whose place the input stands when they, and what leads to them, are removed
         for i in self.removable:
-            if self.architecture.layers[i].sources & before:
-                before.add(i)
+            before |= {i} if self.architecture.layers[i].sources & before else set()
         return frozenset(self.connectable) | {(INPUT, j) for i, j in self.connectable if i in before}
 
     def firsts(self, removed: Iterable[int]) -> list[int]:

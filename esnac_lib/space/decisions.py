@@ -15,20 +15,14 @@ _FIELDS = {"remove": "removed", "shrink": "ratios", "skip": "skips"}  # the part
 
 @dataclass(frozen=True)
 class Decisions:
-    """What was decided about a teacher, a part for each operator.
+    """What was decided about a teacher, a part for each operator."""
 
-    Attributes:
-        removed: Indices of the teacher's layers that are taken out.
-        ratios: For each channel group the share of filters that go, in [0, 1).
-        skips: Pairs (i, j) of the teacher's layers (i = -1: the input) joined by an added edge.
-        extra: The parts of further operators by name, given as a mapping, kept as sorted pairs: numbers, texts and
-            tuples of these (a set becomes a sorted tuple). Parts that decide nothing are left out.
-    """
-
-    removed: frozenset[int]
-    ratios: tuple[float, ...]
-    skips: frozenset[tuple[int, int]]
+    removed: frozenset[int]  # indices of the teacher's layers that are removed
+    ratios: tuple[float, ...]  # for each channel group the share of filters that go, in [0, 1)
+    skips: frozenset[tuple[int, int]]  # pairs (i, j) of layers (i = -1: the input) joined by an added edge
     extra: Any = ()
+    """The parts of further operators by name, given as a mapping, kept as sorted pairs: numbers, texts and tuples of
+    these (a set becomes a sorted tuple). Parts that decide nothing are left out."""
 
     def __post_init__(self) -> None:
         if self.extra:

@@ -16,7 +16,7 @@ from torch import Tensor
 from esnac_lib.architecture.channel_routing import follows_channels
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Weights, inherit
-from esnac_lib.space.channel_dependencies import Flow, Segment, trace_channels
+from esnac_lib.space.channel_dependencies import Flow, trace_channels
 
 
 def largest_first(architecture: Architecture, weights: Mapping[str, Tensor]) -> Weights:
@@ -31,7 +31,8 @@ def largest_first(architecture: Architecture, weights: Mapping[str, Tensor]) -> 
     content = np.arange(len(norms))  # of each coupled set: whose channels stand in its place from now on
     for segment in flow.segments:
         if segment.family not in flow.fixed and flow.multiples[segment.family] == 1:
-            sets = _coupled_sets(segment, flow)
+            index, positions = next(iter(segment.positions.items()))
+            sets = flow.out_atoms[index][positions[:: len(positions) // segment.width]]  # in the order they are kept
             content[sets] = sets[np.argsort(-norms[sets], kind="stable")]
     layers = list(architecture.layers)
     for i in _with_channels(architecture):
@@ -55,12 +56,6 @@ def _squared_norms(architecture: Architecture, weights: Mapping[str, Tensor], fl
 def _with_channels(architecture: Architecture) -> list[int]:
     """The layers whose tensors have rows for channels."""
     return [i for i, layer in enumerate(architecture.layers) if layer.has_filters or follows_channels(layer)]
-
-
-def _coupled_sets(segment: Segment, flow: Flow) -> np.ndarray:
-    """The coupled sets of a segment, in the order in which its channels are kept."""
-    index, positions = next(iter(segment.positions.items()))
-    return flow.out_atoms[index][positions[:: len(positions) // segment.width]]
 
 
 def _source(places: np.ndarray, content: np.ndarray) -> np.ndarray:

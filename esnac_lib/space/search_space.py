@@ -20,7 +20,7 @@ from esnac_lib.architecture.graph import Architecture
 from esnac_lib.errors import SpaceError
 from esnac_lib.space.channel_groups import ChannelGroup, Grouping
 from esnac_lib.space.decisions import Decisions, Limits
-from esnac_lib.space.operators.base import CandidateChanges, Operator
+from esnac_lib.space.operators.base import CandidateChanges
 from esnac_lib.space.operators.shrink import BELOW_ONE, largest_ratio
 from esnac_lib.space.registry import OPERATORS, core_and
 
@@ -39,8 +39,7 @@ class SearchSpace:
         limits: How large a student may be; whatever is drawn stays within them.
         sampling: How `sample` draws, "paper" as the authors' code does, or "mild".
 
-    Raises:
-        SpaceError: An operator or grouping is unknown, or no student of the teacher keeps the limits.
+    Raises SpaceError where an operator or grouping is unknown, or no student of the teacher keeps the limits.
     """
 
     def __init__(
@@ -51,8 +50,7 @@ class SearchSpace:
         limits: Limits | None = None,
         sampling: str = "paper",
     ) -> None:
-        if operators is None:
-            operators = [operator.name for operator in core_and(())]
+        operators = [operator.name for operator in core_and(())] if operators is None else operators
         if not operators or set(operators) - set(OPERATORS):
             raise SpaceError(f"operators = {list(operators)}: allowed are one or more of {', '.join(OPERATORS)}")
         if sampling not in SAMPLINGS:
@@ -60,11 +58,11 @@ class SearchSpace:
         self.teacher = architecture
         self.operators = tuple(name for name in OPERATORS if name in operators)
         self.grouping = Grouping(architecture, grouping)
-        self.limits = limits or Limits()
-        self.sampling = sampling
+        self.groups: tuple[ChannelGroup, ...] = self.grouping.groups  # the channels that each ratio serves
+        self.limits, self.sampling = limits or Limits(), sampling
         self._known = core_and(operators)
+        self.used = tuple(o for o in self._known if o.name in operators)  # the operators that may be used
         self._in_order = tuple(sorted(self._known, key=lambda operator: operator.order))
-        self._choice_sets: dict[str, frozenset[Any]] = {}
         self._check_limits()
 
     def _check_limits(self) -> None:
@@ -72,43 +70,22 @@ class SearchSpace:
             return
         if "shrink" not in self.operators:
             raise SpaceError("a limit on parameters or MACs is kept by shrinking: add the operator shrink")
-        least = self.smallest
-        if not self.limits.allow(least):
-            raise SpaceError(
-                f"{self.limits}: with every group shrunk as far as it goes the teacher still has "
-                f"{least.num_params:,} parameters and {least.macs:,} MACs; allow more"
-            )
+        if not self.limits.allow(least := self.smallest):
+            still = f"the teacher still has {least.num_params:,} parameters and {least.macs:,} MACs; allow more"
+            raise SpaceError(f"{self.limits}: with every group shrunk as far as it goes {still}")
 
     def __repr__(self) -> str:
-        return f"SearchSpace({self.num_decisions} decisions: {', '.join(o.describe(self) for o in self._known)})"
-
-    # -- what can be decided -----------------------------------------------------------------------------------------
-
-    @property
-    def groups(self) -> tuple[ChannelGroup, ...]:
-        """The channels that each ratio serves."""
-        return self.grouping.groups
+        return f"SearchSpace({self.num_decisions} decisions: {', '.join(o.describe(self)[0] for o in self._known)})"
 
     @property
     def removable(self) -> tuple[int, ...]:
-        """Layers that can be taken out: their input shape equals their output shape (ESNAC §6.5)."""
+        """Layers that can be removed: their input shape equals their output shape (ESNAC §6.5)."""
         return self.grouping.removable
 
     @property
     def connectable(self) -> tuple[tuple[int, int], ...]:
         """Pairs i < j that a skip connection can join: their shapes are equal at every ratio (ESNAC §6.5)."""
         return self.grouping.connectable
-
-    @property
-    def used(self) -> tuple[Operator, ...]:
-        """The operators that may be used, in the registry's order."""
-        return tuple(operator for operator in self._known if operator.name in self.operators)
-
-    def choice_set(self, operator: Operator) -> frozenset[Any]:
-        """Return an operator's choices in this space."""
-        if operator.name not in self._choice_sets:
-            self._choice_sets[operator.name] = frozenset(operator.choices(self))
-        return self._choice_sets[operator.name]
 
     @property
     def num_decisions(self) -> int:
@@ -129,16 +106,8 @@ class SearchSpace:
         """Return decisions with these parts, by the names of their operators; the other operators change nothing."""
         return Decisions.of({o.name: parts[o.name] if o.name in parts else o.nothing(self) for o in self._known})
 
-    # -- from decisions to architectures and back --------------------------------------------------------------------
-
     def normalise(self, decisions: Decisions) -> Decisions:
-        """Return the one form of all decisions that give the same student.
-
-        What an operator decided that this space does not use is dropped.
-
-        Raises:
-            SpaceError: The decisions are of another space.
-        """
+        """Return the one form of all that give the same student (unused operators: nothing); may raise SpaceError."""
         parts: dict[str, Any] = {}
         for operator in self._known:
             part = operator.part(decisions)
@@ -160,18 +129,16 @@ class SearchSpace:
         """Return what normalised decisions change; None where it takes the architecture to know."""
         changes = CandidateChanges(self.nothing.ratios)
         for operator in self._known:
-            part = operator.part(decisions)
-            if part and not operator.change_candidate(part, changes):
+            if (part := operator.part(decisions)) and not operator.change_candidate(part, changes):
                 return None
         return changes
 
     def decisions_of(self, architecture: Architecture) -> Decisions | None:
-        """Return decisions that give this architecture, read off its origins, widths and edges; None if none do."""
+        """Return decisions that give this architecture, from its origins, widths and edges; None if none do."""
         names = {layer.name: i for i, layer in enumerate(self.teacher.layers)}
-        origins = [names.get(layer.origin or layer.name) for layer in architecture.layers]
-        if None in origins or len(set(origins)) < len(origins):
+        here = {names.get(layer.origin or layer.name, -1): place for place, layer in enumerate(architecture.layers)}
+        if -1 in here or len(here) < len(architecture.layers):
             return None
-        here = {i: place for place, i in enumerate(origins) if i is not None}
         parts = {operator.name: operator.read(self, architecture, here) for operator in self._known}
         if None in parts.values():
             return None
@@ -185,8 +152,6 @@ class SearchSpace:
         """Return whether some decisions give this architecture."""
         return self.decisions_of(architecture) is not None
 
-    # -- drawing -----------------------------------------------------------------------------------------------------
-
     def sample(self, rng: np.random.Generator) -> Decisions:
         """Draw decisions, as `sampling` says: "paper" is the way of the authors' code (ESNAC §4.1).
 
@@ -195,16 +160,11 @@ class SearchSpace:
         teacher are drawn at every size. The paper's way never draws those: it removes 30 to 70 % of the layers.
         """
         rates = {o.name: rng.choice(o.rates[self.sampling]) for o in self._known if o.rates}
-        parts = {}
-        for operator in sorted(self._known, key=lambda operator: not operator.rates):
-            parts[operator.name] = operator.sample(self, rates.get(operator.name, 0.0), rng)
-        return self.within(Decisions.of(parts))
+        in_turn = sorted(self._known, key=lambda operator: not operator.rates)
+        return self.within(Decisions.of({o.name: o.sample(self, rates.get(o.name, 0.0), rng) for o in in_turn}))
 
     def within(self, decisions: Decisions) -> Decisions:
-        """Return the decisions in one form, and if their student is above the limits, shrunk by as little as it takes.
-
-        All ratios then go the same part of the way to their largest.
-        """
+        """Return the decisions in one form, and above the limits all ratios raised by the smallest equal part."""
         decisions = self.normalise(decisions)
         if self.limits == Limits() or self.limits.allow(self.apply(decisions)):
             return decisions
@@ -216,10 +176,8 @@ class SearchSpace:
         return self._shrunk_by(decisions, high)
 
     def _shrunk_by(self, decisions: Decisions, part: float) -> Decisions:
-        ends = map(largest_ratio, self.groups)
-        ratios = tuple(
-            max(ratio, ratio + (end - ratio) * part) for ratio, end in zip(decisions.ratios, ends, strict=True)
-        )
+        pairs = zip(decisions.ratios, map(largest_ratio, self.groups), strict=True)
+        ratios = tuple([max(ratio, ratio + (end - ratio) * part) for ratio, end in pairs])
         return self.normalise(replace(decisions, ratios=ratios))
 
     def mutate(self, decisions: Decisions, rng: np.random.Generator) -> Decisions:
@@ -239,15 +197,10 @@ class SearchSpace:
         return self.within(Decisions.of(parts))
 
     def narrow(self, params: int) -> Decisions:
-        """Return one ratio for every group, so that the student comes as near to `params` as it can; no search at all.
-
-        Raises:
-            SpaceError: The space has no shrinking.
-        """
+        """Return one ratio for all groups that brings the student nearest to `params`; SpaceError without shrinking."""
         if "shrink" not in self.operators:
-            raise SpaceError(
-                'nothing can be narrowed without shrinking: make a SearchSpace(teacher, ("shrink",)) for it'
-            )
+            advice = 'make a SearchSpace(teacher, ("shrink",)) for it'
+            raise SpaceError(f"nothing can be narrowed without shrinking: {advice}")
         best, low, high = self.nothing, 0.0, BELOW_ONE
         nearest = abs(self.teacher.num_params - params)
         for _ in range(NARROWING_STEPS):

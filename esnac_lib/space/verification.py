@@ -24,22 +24,18 @@ from esnac_lib.errors import ArchitectureError, VerificationError, one_line
 from esnac_lib.space.search_space import SearchSpace
 
 BATCH = 2
+# types and scales of the weights with which a student is run until all its numbers are finite
 ATTEMPTS = ((torch.float32, 1.0), (torch.float64, 1.0), (torch.float64, 0.01))
-"""Types and scales of the weights with which a student is run until all its numbers are finite."""
-TOLERANCE = 1e-4
-"""How far two ways to compute the same outputs may be apart, relative to the largest output."""
+TOLERANCE = 1e-4  # between two ways to compute the same outputs, relative to the largest output
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was shown of a student.
-
-    checks: the names of what held. left_out: a check that could not be made, and why.
-    """
+    """What was shown of a student."""
 
     architecture: Architecture
-    checks: tuple[str, ...]
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    checks: tuple[str, ...]  # names of what held
+    left_out: Mapping[str, str] = field(default_factory=dict)  # a check that could not be made, and why
 
 
 def verify(architecture: Architecture, teacher_weights: Mapping[str, Tensor], *, seed: int = 0) -> Verification:
@@ -62,7 +58,9 @@ def verify(architecture: Architecture, teacher_weights: Mapping[str, Tensor], *,
             break
     else:
         raise VerificationError(f"{_name(architecture)} has outputs or gradients that are not finite")
-    _saved(architecture)
+    back = Architecture.from_json(text := architecture.to_json())
+    if back != architecture or back.arch_id != architecture.arch_id or back.to_json() != text:
+        raise VerificationError(f"{_name(architecture)} does not come back from its JSON the same")
     checks = ("shapes", "parameters", "macs", "training", "json")
     if opaque := [layer.name for layer in architecture.layers if layer.kind == "opaque"]:
         return Verification(architecture, checks, {"python": f"layer {opaque[0]!r} is opaque"})
@@ -73,22 +71,17 @@ def verify(architecture: Architecture, teacher_weights: Mapping[str, Tensor], *,
 def verify_teacher(
     module: nn.Module, space: SearchSpace, weights: Mapping[str, Tensor], *, seed: int = 0
 ) -> Verification:
-    """Check that deciding nothing gives the module's own outputs, and then everything that `verify` does.
-
-    Raises VerificationError, one line, for the first claim that does not hold.
-    """
-    architecture = space.apply(space.nothing)
-    if architecture != space.teacher:
+    """Check, as `verify` does, that deciding nothing gives the module's own outputs, and then what `verify` checks."""
+    if (architecture := space.apply(space.nothing)) != space.teacher:
         raise VerificationError("deciding nothing does not give the teacher's architecture")
     modes = {part: part.training for part in module.modules()}
     noise = _noise(architecture, seed)
     try:
-        with torch.no_grad():
-            expected = module.eval()(noise)
-            found = build(architecture, inherit(weights, architecture)).eval()(noise)
+        expected = _outputs(module, noise)
     finally:
         for part, mode in modes.items():
             part.training = mode
+    found = _outputs(build(architecture, inherit(weights, architecture)), noise)
     _compare("the teacher that was traced and rebuilt", found, expected)
     return verify(architecture, weights, seed=seed)
 
@@ -97,8 +90,14 @@ def _noise(architecture: Architecture, seed: int) -> Tensor:
     return torch.randn(BATCH, *architecture.input_shape, generator=torch.Generator().manual_seed(seed))
 
 
+def _outputs(module: nn.Module, noise: Tensor) -> Tensor:
+    with torch.no_grad():
+        outputs: Tensor = module.eval()(noise)
+    return outputs
+
+
 def _scaled(weights: Weights, dtype: torch.dtype, scale: float) -> Weights:
-    if dtype == torch.float32 and scale == 1:
+    if (dtype, scale) == ATTEMPTS[0]:
         return weights
     return {name: w.to(dtype) * scale if w.is_floating_point() else w for name, w in weights.items()}
 
@@ -113,8 +112,8 @@ def _counted(network: Network, noise: Tensor) -> Tensor:
     ]
     counter = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), counter:
-            outputs = network.eval()(noise)
+        with counter:
+            outputs = _outputs(network, noise)
     except RuntimeError as error:
         raise VerificationError(f"{_name(architecture)} does not run: {one_line(error, kind=False)}") from None
     finally:
@@ -123,25 +122,18 @@ def _counted(network: Network, noise: Tensor) -> Tensor:
     for layer, shape in zip(architecture.layers, architecture.shapes, strict=True):
         if seen[layer.name] != shape:
             raise VerificationError(f"layer {layer.name!r} puts out {seen[layer.name]}, predicted was {shape}")
+    name, params, macs = _name(architecture), architecture.num_params, architecture.macs
     real = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    if real != architecture.num_params:
-        raise VerificationError(
-            f"{_name(architecture)} has {real:,} parameters, predicted were {architecture.num_params:,}"
-        )
-    if (flops := counter.get_total_flops()) != 2 * len(noise) * architecture.macs:
-        raise VerificationError(
-            f"{_name(architecture)} computes {flops / 2 / len(noise):,.1f} MACs an image, predicted were "
-            f"{architecture.macs:,}"
-        )
+    if real != params:
+        raise VerificationError(f"{name} has {real:,} parameters, predicted were {params:,}")
+    if (flops := counter.get_total_flops() / 2 / len(noise)) != macs:
+        raise VerificationError(f"{name} computes {flops:,.1f} MACs an image, predicted were {macs:,}")
     return outputs
 
 
 def _learns(network: Network, noise: Tensor) -> bool:
-    """Whether a forward and a backward pass in train mode stay finite; the network is as before afterwards.
-
-    Raises VerificationError for a parameter that gets no gradient.
-    """
-    before = {name: tensor.clone() for name, tensor in network.named_buffers()}
+    """Whether a pass and its gradients in train mode are finite, or raise VerificationError for one that is missing."""
+    before = [buffer.clone() for buffer in network.buffers()]
     outputs = network.train()(noise)
     outputs.square().mean().backward()
     finite = bool(torch.isfinite(outputs).all())
@@ -151,16 +143,10 @@ def _learns(network: Network, noise: Tensor) -> bool:
         finite = finite and (parameter.grad is None or bool(torch.isfinite(parameter.grad).all()))
     network.zero_grad(set_to_none=True)
     with torch.no_grad():
-        for name, tensor in network.named_buffers():
-            tensor.copy_(before[name])
+        for buffer, value in zip(network.buffers(), before, strict=True):
+            buffer.copy_(value)
     network.eval()
     return finite
-
-
-def _saved(architecture: Architecture) -> None:
-    back = Architecture.from_json(architecture.to_json())
-    if back != architecture or back.arch_id != architecture.arch_id or back.to_json() != architecture.to_json():
-        raise VerificationError(f"{_name(architecture)} does not come back from its JSON the same")
 
 
 def _exported(architecture: Architecture, weights: Weights, noise: Tensor, expected: Tensor) -> None:
@@ -171,8 +157,7 @@ def _exported(architecture: Architecture, weights: Weights, noise: Tensor, expec
         model = names["Student"]()
         model.load_state_dict(python_weights(architecture, weights), assign=True)
         model.to(noise.dtype)
-        with torch.no_grad():
-            found = model.eval()(noise)
+        found = _outputs(model, noise)
     except (ArchitectureError, RuntimeError) as error:
         raise VerificationError(f"{_name(architecture)} cannot be exported: {one_line(error, kind=False)}") from None
     _compare(f"the exported program of {_name(architecture)}", found, expected)

@@ -6,10 +6,4 @@ estimates what a study will do, `experiment.py` runs families of studies, `evalu
 
 import lazy_loader as lazy
 
-__getattr__, __dir__, __all__ = lazy.attach(
-    __name__,
-    submod_attrs={
-        "study": ["Study"],
-        "experiment": ["Experiment"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy.attach(__name__, submod_attrs={"study": ["Study"], "experiment": ["Experiment"]})

@@ -44,14 +44,7 @@ def _version(name: str) -> str | None:
 def _commit() -> str | None:
     folder = Path(__file__).resolve().parents[2]
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.check_output(command, cwd=folder, stderr=subprocess.PIPE, text=True, timeout=5).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()

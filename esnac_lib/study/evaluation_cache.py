@@ -3,8 +3,7 @@
 The studies of an experiment lie in one folder, `<outputs>/<experiment>/<variant>_seed<n>`. A student's search training
 draws from (study seed, "search") alone, not from the step or the trial, so that two studies which train the same
 architecture from the same teacher weights, alike, with the same seed and on the same machine, get the same bits on a
-CPU. Then the second takes the first one's result out of its ledger. (On CUDA it takes what it would have got but for
-the rounding that differs there from run to run.)
+CPU (on CUDA, but for rounding). Then the second takes the first one's result out of its ledger.
 
 "The same architecture" is the same text in the ledger: an `arch_id` does not count which of the teacher's layers and
 channels are inherited, that text names them. Dropout draws by trial; students that have it are not looked up.
@@ -15,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,11 @@ _MACHINE = ("device", "hardware", "threads")
 
 @dataclass(frozen=True)
 class CachedEvaluation:
-    """A finished trial of another study, with its curve.
-
-    Attributes:
-        accuracy: Of the best epoch, a fraction; None for a student that diverged, and then `error` says why.
-    """
+    """A finished trial of another study, with its curve."""
 
     study: str
     trial: int
-    accuracy: float | None
+    accuracy: float | None  # of the best epoch, a fraction; None for a student that diverged: `error` says why
     best_epoch: int
     error: str | None
     seconds: float
@@ -49,18 +45,13 @@ class CachedEvaluation:
 class EvaluationCache:
     """The evaluations of the other studies in the folder of an experiment, as their ledgers have them.
 
+    For the study of `config` in `folder`, where `environment` is what `describe_environment` says of where it runs now.
     A study that is in no experiment shares nothing.
-
-    Args:
-        folder: Of the study that asks.
-        config: What its trainings depend on.
-        environment: What `describe_environment` says of where it runs now.
     """
 
     def __init__(self, folder: Path, config: StudyConfig, environment: Mapping[str, Any]) -> None:
         self._folder = folder
-        self._wanted = training_of(config)
-        self._machine = _machine(environment)
+        self._wanted, self._machine = training_of(config), _machine(environment)
         self._alone = "/" not in config.study
         self._stamps: dict[Path, tuple[int, ...]] = {}
         self._found: dict[str, CachedEvaluation] = {}
@@ -86,39 +77,30 @@ class EvaluationCache:
             environment = json.loads((path.parent / "environment.json").read_text())
             if training_of(config) != self._wanted or _machine(environment) != self._machine:
                 return
-            trials = ledger.trials()
-            epochs = ledger.epochs("search")
+            trials, curves = ledger.trials(), dict(list(ledger.epochs("search").groupby("name")))
         except (EsnacError, OSError, ValueError):  # a study of another version, or one that is only beginning
             return
-        curves = dict(list(epochs.groupby("name")))
         finished = trials[trials["told_at"].notna() & trials["f"].notna()]  # not those that a machine's fault ended
         for row in finished.to_dict("records"):
             digest = _digest(row["architecture"])
             if digest in self._found or '"dropout"' in row["architecture"]:
                 continue
             complete = row["state"] == "complete"
+            accuracy, epoch = (row["accuracy"], int(row["best_epoch"])) if complete else (None, 0)
+            error = None if complete else row["error"]
             curve = curves.get(f"trial{row['trial']:04d}")
-            self._found[digest] = CachedEvaluation(
-                config.study,
-                row["trial"],
-                row["accuracy"] if complete else None,
-                int(row["best_epoch"]) if complete else 0,
-                None if complete else row["error"],
-                row["seconds"],
-                () if curve is None else tuple(_epoch(item) for item in curve.to_dict("records")),
-            )
+            epochs = () if curve is None else tuple(map(_epoch, curve.to_dict("records")))
+            outcome = accuracy, epoch, error, row["seconds"], epochs
+            self._found[digest] = CachedEvaluation(config.study, row["trial"], *outcome)
 
 
 def training_of(config: StudyConfig) -> dict[str, Any]:
     """Return all parameters that the evaluation of an architecture depends on, the teacher's training included."""
+    names = ("dataset", "validation", "search_images", "augment", "seed")
     parameters = {
         "teacher": [config.teacher, config.teacher_options, config.teacher_weights],
         "images": [config.image_channels, config.normalise],
-        "dataset": config.dataset,
-        "validation": config.validation,
-        "search_images": config.search_images,
-        "augment": config.augment,
-        "seed": config.seed,
+        **{name: getattr(config, name) for name in names},
         "search": asdict(Recipe.search(config)),
         "teacher_recipe": asdict(Recipe.teacher(config, "search")),
         "evaluator": config.evaluator,  # a cluster has other machines
@@ -145,9 +127,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
     """Return what changes when a ledger or its write-ahead log is written to; empty if it is gone."""
     stamp: list[int] = []
     for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + PACKED)):
-        try:
+        with suppress(OSError):
             status = file.stat()
             stamp += [status.st_mtime_ns, status.st_size]
-        except OSError:
-            continue
     return tuple(stamp)

@@ -22,27 +22,21 @@ from esnac_lib.config.study import StudyConfig
 from esnac_lib.files import write_atomically
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger, pack
+from esnac_lib.study.session import LEDGER
 from esnac_lib.study.study import Study
 from esnac_lib.training.progress import Progress, duration
 
 
 class Experiment:
-    """The studies of an `ExperimentConfig`.
-
-    Making the object raises, in one line, what is wrong with the parameters, the data, the device or a study that
-    was begun with other parameters; it writes nothing.
-    """
+    """The studies of an `ExperimentConfig`; making the object checks them all as `Study` does, and writes nothing."""
 
     def __init__(self, config: ExperimentConfig, progress: Progress | None = None) -> None:
-        self.config = config
-        self.folder = outputs_root() / config.study
+        self.config, self.folder = config, outputs_root() / config.study
         self.studies = config.studies()
         self.progress = progress or Progress()
         self._began = time.monotonic()
         for study in self.studies:
-            path = study_dir(study) / "ledger.sqlite"
-            if has_ledger(path):
-                check_resume(Ledger(path, read_only=True).config, study)
+            _stored(study)
         if self.left:
             Study(self.left[0])
 
@@ -66,14 +60,13 @@ class Experiment:
 
     def train_references(self, studies: Sequence[StudyConfig]) -> bool:
         """No search: train the reference teachers of more studies, each into a ledger of its own, as `run` does."""
-        left = [study for study in studies if not _has_reference(study)]
+        left = [s for s in studies if (ledger := _stored(s)) is None or "reference" not in ledger.results("teacher")]
         return self._each(left, lambda study: study.train_reference() is not None)
 
     def pack(self) -> None:
         """Pack the ledgers of the finished studies, some 20 times smaller. Readers see no difference."""
         for study in self.studies:
-            path = study_dir(study) / "ledger.sqlite"
-            if is_finished(study) and path.exists():
+            if is_finished(study) and (path := study_dir(study) / LEDGER).exists():
                 pack(path)
 
     def _each(self, left: Sequence[StudyConfig], work: Callable[[Study], bool]) -> bool:
@@ -98,10 +91,10 @@ def is_finished(study: StudyConfig) -> bool:
     return int(summary["evaluations"]) >= study.num_evaluations
 
 
-def _has_reference(study: StudyConfig) -> bool:
-    path = study_dir(study) / "ledger.sqlite"
-    if not has_ledger(path):
-        return False
+def _stored(study: StudyConfig) -> Ledger | None:
+    """A study's ledger, if there is one; raises ConfigError where it is of other parameters."""
+    if not has_ledger(path := study_dir(study) / LEDGER):
+        return None
     ledger = Ledger(path, read_only=True)
     check_resume(ledger.config, study)
-    return "reference" in ledger.results("teacher")
+    return ledger

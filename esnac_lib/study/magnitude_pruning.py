@@ -1,8 +1,7 @@
 """Magnitude pruning by Torch-Pruning (Fang et al., 2023), as a baseline at the sizes of a study's students.
 
-Which filters go is decided by their magnitude in the trained search teacher, over all layers at once; what is left is
-trained like a student of the search: distilled, on the same batches. Compared with uniform width scaling, which keeps
-the same share of every layer, it shows what choosing filters, and how many of each layer, is worth.
+What is left of the trained search teacher is trained like a student of the search: distilled, on the same batches.
+Compared with uniform width scaling, it shows what choosing filters, and how many of each layer, is worth.
 """
 
 from __future__ import annotations
@@ -39,22 +38,16 @@ def magnitude_pruned(teacher: TrainedTeacher, params: int) -> tuple[Architecture
     """Return the teacher pruned to the size nearest to `params` that a ratio gives, with the weights that are left.
 
     The L2 norms of filters, summed over what must go together, are compared over all layers; the classifier's outputs
-    stay.
-
-    Raises:
-        ConfigError: Torch-Pruning is not installed.
-        TrainingError: It cannot prune this teacher.
+    stay. Raises ConfigError without Torch-Pruning, and TrainingError where it cannot prune this teacher.
     """
-    best: tuple[Architecture, dict[str, Tensor]] | None = None
+    best: list[tuple[Architecture, Weights]] = []
     low, high = 0.0, 1.0
     for _ in range(ATTEMPTS):
         ratio = (low + high) / 2
         found = _pruned(teacher, ratio)
-        if best is None or abs(found[0].num_params - params) < abs(best[0].num_params - params):
-            best = found
+        best = [min([*best, found], key=lambda one: abs(one[0].num_params - params))]
         low, high = (ratio, high) if found[0].num_params > params else (low, ratio)
-    assert best is not None
-    return best
+    return best[0]
 
 
 def train_pruned(studies: Iterable[StudyConfig], progress: Progress | None = None) -> None:
@@ -63,14 +56,13 @@ def train_pruned(studies: Iterable[StudyConfig], progress: Progress | None = Non
     Results are kept in the study's ledger, as results of kind "pruned" under the student's trial, each with accuracy,
     params, macs, f, seconds and the architecture; what is there already is not done again.
     """
-    progress = progress or Progress()
     for config in studies:
         study = Study(config, progress)
         if not has_ledger(study.ledger_path):
             raise ConfigError(f"study {config.study!r} has not been run: run it before its teacher is pruned")
         if left := _left(Ledger(study.ledger_path, read_only=True)):
             with Ledger.start(study.ledger_path, config.to_dict()) as ledger:
-                _train_alike(study, ledger, left, progress)
+                _train_alike(study, ledger, left)
 
 
 def _left(ledger: Ledger) -> dict[str, int]:
@@ -81,8 +73,8 @@ def _left(ledger: Ledger) -> dict[str, int]:
     return {key: params for key, params in sizes.items() if key not in done}
 
 
-def _train_alike(study: Study, ledger: Ledger, left: Mapping[str, int], progress: Progress) -> None:
-    config = study.config
+def _train_alike(study: Study, ledger: Ledger, left: Mapping[str, int]) -> None:
+    config, progress = study.config, study.progress
     teacher = train_teacher("search", config, study.data, outputs_root() / "teachers")
     pruned = {key: magnitude_pruned(teacher, params) for key, params in left.items()}
     progress.begin(f"search training of {len(pruned)} pruned teachers")
@@ -104,16 +96,10 @@ def _train_alike(study: Study, ledger: Ledger, left: Mapping[str, int], progress
     for key, outcome in outcomes.items():
         architecture = pruned[key][0]
         accuracy = outcome.best_accuracy or 0.0  # one that diverged counts as f = 0, like a student
-        measured = Measurement(accuracy, architecture.num_params, architecture.macs)
-        value = {
-            "params": architecture.num_params,
-            "macs": architecture.macs,
-            "accuracy": accuracy,
-            "f": OBJECTIVES[config.objective].value(measured, teacher.measurement),
-            "seconds": outcome.seconds,
-            "error": outcome.error,
-            "architecture": architecture.to_json(),
-        }
+        params, macs = architecture.num_params, architecture.macs
+        f = OBJECTIVES[config.objective].value(Measurement(accuracy, params, macs), teacher.measurement)
+        value: dict[str, object] = {"params": params, "macs": macs, "accuracy": accuracy, "f": f}
+        value |= {"seconds": outcome.seconds, "error": outcome.error, "architecture": architecture.to_json()}
         ledger.result(KIND, key, value)
 
 
@@ -137,18 +123,14 @@ def _pruned(teacher: TrainedTeacher, ratio: float) -> tuple[Architecture, dict[s
         pruner.step()
         return _under_layer_names(*trace(network, example))
     except (EsnacError, RuntimeError, ValueError, AttributeError) as error:
-        raise TrainingError(
-            f"Torch-Pruning cannot prune this teacher at ratio {ratio:g}: {one_line(error, kind=False)}"
-        ) from None
+        why = one_line(error, kind=False)
+        raise TrainingError(f"Torch-Pruning cannot prune this teacher at ratio {ratio:g}: {why}") from None
 
 
 def _under_layer_names(architecture: Architecture, weights: Mapping[str, Tensor]) -> tuple[Architecture, Weights]:
     """A trace of a `Network` that was changed calls layers by their modules' paths: their own names instead."""
-
-    def own(name: str) -> str:
-        return layer_name(name.removeprefix("layers."))
-
-    layers = tuple(replace(layer, name=own(layer.name)) for layer in architecture.layers)
+    names = [layer_name(layer.name.removeprefix("layers.")) for layer in architecture.layers]
+    layers = tuple(replace(layer, name=name) for layer, name in zip(architecture.layers, names, strict=True))
     renamed = replace(architecture, layers=layers)
     pairs = zip(weight_shapes(renamed), weight_shapes(architecture), strict=True)
     return renamed, {new: weights[old] for new, old in pairs}

@@ -28,37 +28,25 @@ TRAINING_COST = 3.0  # forward and backward of a network, in its forward passes
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What can be done, what cannot and why, how small it can get, and how long it takes.
-
-    params: of random students. seconds: the parts of the study, estimated from the teacher's speed on one batch.
-    """
+    """What can be done, what cannot and why, how small it can get, and how long it takes."""
 
     space: SearchSpace
-    params: np.ndarray
+    params: np.ndarray  # of random students
     macs: np.ndarray
-    seconds: dict[str, float]
+    seconds: dict[str, float]  # by part of the study, estimated from the teacher's speed on one batch
     gives_weights: bool
 
     @property
     def parts(self) -> pd.DataFrame:
         """One row a layer: its parameters, what may happen to it, and why it is kept as it is."""
         teacher, grouping = self.space.teacher, self.space.grouping
-        shrinkable = frozenset(grouping.shrinkable)
         possible = [operator.may_happen(self.space) for operator in core_and(self.space.operators)]
         rows = []
         for i, layer in enumerate(teacher.layers):
             may = [words[i] for words in possible if i in words]
-            stays = grouping.flow.why_fixed(i) if layer.has_filters and i not in shrinkable else None
-            rows.append(
-                {
-                    "layer": layer.name,
-                    "kind": layer.kind,
-                    "parameters": teacher.layer_params[i],
-                    "may": ", ".join(may) or "–",
-                    "its channels stay because": stays or "",
-                }
-            )
-        return pd.DataFrame(rows)
+            stays = grouping.flow.why_fixed(i) if layer.has_filters and i not in grouping.shrinkable else None
+            rows.append((layer.name, layer.kind, teacher.layer_params[i], ", ".join(may) or "–", stays or ""))
+        return pd.DataFrame(rows, columns=["layer", "kind", "parameters", "may", "its channels stay because"])
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -70,7 +58,7 @@ class Plan:
         smallest = space.smallest.num_params if "shrink" in space.operators else None
         rows = {
             "teacher": f"{len(teacher.layers)} layers, {size}",
-            **dict(operator.plan(space) for operator in core_and(space.operators)),
+            **dict(operator.describe(space)[1:] for operator in core_and(space.operators)),
             "parameters that shrinking can take away": f"{share:.1%}",
             "not understood, and so kept as they are": self._opaque(),
             f"students drawn at random ({len(self.params)})": f"{low:,} to {high:,} parameters, half below {middle:,}",

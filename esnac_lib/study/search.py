@@ -23,17 +23,11 @@ from esnac_lib.training.teacher import TrainedTeacher
 
 
 class Search:
-    """The search of one study, from where its ledger stands.
-
-    Args:
-        teacher: The search teacher, which students inherit from and are distilled from.
-        session: Whose ledger gets everything the moment it is known.
-    """
+    """The search of one study, from where its ledger stands; students inherit and are distilled from `teacher`."""
 
     def __init__(self, config: StudyConfig, data: StudyData, teacher: TrainedTeacher, session: Session) -> None:
         self.config, self.data, self.teacher = config, data, teacher
         self.session, self.ledger, self.progress = session, session.ledger, session.progress
-        self._objective = OBJECTIVES[config.objective]
         self._cache = EvaluationCache(session.folder, config, describe_environment(session.device))
 
     def run(self, sampler: Sampler) -> None:
@@ -69,8 +63,7 @@ class Search:
         """Complete the trials that another study of the experiment has evaluated; `seconds` are that training's."""
         self._cache.refresh()
         for trial, row in self.ledger.pending(step).items():
-            found = self._cache.find(row.architecture)
-            if found is None:
+            if (found := self._cache.find(row.architecture)) is None:
                 continue
             key = student_key(trial)
             for epoch in found.curve:
@@ -83,27 +76,22 @@ class Search:
         self.ledger.running(list(pending))
         self.progress.begin(f"step {step + 1}/{self.config.steps}")
         trials = {student_key(trial): trial for trial in pending}
-        teacher = self.teacher.architecture
-        tasks = [
-            Task(key, Architecture.from_json(pending[trial].architecture).with_code_of(teacher))
-            for key, trial in trials.items()
-        ]
+        students = {key: Architecture.from_json(pending[trial].architecture) for key, trial in trials.items()}
+        tasks = [Task(key, student.with_code_of(self.teacher.architecture)) for key, student in students.items()]
         # Index 0, not the step: the evaluation of an architecture depends on the seed alone, so it can be looked up.
         with closing(evaluator.evaluate(tasks, "search", 0)) as results:
             for result in results:
-                trial = trials[result.key]
-                self._complete(trial, pending[trial], result)
+                self._complete(trials[result.key], pending[trials[result.key]], result)
         self.progress.end()
         self._drop_weights()
 
     def _complete(self, trial: int, row: ProposalRow, result: Evaluation) -> None:
         if result.accuracy is None:
             # a diverged student is observed as f = 0; a fault of the machine says nothing about its architecture
-            f = None if result.machine else 0.0
-            self.ledger.fail(trial, result.error or "failed", result.seconds, f=f)
+            self.ledger.fail(trial, result.error or "failed", result.seconds, f=None if result.machine else 0.0)
         else:
             student = Measurement(result.accuracy, row.params, row.macs)
-            f = self._objective.value(student, self.teacher.measurement)
+            f = OBJECTIVES[self.config.objective].value(student, self.teacher.measurement)
             self.ledger.complete(trial, result.accuracy, f, result.best_epoch, result.seconds)
 
     def _drop_weights(self) -> None:

@@ -45,26 +45,19 @@ class Session:
 
     Entering starts the ledger or checks that the stored study may go on with this config, and writes config.yaml and
     environment.json. A study stops early, without an error, when `max_minutes` are over or somebody asked for it
-    (`Ledger.request_stop`).
+    (`Ledger.request_stop`). What was recorded is kept whatever ends it.
 
-    Attributes:
-        ledger: Open for writing inside the `with` block.
-        students: The folder of weights and checkpoints.
-
-    Raises:
-        ConfigError: The study was started with other parameters.
-        LedgerError: Another process writes to the ledger, or it is damaged.
-        Interrupted: In place of a KeyboardInterrupt; what was recorded is kept.
-        StorageError: A file could not be written or read; what was recorded is kept.
+    Raises ConfigError where the study was started with other parameters, LedgerError where another process writes to
+    the ledger or it is damaged, Interrupted in place of a KeyboardInterrupt, and StorageError for a file's OSError.
     """
 
-    ledger: Ledger
+    ledger: Ledger  # open for writing inside the `with` block
 
     def __init__(
         self, config: StudyConfig | CompressionConfig, folder: Path, device: str, progress: Progress | None = None
     ) -> None:
         self.config, self.folder, self.device = config, folder, device
-        self.students = folder / "students"
+        self.students = folder / "students"  # weights and checkpoints
         self.progress = progress or Progress()
         self._deadline = math.inf
 
@@ -78,7 +71,9 @@ class Session:
             self.ledger.set_config(self.config.to_dict())
             self.ledger.reset_running()
             self.ledger.clear_stop()
-            self._describe()
+            self.students.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
+            self.write_json("environment.json", describe_environment(self.device))
             stack.enter_context(_until_stopped(self.progress))
             self._stack = stack.pop_all()
         return self
@@ -108,31 +103,17 @@ class Session:
     def train_teacher(
         self, role: Role, config: StudyConfig, data: StudyData, recipe: Recipe | None = None
     ) -> TrainedTeacher:
-        """Train a teacher, or take it from a study that trained it alike, and record it.
-
-        Args:
-            role: "search" or "reference".
-            config: What defines the teacher and its images.
-            data: Its images.
-            recipe: How it is trained; None stands for `Recipe.teacher`.
-        """
+        """Train a teacher by a recipe (None: `Recipe.teacher`), or take it from a study that did, and record it."""
         self.progress.begin(f"{role} teacher")
         folder = outputs_root() / "teachers"
         teacher = train_teacher(role, config, data, folder, self.callbacks(f"{role}-teacher"), recipe)
         self.progress.end()
         architecture = teacher.architecture
-        record = {
-            "name": config.teacher,
-            "params": architecture.num_params,
-            "macs": architecture.macs,
-            "accuracy": teacher.accuracy,
-            "architecture": architecture.to_json(),
-        }
-        self.ledger.result("teacher", role, record)
+        params, macs, text = architecture.num_params, architecture.macs, architecture.to_json()
+        record = {"name": config.teacher, "params": params, "macs": macs, "accuracy": teacher.accuracy}
+        self.ledger.result("teacher", role, record | {"architecture": text})
         images = "validation" if role == "search" else "test"
-        self.progress.note(
-            f"{role} teacher: {images} accuracy {teacher.accuracy:.2%}, {architecture.num_params:,} parameters"
-        )
+        self.progress.note(f"{role} teacher: {images} accuracy {teacher.accuracy:.2%}, {params:,} parameters")
         return teacher
 
     def final_training(self, data: StudyData, recipe: Recipe) -> FinalTraining:
@@ -143,11 +124,6 @@ class Session:
         """Write a JSON file into the study's folder."""
         write_atomically(self.folder / name, json.dumps(value, indent=1) + "\n")
 
-    def _describe(self) -> None:
-        self.students.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
-        self.write_json("environment.json", describe_environment(self.device))
-
 
 @contextmanager
 def _errors_in_one_line() -> Iterator[None]:
@@ -156,10 +132,9 @@ def _errors_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         raise Interrupted("all that was recorded is kept; the same command goes on from here") from None
     except (OSError, SafetensorError) as error:
+        what = f"the study cannot use a file in {outputs_root()} ({one_line(error, kind=False)})"
         advice = "see that the disk has room and the folder can be written; the same command goes on from there"
-        raise StorageError(
-            f"the study cannot use a file in {outputs_root()} ({one_line(error, kind=False)}): {advice}"
-        ) from None
+        raise StorageError(f"{what}: {advice}") from None
 
 
 @contextmanager

@@ -36,8 +36,7 @@ def make_evaluator(
 def select_finalists(trials: pd.DataFrame, config: StudyConfig) -> list[dict[Any, Any]]:
     """Return the trials that go into final training, as rows of the ledger: by search f, of equals the earlier first.
 
-    Where an accuracy is demanded, those come first that have it after their search training already, and then those
-    that are nearest to it.
+    Where an accuracy is demanded, those come first that have it already, and then those that are nearest to it.
     """
     complete = trials[trials["state"] == "complete"]
     short = (config.min_accuracy - complete["accuracy"]).clip(lower=0)

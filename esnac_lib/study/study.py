@@ -40,17 +40,14 @@ class Study:
     """One study in `<outputs>/<study>`.
 
     Making the object checks everything that can be wrong (parameters, data, device, an older study of this name)
-    within seconds, raises one line, and writes nothing; `run` does the work.
-
-    Args:
-        teacher_recipe: How teachers are trained; None stands for `Recipe.teacher`.
+    within seconds, raises one line, and writes nothing; `run` does the work. Teachers are trained by `teacher_recipe`
+    (None: `Recipe.teacher`).
     """
 
     def __init__(
         self, config: StudyConfig, progress: Progress | None = None, teacher_recipe: Recipe | None = None
     ) -> None:
-        self.config = config
-        self.teacher_recipe = teacher_recipe
+        self.config, self.teacher_recipe = config, teacher_recipe
         self.folder = study_dir(config)
         self.ledger_path = self.folder / LEDGER
         self.progress = progress or Progress()
@@ -59,8 +56,7 @@ class Study:
         self.device = pick_device(config.device)
         if config.evaluator == "ray":
             check_ray()
-        dataset = load_dataset(config.dataset, data_root_of(config))
-        self.data = StudyData(dataset, config, self.device)
+        self.data = StudyData(load_dataset(config.dataset, data_root_of(config)), config, self.device)
         limits = Limits(config.max_params or None, config.max_macs or None)
         teacher = traced_teacher(config, self.data.dataset)[0]
         if config.evaluator == "ray":
@@ -79,14 +75,10 @@ class Study:
         )
 
     def run(self) -> dict[str, Any] | None:
-        """Search, train the best, and write `summary.json`; a run that was interrupted goes on from its ledger.
+        """Search, train the best, and write and return the summary; an interrupted run goes on from its ledger.
 
-        Returns:
-            The summary; None if the study was asked to stop, by `max_minutes` or `Ledger.request_stop`.
-
-        Raises:
-            EsnacError: It cannot go on.
-            Interrupted: In place of a KeyboardInterrupt.
+        Returns None if the study was asked to stop, by `max_minutes` or `Ledger.request_stop`. Raises EsnacError if it
+        cannot go on, and Interrupted in place of a KeyboardInterrupt.
         """
         sampler = SAMPLERS[self.config.sampler].make(self.space, self.config)
         with self._session() as session:
@@ -102,11 +94,7 @@ class Study:
         return None
 
     def solution(self) -> tuple[Architecture, Weights]:
-        """Return the finally trained student, which needs its teacher no more, and its weights.
-
-        Raises:
-            ConfigError: There is none yet.
-        """
+        """Return the finally trained student, independent of its teacher, and its weights, or raise ConfigError."""
         if not self.ledger_path.exists():
             raise ConfigError(f"study {self.config.study!r} has not been run: there is no solution yet")
         ledger = Ledger(self.ledger_path, read_only=True)

@@ -391,7 +391,7 @@ def halves(*runs: list[tuple[int, int]]) -> Architecture:
 def test_what_different_selections_pick_never_goes_entirely(ratio: float) -> None:
     net = halves([(0, 2)], [(2, 5)], [(4, 8)])
     flow = trace_channels(net)
-    [cut] = [family for family in range(flow.families) if flow.family_width(family) == 8]
+    [cut] = [family for family in range(len(flow.multiples)) if flow.family_width(family) == 8]
     parts = sorted(s.positions[0].tolist() for s in flow.segments if s.family == cut)
     assert parts == [[0, 1], [2, 3], [4], [5, 6, 7]]
     group = next(g for g in SearchSpace(net, grouping="dependency").groups if 0 in g.keep(0.5))
@@ -512,13 +512,13 @@ def test_segments_partition_the_filters(net: Architecture, grouping: str) -> Non
             assert len(positions) % segment.width == 0
     for index, positions in seen.items():
         assert sorted(positions) == list(range(net.layers[index].channels))
-    for family in range(flow.families):
+    for family in range(len(flow.multiples)):
         parts = sorted((s.lower, s.upper) for s in flow.segments if s.family == family)
         assert [p[0] for p in parts] == [0, *(p[1] for p in parts[:-1])]  # side by side
         assert flow.family_width(family) == parts[-1][1]
     space = SearchSpace(net, grouping=grouping)
     families = [{segment.family for segment in group.segments} for group in space.groups]
-    assert sum(map(len, families)) == len(set().union(*families)) == flow.families - len(flow.fixed)
+    assert sum(map(len, families)) == len(set().union(*families)) == len(flow.multiples) - len(flow.fixed)
 
 
 @given(architectures(), st.floats(0, 0.999), st.sampled_from(["dimension", "dependency"]))

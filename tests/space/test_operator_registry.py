@@ -151,8 +151,8 @@ def test_a_study_of_two_steps(sampler: str) -> None:
     assert "choices of smooth" in plan.summary.index
     study.run()
     record = read(study.folder)
-    decided = [record.decisions(trial) for trial in record.told["trial"]]
-    students = [Architecture.from_json(text).arch_id for text in record.told["architecture"]]
+    decided = [record.decisions(trial) for trial in record.observed["trial"]]
+    students = [Architecture.from_json(text).arch_id for text in record.observed["architecture"]]
     assert len(decided) == 4 and [study.space.apply(decisions).arch_id for decisions in decided] == students
     assert any(decisions.extra for decisions in decided) == (sampler != "n2n")  # whose two stages are the paper's
 

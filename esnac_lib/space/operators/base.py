@@ -43,43 +43,27 @@ class Interval:
 
 @dataclass
 class CandidateChanges:
-    """What is changed of a teacher to make a candidate without building its architecture.
+    """What is changed of a teacher to make a candidate without building its architecture."""
 
-    Attributes:
-        ratios: The shrinkage ratio of each channel group.
-        removed: Layers that are taken out.
-        added: By the layer that reads it, the layers whose output is added to its input.
-    """
-
-    ratios: tuple[float, ...]
+    ratios: tuple[float, ...]  # of each channel group
     removed: frozenset[int] = frozenset()
-    added: dict[int, list[int]] = field(default_factory=dict)
+    added: dict[int, list[int]] = field(default_factory=dict)  # layer -> those whose output is added to its input
 
 
 class Operator(ABC):
-    """A kind of change to a teacher. Layers are named by their index in the teacher.
+    """A kind of change to a teacher. Layers are named by their index in the teacher."""
 
-    Attributes:
-        name: What `StudyConfig.operators` calls it.
-        column: Its column in tables of decisions.
-        label: Its axis in figures of decisions, and what `amount` says.
-        whole: Whether `amount` is a count.
-        order: When it is applied and crossed, the smallest first.
-        core: Whether it is one of the paper's. Their parts of `Decisions` are always there, and their draws are made in
-            every space, so that spaces of fewer operators draw the same of what they share.
-        rates: By the space's `sampling`, shares of the choices to take, one of which is drawn a network; none for an
-            operator whose choices are not taken or left. Operators with rates are sampled first.
-    """
-
-    name: str
-    column: str
-    label: str
-    whole: bool = True
-    order: int = 10
+    name: str  # what `StudyConfig.operators` calls it
+    column: str  # in tables of decisions
+    label: str  # its axis in figures of decisions: what `amount` says
+    whole: bool = True  # whether `amount` is a count
+    order: int = 10  # when it is applied and crossed, the smallest first
     core: ClassVar[bool] = False
+    """Whether it is one of the paper's. Their parts of `Decisions` are always there, and their draws are made in every
+    space, so that spaces of fewer operators draw the same of what they share."""
     rates: ClassVar[Mapping[str, Sequence[float]]] = {}
-
-    # -- choices and decisions ---------------------------------------------------------------------------------------
+    """By the space's `sampling`, shares of the choices to take, one of which is drawn a network; none for an operator
+    whose choices are not taken or left. Operators with rates are sampled first."""
 
     @abstractmethod
     def choices(self, space: SearchSpace) -> Sequence[Any]:
@@ -98,15 +82,10 @@ class Operator(ABC):
 
     @abstractmethod
     def normalise(self, space: SearchSpace, part: Any, before: Mapping[str, Any]) -> Any:
-        """Return the one form of all parts that give the same student.
+        """Return the one form of all parts that give the same student, or raise SpaceError for one of another space.
 
         `before` has the parts, in that form, of the operators before it in the registry.
-
-        Raises:
-            SpaceError: The part is of another space.
         """
-
-    # -- architectures -----------------------------------------------------------------------------------------------
 
     @abstractmethod
     def apply(self, space: SearchSpace, architecture: Architecture, part: Any) -> Architecture:
@@ -114,20 +93,11 @@ class Operator(ABC):
 
     @abstractmethod
     def read(self, space: SearchSpace, student: Architecture, here: Mapping[int, int]) -> Any:
-        """Return the part that gives a student, None if none does.
-
-        `here` has the student's layer for each layer of the teacher that is left.
-        """
+        """Return the part that gives a student, None if none does; `here`: its layer for each of the teacher's left."""
 
     def change_candidate(self, part: Any, changes: CandidateChanges) -> bool:
-        """Add a part to the changes that make a candidate.
-
-        Returns:
-            Whether they say all of it. Where they do not, the architecture is built, which is slower.
-        """
+        """Add a part to the changes of a candidate; False where they cannot say it: then the architecture is built."""
         return False
-
-    # -- random draws ------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def sample(self, space: SearchSpace, rate: float, rng: np.random.Generator) -> Any:
@@ -141,10 +111,8 @@ class Operator(ABC):
     def cross(self, a: Any, b: Any, rng: np.random.Generator) -> Any:
         """Take each choice from one of two parts, with equal probability."""
 
-    # -- hyperparameters ---------------------------------------------------------------------------------------------
-
     @abstractmethod
-    def hyperparameters(self, space: SearchSpace) -> dict[str, Choice | Interval]:
+    def hyperparameters(self, space: SearchSpace) -> Mapping[str, Choice | Interval]:
         """Return the hyperparameters, by names that no other operator uses."""
 
     @abstractmethod
@@ -155,19 +123,14 @@ class Operator(ABC):
     def to_hyperparameters(self, space: SearchSpace, decisions: Decisions) -> dict[str, Any]:
         """Return values for its part of normalised decisions, such that `from_hyperparameters` gives it back."""
 
-    # -- words and numbers -------------------------------------------------------------------------------------------
-
     @abstractmethod
     def amount(self, part: Any) -> float:
         """Return how much a part changes, for figures and tables."""
 
-    def describe(self, space: SearchSpace) -> str:
-        """Return how much there is to choose, in a few words."""
-        return f"{len(self.choices(space))} choices of {self.name}"
-
-    def plan(self, space: SearchSpace) -> tuple[str, str]:
-        """Return a row of a plan's summary: what it is about, and how much there is to choose."""
-        return f"choices of {self.name}", f"{len(self.choices(space))}"
+    def describe(self, space: SearchSpace) -> tuple[str, str, str]:
+        """Return how much there is to choose, in a few words, and as name and value of a row of a plan's summary."""
+        count = len(self.choices(space))
+        return f"{count} choices of {self.name}", f"choices of {self.name}", f"{count}"
 
     def may_happen(self, space: SearchSpace) -> dict[int, str]:
         """Return by layer what it can do to the layer, to go on from "may"."""
@@ -175,10 +138,7 @@ class Operator(ABC):
 
 
 class SubsetOperator(Operator):
-    """An operator that takes some of its choices; its part is the set of those taken.
-
-    Choices are indices of layers, or other numbers, texts and tuples that sort.
-    """
+    """An operator that takes some of its choices (numbers, texts or tuples that sort); its part: the set of those."""
 
     def part(self, decisions: Decisions) -> frozenset[Any]:
         """Return the choices taken."""
@@ -190,7 +150,7 @@ class SubsetOperator(Operator):
 
     def normalise(self, space: SearchSpace, part: frozenset[Any], before: Mapping[str, Any]) -> frozenset[Any]:
         """Drop what is no choice of the space."""
-        return part & space.choice_set(self)
+        return part.intersection(self.choices(space))
 
     def sample(self, space: SearchSpace, rate: float, rng: np.random.Generator) -> frozenset[Any]:
         """Take each choice with probability `rate`."""
@@ -210,7 +170,7 @@ class SubsetOperator(Operator):
         """Return the choices that have a hyperparameter."""
         return self.choices(space)
 
-    def hyperparameters(self, space: SearchSpace) -> dict[str, Choice | Interval]:
+    def hyperparameters(self, space: SearchSpace) -> Mapping[str, Choice | Interval]:
         """Return yes or no for each choice."""
         return {self.parameter(choice): Choice() for choice in self.tuned(space)}
 
@@ -234,14 +194,12 @@ class SubsetOperator(Operator):
 
 def places(teacher: Architecture, architecture: Architecture) -> dict[int, int]:
     """Return where each layer of the teacher stands in an architecture that has some of them, found by name."""
-    if architecture is teacher:
-        return {i: i for i in range(len(teacher.layers))}
     here = {layer.name: place for place, layer in enumerate(architecture.layers)}
     return {i: here[layer.name] for i, layer in enumerate(teacher.layers) if layer.name in here}
 
 
 def check_exist(architecture: Architecture, indices: Iterable[int]) -> None:
     """Raise ArchitectureError for an index that is no layer's."""
-    count = len(architecture.layers)
-    if wrong := sorted(i for i in indices if not 0 <= i < count):
-        raise ArchitectureError(f"there is no layer {wrong[0]}: layers are numbered from 0 to {count - 1}")
+    last = len(architecture.layers) - 1
+    if wrong := [i for i in indices if not 0 <= i <= last]:
+        raise ArchitectureError(f"there is no layer {min(wrong)}: layers are numbered from 0 to {last}")

@@ -18,15 +18,11 @@ if TYPE_CHECKING:
 class Remove(SubsetOperator):
     """Takes layers out whose input shape equals their output shape. Its part: the layers that go."""
 
-    name = "remove"
-    column = "removed"
-    label = "layers removed"
+    name, column, label = "remove", "removed", "layers removed"
     order = 1
     core: ClassVar[bool] = True
-    rates: ClassVar = {
-        "paper": (0.3, 0.4, 0.5, 0.6, 0.7),  # of the authors' code
-        "mild": (0.0, 0.02, 0.05, 0.1, 0.2),
-    }
+    # the paper's are those of the authors' code
+    rates: ClassVar = {"paper": (0.3, 0.4, 0.5, 0.6, 0.7), "mild": (0.0, 0.02, 0.05, 0.1, 0.2)}
 
     def choices(self, space: SearchSpace) -> Sequence[int]:
         """Return the layers that can go."""
@@ -50,16 +46,13 @@ class Remove(SubsetOperator):
         changes.removed = part
         return True
 
-    def describe(self, space: SearchSpace) -> str:
-        """As in `Operator`."""
-        return f"{len(space.removable)} of {len(space.teacher.layers)} layers removable"
-
-    def plan(self, space: SearchSpace) -> tuple[str, str]:
-        """As in `Operator`."""
-        return "layers that can be removed", f"{len(space.removable)}"
+    def describe(self, space: SearchSpace) -> tuple[str, str, str]:
+        """Return how many layers can go."""
+        count = f"{len(space.removable)}"
+        return f"{count} of {len(space.teacher.layers)} layers removable", "layers that can be removed", count
 
     def may_happen(self, space: SearchSpace) -> dict[int, str]:
-        """As in `Operator`."""
+        """Return the layers that can go, with what to say of them."""
         return dict.fromkeys(space.removable, "go")
 
 
@@ -80,11 +73,8 @@ def remove(architecture: Architecture, indices: Collection[int]) -> Architecture
     check_exist(architecture, gone)
     for index in gone:
         if not is_removable(architecture, index):
-            layer = architecture.layers[index]
-            raise ArchitectureError(
-                f"layer {layer.name!r} cannot be removed: it turns {architecture.in_shapes[index]} "
-                f"into {architecture.shapes[index]}"
-            )
+            turns = f"it turns {architecture.in_shapes[index]} into {architecture.shapes[index]}"
+            raise ArchitectureError(f"layer {architecture.layers[index].name!r} cannot be removed: {turns}")
     stands_for: dict[int, Slot] = {INPUT: slot(INPUT)}
     kept: list[Layer] = []
     for index, layer in enumerate(architecture.layers):

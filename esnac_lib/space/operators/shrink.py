@@ -14,7 +14,7 @@ from esnac_lib.architecture.graph import INPUT, Architecture, Layer
 from esnac_lib.architecture.layer_types import Slot
 from esnac_lib.errors import ArchitectureError, SpaceError
 from esnac_lib.space.decisions import Decisions
-from esnac_lib.space.operators.base import CandidateChanges, Choice, Interval, Operator, check_exist, places
+from esnac_lib.space.operators.base import CandidateChanges, Interval, Operator, check_exist, places
 
 if TYPE_CHECKING:
     from esnac_lib.space.channel_groups import ChannelGroup
@@ -30,9 +30,7 @@ Ratios = tuple[float, ...]
 class Shrink(Operator):
     """Drops filters. Its part: for each channel group the share of filters that go, in [0, 1)."""
 
-    name = "shrink"
-    column = "shrunk"
-    label = "filters taken [share]"
+    name, column, label = "shrink", "shrunk", "filters taken [share]"
     whole = False
     order = 0
     core: ClassVar[bool] = True
@@ -56,13 +54,9 @@ class Shrink(Operator):
 
     def apply(self, space: SearchSpace, architecture: Architecture, part: Ratios) -> Architecture:
         """Keep the first filters of each group."""
-        place = places(space.teacher, architecture)
-        keep: dict[int, list[np.ndarray]] = {}
-        for group, ratio in zip(space.groups, part, strict=True):
-            if ratio:
-                for index, positions in group.keep(ratio).items():
-                    keep.setdefault(place[index], []).append(positions)
-        return shrink(architecture, {i: np.sort(np.concatenate(parts)) for i, parts in keep.items()})
+        place, pairs = places(space.teacher, architecture), zip(space.groups, part, strict=True)
+        kept = [group.keep(ratio) for group, ratio in pairs if ratio]  # a layer is of one group
+        return shrink(architecture, {place[i]: positions for found in kept for i, positions in found.items()})
 
     def read(self, space: SearchSpace, student: Architecture, here: Mapping[int, int]) -> Ratios | None:
         """Return ratios that leave each layer the filters that it has; groups without a layer left have 0."""
@@ -92,17 +86,17 @@ class Shrink(Operator):
     def mutate(self, space: SearchSpace, part: Ratios, rng: np.random.Generator) -> Ratios:
         """Move one ratio."""
         g = int(rng.integers(len(space.groups)))
-        largest = space.groups[g].max_ratio - 1e-9
-        moved = float(np.clip(part[g] + rng.normal(0, MUTATION_SPREAD), 0, largest))
+        moved = float(np.clip(part[g] + rng.normal(0, MUTATION_SPREAD), 0, space.groups[g].max_ratio - 1e-9))
         return (*part[:g], moved, *part[g + 1 :])
 
     def cross(self, a: Ratios, b: Ratios, rng: np.random.Generator) -> Ratios:
         """Take each ratio from either."""
         return tuple([x if rng.random() < 0.5 else y for x, y in zip(a, b, strict=True)])
 
-    def hyperparameters(self, space: SearchSpace) -> dict[str, Choice | Interval]:
+    def hyperparameters(self, space: SearchSpace) -> dict[str, Interval]:
         """Return the range of each ratio, whose upper end is included and so lies just below the largest."""
-        return {f"ratio {g}": Interval(0.0, _end(group)) for g, group in enumerate(space.groups)}
+        ends = [float(np.nextafter(group.max_ratio, 0.0)) for group in space.groups]
+        return {f"ratio {g}": Interval(0.0, end) for g, end in enumerate(ends)}
 
     def from_hyperparameters(self, space: SearchSpace, values: Mapping[str, Any]) -> Ratios:
         """Return the ratios."""
@@ -110,24 +104,20 @@ class Shrink(Operator):
 
     def to_hyperparameters(self, space: SearchSpace, decisions: Decisions) -> dict[str, Any]:
         """Return the ratios by name, within their ranges."""
-        pairs = zip(decisions.ratios, space.groups, strict=True)
-        return {f"ratio {g}": min(ratio, _end(group)) for g, (ratio, group) in enumerate(pairs)}
+        ranges = self.hyperparameters(space).items()
+        return {name: min(ratio, span.high) for (name, span), ratio in zip(ranges, decisions.ratios, strict=True)}
 
     def amount(self, part: Ratios) -> float:
         """Return the mean of the ratios."""
         return sum(part) / len(part) if part else 0.0
 
-    def describe(self, space: SearchSpace) -> str:
-        """As in `Operator`."""
-        return f"{len(space.groups)} channel groups"
-
-    def plan(self, space: SearchSpace) -> tuple[str, str]:
-        """As in `Operator`."""
-        shrinkable = len(space.grouping.shrinkable)
-        return "layers that can be shrunk", f"{shrinkable}, by {len(space.groups)} ratios"
+    def describe(self, space: SearchSpace) -> tuple[str, str, str]:
+        """Return how many layers can be shrunk, by how many ratios."""
+        shrinkable, count = len(space.grouping.shrinkable), len(space.groups)
+        return f"{count} channel groups", "layers that can be shrunk", f"{shrinkable}, by {count} ratios"
 
     def may_happen(self, space: SearchSpace) -> dict[int, str]:
-        """As in `Operator`."""
+        """Return the layers that lose parameters, with what they lose."""
         lighter, shrinkable = space.grouping.lighter, space.grouping.shrinkable
         return dict.fromkeys(lighter, "lose inputs") | dict.fromkeys(shrinkable, "lose filters")
 
@@ -137,16 +127,8 @@ def largest_ratio(group: ChannelGroup) -> float:
     return min(group.max_ratio, BELOW_ONE)
 
 
-def _end(group: ChannelGroup) -> float:
-    """The upper end of a ratio's range."""
-    return float(np.nextafter(group.max_ratio, 0.0))
-
-
 def _ratio_of(group: ChannelGroup, architecture: Architecture, here: Mapping[int, int]) -> float | None:
-    """A ratio that leaves every layer of the group the filters that it has, or None.
-
-    Where a layer says which filters it kept, these; else a ratio that keeps as many.
-    """
+    """A ratio that leaves each layer of the group the filters that it says it kept, else as many as it has, or None."""
     whole: dict[int, np.ndarray] = group.keep(0.0)
     parts = Counter(index for segment in group.segments for index in segment.positions)
     named, seen = {}, {}
@@ -156,8 +138,7 @@ def _ratio_of(group: ChannelGroup, architecture: Architecture, here: Mapping[int
         if layer.kept_out is not None and len(layer.kept_out) == layer.channels:
             named[index] = np.intersect1d(layer.kept_out, whole[index])
             seen[index] = len(named[index])
-    # Each segment may have rounded its own count.
-    slack = {index: group.multiple * (parts[index] + 1) for index in seen}
+    slack = {index: group.multiple * (parts[index] + 1) for index in seen}  # each segment may have rounded its count
     low = max(1 - (count + slack[index]) / len(whole[index]) for index, count in seen.items())
     high = min(1 - (count - slack[index]) / len(whole[index]) for index, count in seen.items())
     as_many = None
@@ -173,15 +154,13 @@ def _ratio_of(group: ChannelGroup, architecture: Architecture, here: Mapping[int
 def shrink(architecture: Architecture, keep: Mapping[int, np.ndarray]) -> Architecture:
     """Keep only some filters of some layers, and of every later layer what reads them.
 
-    Weights are not touched. Names, origins and kept channels come along, so that a student can always inherit.
+    Weights are not touched. Names, origins and kept channels come along, so that a student can always inherit. Raises
+    ArchitectureError where a sum would add maps of which different channels were kept, or a layer has no such filters.
 
     Args:
         architecture: Of a teacher.
         keep: For the index of a convolution or linear layer, the positions (in order) of the output channels that stay.
             Depthwise convolutions and batch norms follow their input and cannot be given.
-
-    Raises:
-        ArchitectureError: A sum would add maps of which different channels were kept, or a layer has no such filters.
     """
     check_exist(architecture, keep)
     flows: list[np.ndarray | None] = []  # which of its former channels each layer still puts out; None: all
@@ -208,24 +187,22 @@ def _checked(layer: Layer, keep: np.ndarray) -> np.ndarray:
     positions = np.asarray(keep, dtype=np.int64)
     ordered = len(positions) > 0 and positions[0] >= 0 and positions[-1] < layer.channels
     if not ordered or not (np.diff(positions) > 0).all():
-        raise ArchitectureError(
-            f"layer {layer.name!r} cannot keep the filters {positions.tolist()}: needed are one or more of "
-            f"0 to {layer.channels - 1} in ascending order"
-        )
+        needed = f"needed are one or more of 0 to {layer.channels - 1} in ascending order"
+        raise ArchitectureError(f"layer {layer.name!r} cannot keep the filters {positions.tolist()}: {needed}")
     return positions
 
 
 def _common(part: Slot, flows: list[np.ndarray | None], reader: str) -> np.ndarray | None:
     first, *rest = (None if i == INPUT else flows[i] for i, _ in part)
     for other in rest:
-        same = other is first or (other is not None and first is not None and np.array_equal(first, other))
-        if not same:
+        if other is not first and (other is None or first is None or not np.array_equal(first, other)):
             raise ArchitectureError(f"{reader!r} would sum maps of which different channels were kept")
     return first
 
 
-def _compose(kept: np.ndarray | None, positions: np.ndarray) -> np.ndarray:
-    return positions if kept is None else kept[positions]
+def _compose(kept: np.ndarray | None, positions: np.ndarray | None) -> np.ndarray | None:
+    """What is kept of what was kept before; None: all."""
+    return positions if kept is None else kept if positions is None else kept[positions]
 
 
 def _shrink_filters(
@@ -238,19 +215,13 @@ def _shrink_filters(
             raise ArchitectureError(f"{layer.name!r} is depthwise: its channels follow its input")
         if inputs is None:
             return layer, None
-        multiplier = layer.channels // in_channels
-        outputs = expand(inputs, multiplier)
-        attrs["groups"] = len(inputs)
+        outputs, attrs["groups"] = expand(inputs, layer.channels // in_channels), len(inputs)
     elif inputs is None and outputs is None:
         return layer, None
-    changed = replace(
-        layer,
-        channels=layer.channels if outputs is None else len(outputs),
-        attrs=tuple(sorted(attrs.items())),
-        kept_in=layer.kept_in if inputs is None else _compose(layer.kept_in, inputs),
-        kept_out=layer.kept_out if outputs is None else _compose(layer.kept_out, outputs),
-    )
-    return changed, outputs
+    channels = layer.channels if outputs is None else len(outputs)
+    kept_in, kept_out = _compose(layer.kept_in, inputs), _compose(layer.kept_out, outputs)
+    attributes = tuple(sorted(attrs.items()))
+    return replace(layer, channels=channels, attrs=attributes, kept_in=kept_in, kept_out=kept_out), outputs
 
 
 def _follow(

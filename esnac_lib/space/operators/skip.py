@@ -22,31 +22,24 @@ Pair = tuple[int, int]
 class Skip(SubsetOperator):
     """Joins layers by added edges. Its part: pairs (i, j), where j reads also i (i = -1: the network's input)."""
 
-    name = "skip"
-    column = "skips"
-    label = "connections added"
+    name, column, label = "skip", "skips", "connections added"
     order = 2
     core: ClassVar[bool] = True
-    rates: ClassVar = {
-        "paper": (0.003, 0.005, 0.01, 0.03, 0.05),  # of the authors' code
-        "mild": (0.0, 0.001, 0.003, 0.01),
-    }
+    # the paper's are those of the authors' code
+    rates: ClassVar = {"paper": (0.003, 0.005, 0.01, 0.03, 0.05), "mild": (0.0, 0.001, 0.003, 0.01)}
 
     def choices(self, space: SearchSpace) -> Sequence[Pair]:
         """Return the pairs that can be joined."""
         return space.connectable
 
     def normalise(self, space: SearchSpace, part: frozenset[Pair], before: Mapping[str, Any]) -> frozenset[Pair]:
-        """Drop skips into removed layers and those that are edges anyway; start skips at layers that are there.
-
-        A skip out of a removed layer starts at that layer's inputs.
-        """
+        """Drop skips into removed layers and existing edges; one out of a removed layer starts at its inputs."""
         if not part:
             return part
         removed, grouping = before["remove"], space.grouping
         if strange := part - grouping.known_skips:
             firsts = grouping.firsts(removed)
-            if wrong := [pair for pair in strange if not grouping.joins(*pair, firsts)]:
+            if wrong := {pair for pair in strange if not grouping.joins(*pair, firsts)}:
                 raise SpaceError(f"a skip {min(wrong)} does not join equal shapes of this teacher")
         skips = {(source, j) for i, j in part if j not in removed for source in sources(space.teacher, i, removed)}
         return frozenset(skips - _edges(space.teacher, removed, {j for _, j in skips}))
@@ -70,7 +63,7 @@ class Skip(SubsetOperator):
         return True
 
     def mutate(self, space: SearchSpace, part: frozenset[Pair], rng: np.random.Generator) -> frozenset[Pair]:
-        """Take a skip away or add one, equally often where there is one."""
+        """Drop a skip or add one, equally often where there is one."""
         if part and rng.random() < 0.5:
             skips = sorted(part)
             return part - {skips[rng.integers(len(skips))]}
@@ -79,22 +72,19 @@ class Skip(SubsetOperator):
     def to_hyperparameters(self, space: SearchSpace, decisions: Decisions) -> dict[str, Any]:
         """Return yes for the pairs joined.
 
-        A skip that starts at the network's input has no hyperparameter: it came from a pair whose first layer was
-        removed, and that pair stands for it. (A skip that came from no such pair is lost.)
+        For a skip out of the network's input stands the pair, with a removed first layer, that it came from. (A skip
+        that came from no such pair is lost.)
         """
         skips = {(i, j) if i != INPUT else _stand_in(space, decisions, j) for i, j in decisions.skips}
         return super().to_hyperparameters(space, replace(decisions, skips=frozenset(skips)))
 
-    def describe(self, space: SearchSpace) -> str:
-        """As in `Operator`."""
-        return f"{len(space.connectable)} pairs connectable"
-
-    def plan(self, space: SearchSpace) -> tuple[str, str]:
-        """As in `Operator`."""
-        return "pairs that can be connected", f"{len(space.connectable)}"
+    def describe(self, space: SearchSpace) -> tuple[str, str, str]:
+        """Return how many pairs can be joined."""
+        count = f"{len(space.connectable)}"
+        return f"{count} pairs connectable", "pairs that can be connected", count
 
     def may_happen(self, space: SearchSpace) -> dict[int, str]:
-        """As in `Operator`."""
+        """Return the later layers of the pairs, with what to say of them."""
         return dict.fromkeys((j for _, j in space.connectable), "get a skip connection")
 
 
@@ -129,16 +119,13 @@ def _edges(teacher: Architecture, removed: Collection[int], readers: Iterable[in
 def add_skips(architecture: Architecture, pairs: Iterable[tuple[int, int]]) -> Architecture:
     """For each pair (i, j), add the output of layer i (or the input, i = -1) to the input of layer j.
 
-    An edge that the graph already has changes nothing.
-
-    Raises:
-        ArchitectureError: j does not come after i, has several slots, or expects another shape.
+    An edge that the graph already has changes nothing. Raises ArchitectureError where j does not come after i, has
+    several slots, or expects another shape.
     """
     layers = list(architecture.layers)
     for i, j in sorted(set(pairs)):
         if not INPUT <= i < j < len(layers) or len(layers[j].inputs) != 1:
             raise ArchitectureError(f"no skip connection can join layers {i} and {j}")
-        if i in layers[j].sources:
-            continue
-        layers[j] = replace(layers[j], inputs=(sum_slots([(layers[j].inputs[0], 1), (slot(i), 1)]),))
+        if i not in layers[j].sources:
+            layers[j] = replace(layers[j], inputs=(sum_slots([(layers[j].inputs[0], 1), (slot(i), 1)]),))
     return Architecture(tuple(layers), architecture.input_shape, architecture.output)
