@@ -137,12 +137,7 @@ def _ours(name: str, label: str, changes: Mapping[str, Any], colour: str = "", d
 
 ORANGE, SKY, GREY = "#E69F00", "#56B4E9", "#8C8C8C"
 ENTRY = SamplerEntry(
-    "esnac",
-    "ESNAC",
-    "#D55E00",
-    make,
-    uses=frozenset({"first", "surrogate"}),
-    marker="*",
+    "esnac", "ESNAC", "#D55E00", make, uses=frozenset({"first", "surrogate"}), marker="*",
     variants=(
         Variant("esnac_k1", "ESNAC, K = 1", {**PRESETS["paper"], **ONE_BY_ONE}, ORANGE),
         Variant("esnac_k8", "ESNAC, K = 8", PRESETS["paper"]),
@@ -153,4 +148,4 @@ ENTRY = SamplerEntry(
         _ours("esnac_ours_k1", "ESNAC ours, K = 1", ONE_BY_ONE, ORANGE),
         _ours("esnac_ours_k8", "ESNAC ours, K = 8", {}),
     ),
-)
+)  # fmt: skip

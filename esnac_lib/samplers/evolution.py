@@ -60,14 +60,11 @@ class EvolutionSampler(SeededSampler):
 _MILD: dict[str, Any] = {"sampling": "mild", **ONE_BY_ONE}
 _NARROWED: dict[str, Any] = {**_MILD, "first": "narrowed"}
 ENTRY = SamplerEntry(
-    "evolution",
-    "evolution",
-    "#009E73",
-    lambda space, config: EvolutionSampler(space, config.seed, first=config.first),
-    uses=frozenset({"first"}),
+    "evolution", "evolution", "#009E73",
+    lambda space, config: EvolutionSampler(space, config.seed, first=config.first), uses=frozenset({"first"}),
     variants=(
         Variant("evolution", "evolution", ONE_BY_ONE),
         Variant("evolution_mild", "evolution, mild", _MILD, beyond_the_paper=True),
         Variant("evolution_narrowed", "evolution from narrowed", _NARROWED, linestyle=DASHED, beyond_the_paper=True),
     ),
-)
+)  # fmt: skip

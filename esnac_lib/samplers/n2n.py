@@ -100,9 +100,9 @@ class Stage:
 class N2nSampler(SeededSampler):
     """N2N's two policies behind ask and tell. They remove and shrink; other operators of the space stay unused.
 
-    Where the space cannot shrink (or not remove), all evaluations are stage 1's (stage 2's). The policies are a function
-    of the seed and the observations: of the best f without shrinking, and of those that a stage could have proposed.
-    Raises SpaceError for a space with neither removal nor shrinkage.
+    Where the space cannot shrink (or not remove), all evaluations are stage 1's (stage 2's). The policies depend on the
+    seed and the observations: on the best f without shrinking, and on those that a stage could have proposed. Raises
+    SpaceError for a space with neither removal nor shrinkage.
     """
 
     evaluations: int = 160  # of the whole study
@@ -143,13 +143,13 @@ class N2nSampler(SeededSampler):
         return stage
 
     def _best_removals(self) -> frozenset[int]:
-        """The layers missing in the best observed student that is not shrunk; none if no such one beats the teacher."""
-        best, removed = 0.0, self.space.nothing.removed
-        for trial in self.observations:
-            plain = Decisions(trial.decisions.removed, self.space.nothing.ratios, frozenset())
-            if trial.decisions == plain and trial.f is not None and trial.f > best:
-                best, removed = trial.f, trial.decisions.removed
-        return removed
+        """Return the layers missing in the best observed student that only removes; none if no such one has f > 0."""
+        better = [trial for trial in self.observations if trial.f is not None and trial.f > 0]
+        only = [trial for trial in better if trial.decisions == self._removing(trial.decisions.removed)]
+        return max(only, key=lambda trial: trial.f or 0.0).decisions.removed if only else frozenset()
+
+    def _removing(self, layers: frozenset[int]) -> Decisions:
+        return Decisions(layers, self.space.nothing.ratios, frozenset())
 
     def _removal_stage(self) -> Stage:
         from esnac_lib.samplers.n2n_policies import Learner, RemovalPolicy
@@ -164,7 +164,7 @@ class N2nSampler(SeededSampler):
     def _shrinkage_stage(self, removed: frozenset[int]) -> Stage:
         from esnac_lib.samplers.n2n_policies import Learner, ShrinkagePolicy
 
-        student = self.space.apply(Decisions(removed, self.space.nothing.ratios, frozenset()))
+        student = self.space.apply(self._removing(removed))
         names = {layer.name: i for i, layer in enumerate(self.space.teacher.layers)}
         origins = [student.layers[i].origin or student.layers[i].name for i in student.canonical_order]
         first: dict[int, list[int]] = {}  # position in the student -> the groups of which its layer is the first
@@ -182,13 +182,13 @@ class N2nSampler(SeededSampler):
         return Stage(Learner(policy, self.shrinkage_rate), groups=groups, removed=removed)
 
     def _features(self, architecture: Architecture) -> Tensor:
-        """(L, d): the layer configurations, in canonical order, each feature relative to the teacher's greatest."""
+        """Return the (L, d) layer configurations in canonical order, each feature by the teacher's greatest."""
         import torch
 
         return torch.from_numpy((encode(architecture, self.max_edge) / self._scale).astype(np.float32))
 
     def _draw(self, stage: Stage) -> Iterator[Decisions]:
-        """A bounded number of draws from the stage's policy, those that were drawn before left out."""
+        """Yield a bounded number of draws from the stage's policy, those that were drawn before left out."""
         if not stage.layers and not stage.groups:
             return
         generator = make_generator(self.seed, "n2n-draws", len(self.observations))
@@ -203,8 +203,7 @@ class N2nSampler(SeededSampler):
 
 def check(config: StudyConfig) -> None:
     """Refuse limits, and operators that neither remove nor shrink."""
-    limit = "max_params" if config.max_params else "max_macs" if config.max_macs else ""
-    if limit:
+    if limit := "max_params" if config.max_params else "max_macs" if config.max_macs else "":
         raise ConfigError(f"{limit} = {getattr(config, limit)}: sampler = 'n2n' keeps no limits; leave it 0")
     if not set(STAGES) & set(config.operator_names):
         given = f"operators = {config.operators!r}"
@@ -212,11 +211,6 @@ def check(config: StudyConfig) -> None:
 
 
 ENTRY = SamplerEntry(
-    "n2n",
-    "N2N",
-    "#8C8C8C",
-    lambda space, config: N2nSampler(space, config.seed, config.num_evaluations),
-    check,
-    variants=(Variant("n2n", "N2N", ONE_BY_ONE),),
-    budget_defines_result=True,
-)
+    "n2n", "N2N", "#8C8C8C", lambda space, config: N2nSampler(space, config.seed, config.num_evaluations), check,
+    variants=(Variant("n2n", "N2N", ONE_BY_ONE),), budget_defines_result=True,
+)  # fmt: skip

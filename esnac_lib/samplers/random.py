@@ -33,13 +33,9 @@ def random_proposals(
 
 
 ENTRY = SamplerEntry(
-    "random",
-    "random search",
-    "#222222",
-    lambda space, config: RandomSampler(space, config.seed),
-    linestyle=":",
+    "random", "random search", "#222222", lambda space, config: RandomSampler(space, config.seed), linestyle=":",
     variants=(
         Variant("random", "random"),
         Variant("random_mild", "random, mild", {"sampling": "mild"}, "#0072B2", "-", beyond_the_paper=True),
     ),
-)
+)  # fmt: skip

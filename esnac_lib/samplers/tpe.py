@@ -125,17 +125,11 @@ def parameters_of(space: SearchSpace, decisions: Decisions) -> dict[str, Any]:
 
 
 CLASSIC = SamplerEntry(
-    "tpe",
-    "TPE",
-    "#56B4E9",
-    lambda space, config: TpeSampler(space, config.seed),
+    "tpe", "TPE", "#56B4E9", lambda space, config: TpeSampler(space, config.seed),
     variants=(Variant("tpe", "TPE", ONE_BY_ONE),),
-)
+)  # fmt: skip
 MULTIVARIATE = SamplerEntry(
-    "tpe_multivariate",
-    "TPE, multivariate",
-    "#56B4E9",
+    "tpe_multivariate", "TPE, multivariate", "#56B4E9",
     lambda space, config: TpeSampler(space, config.seed, multivariate=True, constant_liar=True),
-    linestyle=DASHED,
-    variants=(Variant("tpe_multivariate", "TPE, multivariate", ONE_BY_ONE),),
-)
+    linestyle=DASHED, variants=(Variant("tpe_multivariate", "TPE, multivariate", ONE_BY_ONE),),
+)  # fmt: skip

@@ -64,11 +64,6 @@ def check(config: StudyConfig) -> None:
 
 
 ENTRY = SamplerEntry(
-    "transfer",
-    "kernel transfer",
-    "#E69F00",
-    make,
-    check,
-    uses=frozenset({"source"}),
+    "transfer", "kernel transfer", "#E69F00", make, check, uses=frozenset({"source"}),
     variants=(),  # it needs a source, so it is not comparable with searches that start from nothing
-)
+)  # fmt: skip

@@ -75,12 +75,6 @@ def check(config: StudyConfig) -> None:
 
 
 ENTRY = SamplerEntry(
-    "narrow",
-    "width scaling",
-    "#CC79A7",
-    lambda space, config: NarrowSampler(space, config.seed),
-    check,
-    linestyle=(0, (3, 1, 1, 1)),
-    variants=(Variant("narrow", "width scaling, no search"),),
-    searches=False,
-)
+    "narrow", "width scaling", "#CC79A7", lambda space, config: NarrowSampler(space, config.seed), check,
+    linestyle=(0, (3, 1, 1, 1)), variants=(Variant("narrow", "width scaling, no search"),), searches=False,
+)  # fmt: skip
