@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from esnac_lib.architecture.graph import Architecture
@@ -17,33 +17,19 @@ from esnac_lib.space.search_space import SearchSpace
 
 @dataclass(frozen=True)
 class Proposal:
-    """An architecture to evaluate next.
-
-    Attributes:
-        decisions: What was decided about the teacher.
-        architecture: What the decisions make of it.
-        kernel: Which of the K kernels proposed it; None for none.
-        mean: The predicted f.
-        variance: Its predictive variance, including observation noise.
-        ei: Its expected improvement.
-    """
+    """An architecture to evaluate next."""
 
     decisions: Decisions
-    architecture: Architecture
-    kernel: int | None = None
-    mean: float | None = None
+    architecture: Architecture  # what the decisions make of the teacher
+    kernel: int | None = None  # which of the K kernels proposed it
+    mean: float | None = None  # the predicted f, its variance (including observation noise) and expected improvement
     variance: float | None = None
     ei: float | None = None
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A finished trial.
-
-    Attributes:
-        f: The objective; None where a fault of the machine left the trial without a value. It is not to be proposed
-            again, but nothing is learned from it.
-    """
+    """A finished trial; one that a fault of the machine left without an f is not proposed again, nor learned from."""
 
     decisions: Decisions
     architecture: Architecture
@@ -55,50 +41,40 @@ class Sampler(Protocol):
 
     def ask(self, n: int) -> list[Proposal]:
         """Return up to n new members of the space, all different; fewer when the space is exhausted."""
-        ...
 
     def tell(self, trials: Sequence[Observation]) -> None:
         """Add finished trials to the observations."""
-        ...
 
 
-# -- the registry's rows -----------------------------------------------------------------------------------------------
+@dataclass(eq=False)
+class SeededSampler:
+    """What the samplers of this package have in common; `ask` is their own."""
 
+    space: SearchSpace
+    seed: int
+    observations: list[Observation] = field(default_factory=list, init=False, repr=False)
 
-def accept(config: StudyConfig) -> None:
-    """Accept every config."""
+    def tell(self, trials: Sequence[Observation]) -> None:
+        """Add finished trials to the observations."""
+        self.observations.extend(trials)
 
 
 @dataclass(frozen=True)
 class SamplerEntry:
-    """A row of the registry of samplers: all that the rest of the library knows of one.
+    """A row of the registry of samplers: all that the rest of the library knows of one."""
 
-    Attributes:
-        name: What `StudyConfig.sampler` calls it.
-        label: Its name in tables and figures.
-        colour: Of its curves, as matplotlib understands it.
-        make: Builds it for a search space; may load PyTorch.
-        check: Raises ConfigError where its parameters do not fit together; must not load PyTorch.
-        uses: Those of `first`, `surrogate` and `source` that mean something to it; the others must be left alone.
-        linestyle: Of its curves.
-        marker: Of its best students.
-        variants: How it takes part in comparisons; None for once, as it is.
-        searches: Whether it is a search; false for a fixed series of students.
-        budget_defines_result: Whether its proposals depend on how many evaluations are planned, so that a finished
-            study cannot be continued with more steps.
-    """
-
-    name: str
-    label: str
-    colour: str
-    make: Callable[[SearchSpace, StudyConfig], Sampler]
-    check: Callable[[StudyConfig], None] = accept
-    uses: frozenset[str] = frozenset()
+    name: str  # what `StudyConfig.sampler` calls it
+    label: str  # in tables and figures
+    colour: str  # of its curves, as matplotlib understands it
+    make: Callable[[SearchSpace, StudyConfig], Sampler]  # may load PyTorch
+    check: Callable[[StudyConfig], None] = lambda config: None  # raises ConfigError; must not load PyTorch
+    uses: frozenset[str] = frozenset()  # of `first`, `surrogate` and `source`; the others must be left alone
     linestyle: Linestyle = "-"
-    marker: str = "o"
-    variants: tuple[Variant, ...] | None = None
-    searches: bool = True
+    marker: str = "o"  # of its best students
+    variants: tuple[Variant, ...] | None = None  # how it takes part in comparisons; None for once, as it is
+    searches: bool = True  # false for a fixed series of students
     budget_defines_result: bool = False
+    """Whether proposals depend on the number of evaluations planned: a finished study then takes no more steps."""
 
     @property
     def compared(self) -> tuple[Variant, ...]:
@@ -113,16 +89,15 @@ class SamplerEntry:
         """Check the parameters that concern samplers.
 
         Raises:
-            ConfigError: One is given that this sampler does not use, one that it needs is missing, or `check` says no.
+            ConfigError: One is given that this sampler does not use, one that it needs is missing, or `check` raises.
         """
         given = f"with sampler = {self.name!r}"
         if config.first != "random" and not ("first" in self.uses and "shrink" in config.operator_names):
             allowed = f"it is for sampler = {_users('first')} with shrink, else 'random'"
             raise ConfigError(f"first = {config.first!r} {given} and operators = {config.operators!r}: {allowed}")
         if config.surrogate != "f" and "surrogate" not in self.uses:
-            raise ConfigError(
-                f"surrogate = {config.surrogate!r} {given}: it is for sampler = {_users('surrogate')}, else 'f'"
-            )
+            allowed = f"it is for sampler = {_users('surrogate')}, else 'f'"
+            raise ConfigError(f"surrogate = {config.surrogate!r} {given}: {allowed}")
         self.check(config)
         if bool(config.source) != ("source" in self.uses):
             allowed = f"the study whose kernels propose is allowed with sampler = {_users('source')}"

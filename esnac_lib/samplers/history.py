@@ -15,18 +15,10 @@ from esnac_lib.space.decisions import Decisions
 
 def row_of(proposal: Proposal, seconds: float) -> ProposalRow:
     """Return a proposal as the ledger stores it, with the seconds that it took to make."""
-    architecture = proposal.architecture
+    p, a = proposal, proposal.architecture
+    decisions = p.decisions.to_json()
     return ProposalRow(
-        proposal.kernel,
-        architecture.arch_id,
-        architecture.num_params,
-        architecture.macs,
-        proposal.decisions.to_json(),
-        architecture.to_json(),
-        proposal.mean,
-        proposal.variance,
-        proposal.ei,
-        seconds,
+        p.kernel, a.arch_id, a.num_params, a.macs, decisions, a.to_json(), p.mean, p.variance, p.ei, seconds
     )
 
 

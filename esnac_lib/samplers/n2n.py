@@ -6,16 +6,16 @@ REINFORCE, with a reward of f less a moving average of past rewards, from 5 stud
 
 What the papers leave open, and what is done here:
 
-- Every proposal must be new, while the authors' program looks the reward of a known student up and learns from it
-  again. A known draw is drawn again, then from flatter and flatter policies (`TEMPERATURES`), so that a policy that has
-  made up its mind goes on in its neighbourhood; at last a random member without skips fills in, which teaches nothing
-  unless a policy could have proposed it.
-- An `ask` may be for any number of students. Its proposals come from one policy, and trials are learned from five at a
-  time in the order observed; where an ask is not for 5, some of them are an update old.
-- How the evaluations are divided: half to each stage, as in their program (100 updates a stage), which the ask at the
-  boundary may overrun. A study of 160 evaluations has 16 updates a stage.
-- The decay of the moving average (their program has the plain mean of all past updates), and its start: the first
-  update's own mean, for there is no past reward, and none at all would reinforce whatever was drawn first.
+- Every proposal must be new, while the authors' program learns from a known student's reward again. A known draw is
+  drawn again, then from flatter and flatter policies (`TEMPERATURES`), so that a policy that has converged goes on in
+  its neighbourhood; at last a random member without skips fills in, from which nothing is learned unless a policy could
+  have proposed it.
+- An `ask` may be for any number of students, all from one policy; trials are learned from five at a time in the order
+  observed. Where an ask is not for 5, some proposals are an update old.
+- Half of the evaluations go to each stage, as in their program (100 updates a stage), which the ask at the boundary may
+  overrun. A study of 160 evaluations has 16 updates a stage.
+- The moving average decays (their program: the mean of all past updates) and starts at the first update's own mean: no
+  baseline at all would reinforce whatever was drawn first.
 - The layer configurations are ESNAC's, every feature divided by its greatest value in the teacher: raw channel counts
   saturate an LSTM of this size.
 - One choice for a group of coupled channels, made at its first layer that is left, in place of one for every layer.
@@ -37,7 +37,7 @@ from esnac_lib.architecture.graph import Architecture
 from esnac_lib.config.comparison import ONE_BY_ONE, Variant
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError, SpaceError
-from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry
+from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry, SeededSampler
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.samplers.unseen import Unseen
 from esnac_lib.seeding import make_generator
@@ -60,16 +60,12 @@ TEMPERATURES = (1.0, 1.0, 2.0, 4.0, 8.0)
 
 @dataclass
 class Stage:
-    """A learner, what its choices decide, and how many of the observations it has seen.
-
-    layers: the teacher's layers that stage 1 chooses about; groups: the channel groups that stage 2 does. removed: the
-    layers that stage 2 finds removed. Empty where it is the other stage.
-    """
+    """A learner, what its choices decide, and how many of the observations it has seen."""
 
     learner: Learner
-    layers: tuple[int, ...] = ()
-    groups: tuple[int, ...] = ()
-    removed: frozenset[int] = frozenset()
+    layers: tuple[int, ...] = ()  # of the teacher, which stage 1 chooses about; empty in stage 2
+    groups: tuple[int, ...] = ()  # of channels, which stage 2 chooses about; empty in stage 1
+    removed: frozenset[int] = frozenset()  # layers that stage 2 finds removed
     seen: int = 0
 
     def catch_up(self, observations: Sequence[Observation]) -> None:
@@ -81,7 +77,7 @@ class Stage:
         self.seen = len(observations)
 
     def decisions(self, choices: Sequence[int], nothing: Decisions) -> Decisions:
-        """What S choices decide."""
+        """Return what S choices decide."""
         removed = self.removed | {i for i, choice in zip(self.layers, choices, strict=False) if choice}
         ratios = list(nothing.ratios)
         for g, choice in zip(self.groups, choices, strict=False):
@@ -89,7 +85,7 @@ class Stage:
         return Decisions(removed, tuple(ratios), frozenset())
 
     def choices(self, decisions: Decisions) -> list[int] | None:
-        """The choices that gave these decisions; None if none of this stage did."""
+        """Return the choices that gave these decisions; None if none of this stage did."""
         if self.layers:
             found = [int(i in decisions.removed) for i in self.layers]
         else:
@@ -100,73 +96,60 @@ class Stage:
         return found if self.decisions(found, nothing) == decisions else None
 
 
-class N2nSampler:
+@dataclass(eq=False)
+class N2nSampler(SeededSampler):
     """N2N's two policies behind ask and tell. They remove and shrink; other operators of the space stay unused.
 
-    evaluations: of the whole study; removal_share: the share of them after which stage 2 begins. Where the space cannot
-    shrink (or not remove), all of them are stage 1's (stage 2's). max_edge: as in `encode`.
-
-    The policies are a function of the seed and the observations: of the best f without shrinking, and of those that a
-    stage could have proposed. Raises SpaceError for a space with neither removal nor shrinkage.
+    Where the space cannot shrink (or not remove), all evaluations are stage 1's (stage 2's). The policies depend on the
+    seed and the observations: on the best f without shrinking, and on those that a stage could have proposed. Raises
+    SpaceError for a space with neither removal nor shrinkage.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        seed: int,
-        evaluations: int = 160,
-        removal_share: float = 0.5,
-        removal_rate: float = REMOVAL_RATE,
-        shrinkage_rate: float = SHRINKAGE_RATE,
-        max_edge: int = MAX_EDGE,
-    ) -> None:
-        operators = [name for name in STAGES if name in space.operators]
+    evaluations: int = 160  # of the whole study
+    removal_share: float = 0.5  # of the evaluations, after which stage 2 begins
+    removal_rate: float = REMOVAL_RATE
+    shrinkage_rate: float = SHRINKAGE_RATE
+    max_edge: int = MAX_EDGE  # as in `encode`
+
+    def __post_init__(self) -> None:
+        space, operators = self.space, [name for name in STAGES if name in self.space.operators]
         if not operators:
             raise SpaceError(f"operators = {list(space.operators)}: N2N only removes and shrinks; add one or both")
-        self.space = space
-        self.seed = seed
-        self.removal_rate = removal_rate
-        self.shrinkage_rate = shrinkage_rate
-        self.max_edge = max_edge
         self._staged = SearchSpace(space.teacher, operators, space.grouping.kind, space.limits)
         can_remove, can_shrink = "remove" in operators and bool(space.removable), "shrink" in operators
-        self._removals = round(removal_share * evaluations) if can_remove and can_shrink else math.inf * can_remove
-        self._scale = np.maximum(1.0, encode(space.teacher, max_edge).max(0))
+        share = round(self.removal_share * self.evaluations)
+        self._removals = share if can_remove and can_shrink else math.inf * can_remove
+        self._scale = np.maximum(1.0, encode(space.teacher, self.max_edge).max(0))
         self._first = self._removal_stage() if can_remove else None
         self._second: Stage | None = None
-        self._observations: list[Observation] = []
 
     def ask(self, n: int) -> list[Proposal]:
         """Return up to n proposals, all of one stage."""
-        unseen = Unseen(self.space, self._observations)
+        unseen = Unseen(self.space, self.observations)
         proposals = list(islice(unseen.among(self._draw(self._stage())), n))
         left = n - len(proposals)
-        return proposals + random_proposals(self._staged, self.seed, self._observations, left, proposals)
-
-    def tell(self, trials: Sequence[Observation]) -> None:
-        """Remember finished trials; the policies learn from them at the next `ask`."""
-        self._observations.extend(trials)
+        return proposals + random_proposals(self._staged, self.seed, self.observations, left, proposals)
 
     def _stage(self) -> Stage:
-        """The stage of the next proposals, having learned from all observations."""
-        if self._first is not None and len(self._observations) < self._removals:
+        """Return the stage of the next proposals, having learned from all observations."""
+        if self._first is not None and len(self.observations) < self._removals:
             stage = self._first
         else:
             removed = self._best_removals()
             if self._second is None or self._second.removed != removed:
                 self._second = self._shrinkage_stage(removed)
             stage = self._second
-        stage.catch_up(self._observations)
+        stage.catch_up(self.observations)
         return stage
 
     def _best_removals(self) -> frozenset[int]:
-        """The layers missing in the best observed student that is not shrunk; none if no such one beats the teacher."""
-        best, removed = 0.0, self.space.nothing.removed
-        for trial in self._observations:
-            plain = Decisions(trial.decisions.removed, self.space.nothing.ratios, frozenset())
-            if trial.decisions == plain and trial.f is not None and trial.f > best:
-                best, removed = trial.f, trial.decisions.removed
-        return removed
+        """Return the layers missing in the best observed student that only removes; none if no such one has f > 0."""
+        better = [trial for trial in self.observations if trial.f is not None and trial.f > 0]
+        only = [trial for trial in better if trial.decisions == self._removing(trial.decisions.removed)]
+        return max(only, key=lambda trial: trial.f or 0.0).decisions.removed if only else frozenset()
+
+    def _removing(self, layers: frozenset[int]) -> Decisions:
+        return Decisions(layers, self.space.nothing.ratios, frozenset())
 
     def _removal_stage(self) -> Stage:
         from esnac_lib.samplers.n2n_policies import Learner, RemovalPolicy
@@ -174,14 +157,14 @@ class N2nSampler:
         place = {layer: position for position, layer in enumerate(self.space.teacher.canonical_order)}
         layers = tuple(sorted(self.space.removable, key=place.__getitem__))
         positions = [place[layer] for layer in layers]
-        generator = make_generator(self.seed, "n2n-removal")
-        policy = RemovalPolicy(self._features(self.space.teacher), positions, generator)
+        features, generator = self._features(self.space.teacher), make_generator(self.seed, "n2n-removal")
+        policy = RemovalPolicy(features, positions, generator)
         return Stage(Learner(policy, self.removal_rate), layers=layers)
 
     def _shrinkage_stage(self, removed: frozenset[int]) -> Stage:
         from esnac_lib.samplers.n2n_policies import Learner, ShrinkagePolicy
 
-        student = self.space.apply(Decisions(removed, self.space.nothing.ratios, frozenset()))
+        student = self.space.apply(self._removing(removed))
         names = {layer.name: i for i, layer in enumerate(self.space.teacher.layers)}
         origins = [student.layers[i].origin or student.layers[i].name for i in student.canonical_order]
         first: dict[int, list[int]] = {}  # position in the student -> the groups of which its layer is the first
@@ -199,17 +182,17 @@ class N2nSampler:
         return Stage(Learner(policy, self.shrinkage_rate), groups=groups, removed=removed)
 
     def _features(self, architecture: Architecture) -> Tensor:
-        """(L, d): the layer configurations, in canonical order, each feature relative to the teacher's greatest."""
+        """Return the (L, d) layer configurations in canonical order, each feature by the teacher's greatest."""
         import torch
 
         return torch.from_numpy((encode(architecture, self.max_edge) / self._scale).astype(np.float32))
 
     def _draw(self, stage: Stage) -> Iterator[Decisions]:
-        """A bounded number of draws from the stage's policy, those that were drawn before left out."""
+        """Yield a bounded number of draws from the stage's policy, those that were drawn before left out."""
         if not stage.layers and not stage.groups:
             return
-        generator = make_generator(self.seed, "n2n-draws", len(self._observations))
-        drawn: set[Decisions] = {trial.decisions for trial in self._observations}
+        generator = make_generator(self.seed, "n2n-draws", len(self.observations))
+        drawn: set[Decisions] = {trial.decisions for trial in self.observations}
         for temperature in TEMPERATURES:
             for choices in stage.learner.policy.sample(DRAWS, temperature, generator).tolist():
                 decisions = stage.decisions(choices, self.space.nothing)
@@ -220,8 +203,7 @@ class N2nSampler:
 
 def check(config: StudyConfig) -> None:
     """Refuse limits, and operators that neither remove nor shrink."""
-    limit = "max_params" if config.max_params else "max_macs" if config.max_macs else ""
-    if limit:
+    if limit := "max_params" if config.max_params else "max_macs" if config.max_macs else "":
         raise ConfigError(f"{limit} = {getattr(config, limit)}: sampler = 'n2n' keeps no limits; leave it 0")
     if not set(STAGES) & set(config.operator_names):
         given = f"operators = {config.operators!r}"
@@ -229,11 +211,6 @@ def check(config: StudyConfig) -> None:
 
 
 ENTRY = SamplerEntry(
-    "n2n",
-    "N2N",
-    "#8C8C8C",
-    lambda space, config: N2nSampler(space, config.seed, config.num_evaluations),
-    check,
-    variants=(Variant("n2n", "N2N", ONE_BY_ONE),),
-    budget_defines_result=True,
-)
+    "n2n", "N2N", "#8C8C8C", lambda space, config: N2nSampler(space, config.seed, config.num_evaluations), check,
+    variants=(Variant("n2n", "N2N", ONE_BY_ONE),), budget_defines_result=True,
+)  # fmt: skip

@@ -23,14 +23,16 @@ class Policy(nn.Module, ABC):
     are drawn from `generator`, uniform in ±1/√hidden as PyTorch draws an LSTM's.
     """
 
-    def __init__(
-        self, features: Tensor, steps: Sequence[int], extra: int, options: int, both: bool, generator: torch.Generator
-    ) -> None:
+    options: int  # of each choice
+    extra: int  # inputs besides the features
+    both: bool  # whether the LSTM is bidirectional
+
+    def __init__(self, features: Tensor, steps: Sequence[int], generator: torch.Generator) -> None:
         super().__init__()
-        self.features, self.steps = features, list(steps)
+        self.features, self.steps, width = features, list(steps), features.shape[1] + self.extra
         with torch.device("meta"):  # constructors that draw nothing
-            self.lstm = nn.LSTM(features.shape[1] + extra, HIDDEN, LAYERS, batch_first=True, bidirectional=both)
-            self.head = nn.Linear(HIDDEN * (1 + both), options)
+            self.lstm = nn.LSTM(width, HIDDEN, LAYERS, batch_first=True, bidirectional=self.both)
+            self.head = nn.Linear(HIDDEN * (1 + self.both), self.options)
         self.to_empty(device="cpu")
         with torch.no_grad():
             for weight in self.parameters():
@@ -52,8 +54,7 @@ class Policy(nn.Module, ABC):
 class RemovalPolicy(Policy):
     """Keep (0) or remove (1) each of S layers; all layers are read in both directions."""
 
-    def __init__(self, features: Tensor, steps: Sequence[int], generator: torch.Generator) -> None:
-        super().__init__(features, steps, 0, 2, True, generator)
+    options, extra, both = 2, 0, True
 
     def forward(self, choices: Tensor) -> Tensor:
         """As in `Policy`; these choices do not depend on one another."""
@@ -67,13 +68,9 @@ class RemovalPolicy(Policy):
 
 
 class ShrinkagePolicy(Policy):
-    """Choose a kept share (k + 1)/10 for each of S groups.
+    """Choose a kept share (k + 1)/10 for each of S groups; with a layer, the LSTM reads the share chosen last or 1."""
 
-    With a layer's features the LSTM reads the share that was chosen last, at first 1.
-    """
-
-    def __init__(self, features: Tensor, steps: Sequence[int], generator: torch.Generator) -> None:
-        super().__init__(features, steps, 1, SHARES, False, generator)
+    options, extra, both = SHARES, 1, False
 
     def forward(self, choices: Tensor) -> Tensor:
         """As in `Policy`."""
@@ -101,13 +98,12 @@ def _share(choices: Tensor) -> Tensor:
 
 
 def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One choice for each row of logits: (B, S, options) -> (B, S)."""
-    flat = logits.softmax(-1).flatten(0, 1)
-    return torch.multinomial(flat, 1, generator=generator).view(logits.shape[:2])
+    """Draw a choice for each row of logits: (B, S, options) -> (B, S)."""
+    return torch.multinomial(logits.softmax(-1).flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
 
 
 def reinforce_loss(log_prob: Tensor, rewards: Tensor, baseline: float) -> Tensor:
-    """What REINFORCE descends: the mean of -(R - b) log π over B students; both tensors (B,)."""
+    """Return what REINFORCE descends: the mean of -(R - b) log π over B students; both tensors (B,)."""
     return -((rewards - baseline) * log_prob).mean()
 
 
@@ -121,18 +117,14 @@ class Learner:
         self._waiting: list[tuple[Sequence[int], float]] = []
 
     def learn(self, choices: Sequence[int], reward: float) -> None:
-        """One more student; every fifth brings an update."""
+        """Take in one more student; every fifth brings an update."""
         self._waiting.append((choices, reward))
-        if len(self._waiting) == STUDENTS:
-            self._update()
-            self._waiting = []
-
-    def _update(self) -> None:
-        choices = torch.tensor([choices for choices, _ in self._waiting])
-        rewards = torch.tensor([reward for _, reward in self._waiting])
-        mean = float(rewards.mean())
+        if len(self._waiting) < STUDENTS:
+            return
+        choices_, rewards = (torch.tensor(part) for part in zip(*self._waiting, strict=True))
+        self._waiting, mean = [], float(rewards.mean())
         past = mean if self.baseline is None else self.baseline
         self._optimiser.zero_grad()
-        reinforce_loss(self.policy.log_prob(choices), rewards, past).backward()
+        reinforce_loss(self.policy.log_prob(choices_), rewards, past).backward()
         self._optimiser.step()
         self.baseline = BASELINE_DECAY * past + (1 - BASELINE_DECAY) * mean

@@ -5,27 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from esnac_lib.config.comparison import Variant
-from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry
+from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry, SeededSampler
 from esnac_lib.samplers.unseen import MAX_DRAWS, Unseen
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.search_space import SearchSpace
 
 
-class RandomSampler:
+class RandomSampler(SeededSampler):
     """Draws from the space, and never the same network twice."""
-
-    def __init__(self, space: SearchSpace, seed: int) -> None:
-        self.space = space
-        self.seed = seed
-        self.observations: list[Observation] = []
 
     def ask(self, n: int) -> list[Proposal]:
         """Return up to n new random members of the space."""
         return random_proposals(self.space, self.seed, self.observations, n)
-
-    def tell(self, trials: Sequence[Observation]) -> None:
-        """Remember what has been proposed."""
-        self.observations.extend(trials)
 
 
 def random_proposals(
@@ -42,13 +33,9 @@ def random_proposals(
 
 
 ENTRY = SamplerEntry(
-    "random",
-    "random search",
-    "#222222",
-    lambda space, config: RandomSampler(space, config.seed),
-    linestyle=":",
+    "random", "random search", "#222222", lambda space, config: RandomSampler(space, config.seed), linestyle=":",
     variants=(
         Variant("random", "random"),
         Variant("random_mild", "random, mild", {"sampling": "mild"}, "#0072B2", "-", beyond_the_paper=True),
     ),
-)
+)  # fmt: skip

@@ -51,14 +51,6 @@ def learn_source_kernels(study: str, count: int) -> None:
     settings = KernelSettings(objective=config.kernel_loss, subset_probability=config.subset)
     sampler = EsnacSampler(SearchSpace(teacher, config.operator_names), config.seed, settings)
     sampler.tell(observations)
-    learned_on = {
-        "study": study,
-        "teacher": config.teacher,
-        "dataset": config.dataset,
-        "sampler": config.sampler,
-        "operators": config.operators,
-        "seed": config.seed,
-        "observations": evaluated,
-        "objective": config.kernel_loss,
-    }
+    parameters = {name: getattr(config, name) for name in ("teacher", "dataset", "sampler", "operators", "seed")}
+    learned_on = {"study": study, **parameters, "observations": evaluated, "objective": config.kernel_loss}
     save_kernels(kernel_folder(study), sampler.kernels(count), learned_on)

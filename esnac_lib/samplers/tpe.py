@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -14,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from esnac_lib.config.comparison import DASHED, ONE_BY_ONE, Variant
-from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry
+from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry, SeededSampler
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.samplers.unseen import Unseen
 from esnac_lib.seeding import derive_seed
@@ -25,45 +26,32 @@ from esnac_lib.space.search_space import SearchSpace
 MAX_ASKS = 20  # of Optuna for one proposal; a random member of the space fills in if all of them bring nothing new
 
 
-class TpeSampler:
+@dataclass(eq=False)
+class TpeSampler(SeededSampler):
     """Tree-structured Parzen estimators (Bergstra et al., 2011) over the decisions of a space.
 
     Optuna stores nothing: each `ask` makes a study in memory from the observations, and seeds it by their number, so a
     resumed study draws what it would have drawn. Its `group` would change nothing: every trial has every parameter.
-
-    Args:
-        multivariate: One estimator for all parameters together, so that it sees how they interact, instead of one for
-            each. On in Optuna's default form, off in the classic one, as is the next.
-        constant_liar: Proposals that are not observed yet count as bad, so that the proposals of one step differ.
-        startup: Random trials before the first estimate, uniform over the parameters as Optuna draws them: half of all
-            layers removed and half of all pairs connected (the paper found "too many skip connections" in them).
+    Startup trials are uniform over the parameters as Optuna draws them: half of all layers removed and half of all
+    pairs connected (the paper found "too many skip connections" in them).
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        seed: int,
-        multivariate: bool = False,
-        constant_liar: bool = False,
-        startup: int = 10,
-    ) -> None:
-        self.space = space
-        self.seed = seed
-        self.multivariate = multivariate
-        self.constant_liar = constant_liar
-        self.startup = startup
-        self.distributions = distributions(space)
-        self._observations: list[Observation] = []
+    multivariate: bool = False  # one estimator for all parameters, which sees how they interact, instead of one each
+    constant_liar: bool = False  # proposals not observed yet count as bad, so that those of one step differ
+    startup: int = 10  # random trials before the first estimate
+
+    def __post_init__(self) -> None:
+        self.distributions = distributions(self.space)
         self._finished: list[optuna.trial.FrozenTrial] = []
 
     def ask(self, n: int) -> list[Proposal]:
         """Return up to n proposals. For one that is not new, Optuna is asked again."""
-        study, unseen = self._study(), Unseen(self.space, self._observations)
+        study, unseen = self._study(), Unseen(self.space, self.observations)
         proposals: list[Proposal] = []
         for _ in range(n):
             suggested = next(unseen.among(self._suggestions(study)), None)
             if suggested is None:  # many suggestions brought nothing new
-                fill = random_proposals(self.space, self.seed, self._observations, 1, proposals)
+                fill = random_proposals(self.space, self.seed, self.observations, 1, proposals)
                 suggested = next(unseen.among(proposal.decisions for proposal in fill), None)
             if suggested is None:
                 break
@@ -72,21 +60,17 @@ class TpeSampler:
 
     def tell(self, trials: Sequence[Observation]) -> None:
         """Learn about finished trials. Their parameters are those of their (normalised) decisions."""
-        self._observations.extend(trials)
-        self._finished += [
-            optuna.trial.create_trial(
-                value=trial.f,
-                params=parameters_of(self.space, trial.decisions),
-                distributions=self.distributions,
-            )
-            for trial in trials
-            if trial.f is not None
-        ]
+        super().tell(trials)
+        for trial in trials:
+            if trial.f is not None:
+                params = parameters_of(self.space, trial.decisions)
+                finished = optuna.trial.create_trial(value=trial.f, params=params, distributions=self.distributions)
+                self._finished.append(finished)
 
     def _study(self) -> optuna.Study:
         sampler = optuna.samplers.TPESampler(
             n_startup_trials=self.startup,
-            seed=derive_seed(self.seed, "tpe", len(self._observations)) % 2**32,
+            seed=derive_seed(self.seed, "tpe", len(self.observations)) % 2**32,
             multivariate=self.multivariate,
             constant_liar=self.constant_liar,
         )
@@ -112,14 +96,13 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 
     As in the paper's counts there is one for every layer of the teacher: those of layers that must stay change nothing.
     """
-    found: dict[str, BaseDistribution] = {}
-    for operator in space.used:
-        for name, kind in operator.hyperparameters(space).items():
-            if isinstance(kind, Interval):
-                found[name] = FloatDistribution(kind.low, kind.high)
-            else:
-                found[name] = CategoricalDistribution(kind.options)
-    return found
+    return {
+        name: FloatDistribution(kind.low, kind.high)
+        if isinstance(kind, Interval)
+        else CategoricalDistribution(kind.options)
+        for operator in space.used
+        for name, kind in operator.hyperparameters(space).items()
+    }
 
 
 def decisions_of(space: SearchSpace, parameters: dict[str, Any]) -> Decisions:
@@ -142,17 +125,11 @@ def parameters_of(space: SearchSpace, decisions: Decisions) -> dict[str, Any]:
 
 
 CLASSIC = SamplerEntry(
-    "tpe",
-    "TPE",
-    "#56B4E9",
-    lambda space, config: TpeSampler(space, config.seed),
+    "tpe", "TPE", "#56B4E9", lambda space, config: TpeSampler(space, config.seed),
     variants=(Variant("tpe", "TPE", ONE_BY_ONE),),
-)
+)  # fmt: skip
 MULTIVARIATE = SamplerEntry(
-    "tpe_multivariate",
-    "TPE, multivariate",
-    "#56B4E9",
+    "tpe_multivariate", "TPE, multivariate", "#56B4E9",
     lambda space, config: TpeSampler(space, config.seed, multivariate=True, constant_liar=True),
-    linestyle=DASHED,
-    variants=(Variant("tpe_multivariate", "TPE, multivariate", ONE_BY_ONE),),
-)
+    linestyle=DASHED, variants=(Variant("tpe_multivariate", "TPE, multivariate", ONE_BY_ONE),),
+)  # fmt: skip

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from esnac_lib.config.comparison import Variant
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError, SpaceError
-from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry
+from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry, SeededSampler
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.samplers.unseen import MAX_DRAWS, Unseen
 from esnac_lib.seeding import make_rng
@@ -16,22 +17,18 @@ from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.search_space import SearchSpace
 
 
-class NarrowSampler:
+@dataclass(eq=False)
+class NarrowSampler(SeededSampler):
     """One ratio for all groups, nothing removed, nothing connected. Learns nothing: it is the line to beat.
 
     The ratios cover [0, 1) evenly however many are asked for: the van der Corput sequence ½, ¼, ¾, ⅛, …, shifted by an
-    amount that the seed draws.
-
-    Raises:
-        SpaceError: The space has no shrinking.
+    amount that the seed draws. Raises SpaceError for a space without shrinking.
     """
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
-        if not space.groups or "shrink" not in space.operators:
+    def __post_init__(self) -> None:
+        if not self.space.groups or "shrink" not in self.space.operators:
             raise SpaceError("nothing can be narrowed without shrinking: add shrink to the operators")
-        self.space = space
-        self.shift = float(make_rng(seed, "narrow-sampler").random())
-        self.observations: list[Observation] = []
+        self._shift = float(make_rng(self.seed, "narrow-sampler").random())
 
     def ask(self, n: int) -> list[Proposal]:
         """Return up to n narrowed teachers; fewer once the widths that differ are used up."""
@@ -39,12 +36,8 @@ class NarrowSampler:
         widths = (self._narrowed(index) for index in range(begin, begin + MAX_DRAWS))
         return list(islice(Unseen(self.space, self.observations).among(widths), n))
 
-    def tell(self, trials: Sequence[Observation]) -> None:
-        """Remember what has been proposed."""
-        self.observations.extend(trials)
-
     def _narrowed(self, index: int) -> Decisions:
-        share = (van_der_corput(index + 1) + self.shift) % 1.0
+        share = (van_der_corput(index + 1) + self._shift) % 1.0
         ratios = tuple(share * group.max_ratio for group in self.space.groups)
         return self.space.within(Decisions(frozenset(), ratios, frozenset()))
 
@@ -82,12 +75,6 @@ def check(config: StudyConfig) -> None:
 
 
 ENTRY = SamplerEntry(
-    "narrow",
-    "width scaling",
-    "#CC79A7",
-    lambda space, config: NarrowSampler(space, config.seed),
-    check,
-    linestyle=(0, (3, 1, 1, 1)),
-    variants=(Variant("narrow", "width scaling, no search"),),
-    searches=False,
-)
+    "narrow", "width scaling", "#CC79A7", lambda space, config: NarrowSampler(space, config.seed), check,
+    linestyle=(0, (3, 1, 1, 1)), variants=(Variant("narrow", "width scaling, no search"),), searches=False,
+)  # fmt: skip

@@ -15,6 +15,7 @@ from esnac_lib.surrogate.packing import Packing
 
 Encodings = Sequence[np.ndarray]  # each (L, d) float32
 
+NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # of `Weights`
 CHUNK = 16_000  # rows (layers) embedded at once: bounds the memory, some 80 MB
 
 
@@ -22,11 +23,8 @@ class Embedding(nn.Module):
     """Encodings -> unit vectors: a Bi-LSTM, its hidden states averaged over the layers, L2-normalised (ESNAC §3.1).
 
     input_size: width of an encoding. hidden: units a direction. layers: of the LSTM (the authors' code: 4 of 64).
-    The weights are drawn from `generator` (on the CPU) as PyTorch draws an LSTM's, uniform in ±1/√hidden; no global
-    state is read or moved.
-
-    `self.lstm` holds the weights. All passes go through `surrogate/lstm.py`, which computes the same for sequences of
-    different lengths at once.
+    `self.lstm` holds the weights, drawn from `generator` (on the CPU) as PyTorch draws an LSTM's, uniform in
+    ±1/√hidden; no global state is read or moved. All passes go through `surrogate/lstm.py`.
     """
 
     def __init__(self, input_size: int, hidden: int = 64, layers: int = 4, *, generator: torch.Generator) -> None:
@@ -45,23 +43,20 @@ class Embedding(nn.Module):
 
     def weights(self) -> list[Weights]:
         """Copies of the weights, those of each layer stacked for G = 1 network."""
-        ways = ("", "_reverse")
         return [
-            Weights(
-                *(
-                    torch.stack([getattr(self.lstm, f"{name}_l{layer}{way}") for way in ways]).unsqueeze(0)
-                    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-                )
-            )
+            Weights(*(torch.stack(self._parts(name, layer)).unsqueeze(0) for name in NAMES))
             for layer in range(self.lstm.num_layers)
         ]
 
     def set_weights(self, weights: Sequence[Weights]) -> None:
         """Take over weights in the form that `weights` gives them."""
         for layer, parts in enumerate(weights):
-            for name, part in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), parts, strict=True):
-                for way, value in zip(("", "_reverse"), part[0], strict=True):
-                    getattr(self.lstm, f"{name}_l{layer}{way}").copy_(value)
+            for name, part in zip(NAMES, parts, strict=True):
+                for own, value in zip(self._parts(name, layer), part[0], strict=True):
+                    own.copy_(value)
+
+    def _parts(self, name: str, layer: int) -> list[Tensor]:
+        return [getattr(self.lstm, f"{name}_l{layer}{way}") for way in ("", "_reverse")]
 
     @torch.no_grad()
     def embed(self, encodings: Encodings, device: str | torch.device = "cpu") -> Tensor:
@@ -69,7 +64,8 @@ class Embedding(nn.Module):
 
         Raises ArchitectureError if one is empty or of another width.
         """
-        check(encodings, self.lstm.input_size)
+        if wrong := misshapen(encodings, width := self.lstm.input_size):
+            raise ArchitectureError(f"an encoding of shape {wrong[0]}: (layers, {width}) is needed")
         result = torch.empty(len(encodings), self.size, device=device)
         if not encodings:
             return result
@@ -85,22 +81,20 @@ class Embedding(nn.Module):
 
 
 def used_columns(encodings: Encodings) -> np.ndarray:
-    """The columns that are not zero everywhere: few of an encoding's, and the only ones to multiply with."""
+    """Return the columns that are not zero everywhere: few of an encoding's, and the only ones to multiply with."""
     used = np.zeros(encodings[0].shape[1], bool)
     for encoding in encodings:
         used |= encoding.any(0)
     return np.flatnonzero(used)
 
 
-def check(encodings: Encodings, width: int) -> None:
-    """Raises ArchitectureError unless each encoding is (layers, width), with at least one layer."""
-    for encoding in encodings:
-        if encoding.ndim != 2 or len(encoding) < 1 or encoding.shape[1] != width:
-            raise ArchitectureError(f"an encoding of shape {encoding.shape}: (layers, {width}) is needed")
+def misshapen(encodings: Encodings, width: int) -> list[tuple[int, ...]]:
+    """Return the shapes of the encodings that are not (layers, width) with at least one layer."""
+    return [item.shape for item in encodings if item.ndim != 2 or len(item) < 1 or item.shape[1] != width]
 
 
 def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """All indices by length, in parts of at most CHUNK rows, or one sequence."""
+    """Yield all indices by length, in parts of at most CHUNK rows, or one sequence."""
     chunk: list[int] = []
     rows = 0
     for index in np.argsort(lengths, kind="stable").tolist():

@@ -7,7 +7,7 @@ gives the gradient that is sent back. A kernel that has settled leaves, and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,43 +26,35 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
 
 @dataclass(frozen=True)
 class KernelSettings:
-    """How a kernel is learned; the defaults are those of the authors' code.
+    """How a kernel is learned; the defaults are those of the authors' code. For the early stop see `learn_kernel`."""
 
-    objective: "posterior" (ESNAC Eq. 5), "marginal" or "euclidean" (§6.7).
-    sigma2, noise: of the Gaussian process (ESNAC Eq. 4; the noise variance of f).
-    lr, weight_decay, max_steps: of Adam. min_steps, tolerance, average: of the early stop: from step `min_steps` on,
-        learning ends once the log likelihood is within `tolerance` of its moving average, to which the newest value
-        adds the share 1 - `average`.
-    subset_probability: with which every observation belongs to D^k.
-    max_edge: the longest edge of the encodings.
-    """
-
-    objective: str = "posterior"
-    sigma2: float = 0.01
-    noise: float = 0.05
-    lr: float = 1e-3
+    objective: str = "posterior"  # (ESNAC Eq. 5), "marginal" or "euclidean" (§6.7)
+    sigma2: float = 0.01  # of the Gaussian process (ESNAC Eq. 4)
+    noise: float = 0.05  # variance of f
+    lr: float = 1e-3  # of Adam, as the next two
     weight_decay: float = 5e-4
     max_steps: int = 100
-    min_steps: int = 5
-    tolerance: float = 1e-3
-    average: float = 0.5
-    subset_probability: float = 0.5
-    max_edge: int = 128
+    min_steps: int = 5  # of the early stop, as the next two
+    tolerance: float = 1e-3  # of the log likelihood, compared with its moving average
+    average: float = 0.5  # share that the moving average keeps of its last value
+    subset_probability: float = 0.5  # with which every observation belongs to D^k
+    max_edge: int = 128  # the longest edge of the encodings
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ConfigError(f"objective = {self.objective!r}: choose one of {', '.join(OBJECTIVES)}")
-        for name in ("sigma2", "noise", "lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} = {getattr(self, name)!r}: a positive number is needed")
-        for name in ("weight_decay", "tolerance", "max_steps", "min_steps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} = {getattr(self, name)!r}: zero or a positive number is needed")
-        for name in ("average", "subset_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} = {getattr(self, name)!r}: a number from 0 to 1 is needed")
-        if self.max_edge < 1:
-            raise ConfigError(f"max_edge = {self.max_edge!r}: a positive whole number is needed")
+        for names, fits, needed in _LIMITS:
+            for name in names.split():
+                if not fits(value := getattr(self, name)):
+                    raise ConfigError(f"{name} = {value!r}: {needed} is needed")
+
+
+_LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("sigma2 noise lr", lambda value: 0 < value < math.inf, "a positive number"),
+    ("weight_decay tolerance max_steps min_steps", lambda value: 0 <= value < math.inf, "zero or a positive number"),
+    ("average subset_probability", lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    ("max_edge", lambda value: value >= 1, "a positive whole number"),
+)
 
 
 class Learner:
@@ -109,9 +101,8 @@ class Learner:
         """Whether learning ends here, `self.steps` steps made. Raises TrainingError if the loss is no number."""
         settings, value = self.settings, -loss
         if not math.isfinite(value):
-            raise TrainingError(
-                f"the objective diverged after {self.steps} steps: use a learning rate below {settings.lr}"
-            )
+            advice = f"use a learning rate below {settings.lr}"
+            raise TrainingError(f"the objective diverged after {self.steps} steps: {advice}")
         near = abs(self._average - value) < settings.tolerance
         share = settings.average if self.steps else 0.0
         self.loss, self._average = loss, share * self._average + (1 - share) * value
@@ -166,9 +157,8 @@ class Objectives:
         inputs = torch.from_numpy(np.stack(rows)).to(device)  # (G, T, columns in use)
         self._lstm = BiLstm(packing, inputs, lstm.hidden_size, lstm.num_layers)
         self._depth = lstm.num_layers
-        self._places = [
-            torch.from_numpy(packing.ranks(k)[learner.places]).to(device) for k, learner in enumerate(learners)
-        ]
+        places = [packing.ranks(k)[learner.places] for k, learner in enumerate(learners)]
+        self._places = [torch.from_numpy(own).to(device) for own in places]
 
     def losses(self, parameters: Sequence[Tensor]) -> tuple[list[float], list[Tensor]]:
         """The losses, and the gradients of their sum: of the averaged hidden states (G, n, 128) and of the heads."""
@@ -186,7 +176,7 @@ class Objectives:
         return together.tolist(), list(gradients)
 
     def backward(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """The gradients of all parameters, from those that `objectives` gave."""
+        """The gradients of all parameters, from those that `losses` gave."""
         means, *head = gradients
         first, *layers = self._lstm.backward(means)
         whole = torch.zeros_like(self._first).index_copy_(3, self._used, first.ih)

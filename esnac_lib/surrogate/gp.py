@@ -26,7 +26,7 @@ def rbf(h: Tensor, h2: Tensor, sigma2: float) -> Tensor:
 def posterior(h_train: Tensor, f: Tensor, h_test: Tensor, sigma2: float, noise: float) -> tuple[Tensor, Tensor]:
     """Mean and variance of what an evaluation at h_test would give (ESNAC Eq. 2; Rasmussen & Williams Alg. 2.1).
 
-    h_train (..., n, d), f (..., n), h_test (..., m, d) -> mean (..., m), variance (..., m). The variance counts the
+    h_train (..., n, d), f (..., n), h_test (..., m, d) -> mean (..., m), variance (..., m). The variance includes the
     noise of the evaluation itself, as in the authors' code, so it lies between `noise` and 1 + `noise`.
     """
     root = _root(h_train, sigma2, noise)  # (..., n, n)
@@ -38,7 +38,7 @@ def posterior(h_train: Tensor, f: Tensor, h_test: Tensor, sigma2: float, noise: 
 
 
 def leave_one_out_moments(h: Tensor, f: Tensor, sigma2: float, noise: float) -> tuple[Tensor, Tensor]:
-    """Mean and variance, noise counted, that the other n - 1 observations predict for each one.
+    """Mean and variance, including observation noise, that the other n - 1 observations predict for each one.
 
     h (..., n, d), f (..., n) -> mean (..., n), variance (..., n). One factorisation serves all n (Rasmussen & Williams
     Eq. 5.12): with A = (K + noise·I)⁻¹, variance = 1 / A_ii and mean = f_i - (A f)_i / A_ii. O(n³), not O(n⁴).

@@ -49,14 +49,9 @@ def save_kernels(folder: Path, kernels: Sequence[Kernel], learned_on: Mapping[st
 
 
 def load_kernels(folder: Path, target: Architecture) -> tuple[list[Kernel], dict[str, Any]]:
-    """Return the kernels of a folder and what they were learned on.
+    """Return the kernels of a folder, for predicting f in the space of the teacher `target`, and their `learned_on`.
 
-    Args:
-        folder: Where `save_kernels` wrote them.
-        target: The teacher of the space of which they shall predict f.
-
-    Raises:
-        DataError: There are none, a file is damaged, or one cannot read the target's layers.
+    Raises DataError where there are none, a file is damaged, or one cannot read the target's layers.
     """
     try:
         index = json.loads((folder / INDEX).read_text())
@@ -76,11 +71,9 @@ def check_readable(kernel: Kernel, target: Architecture, name: str = "the kernel
         width = encode(target, kernel.settings.max_edge).shape[1]
     except ArchitectureError as error:
         raise DataError(f"{name} cannot read the target's layers: {error}") from None
-    if kernel.embedding.lstm.input_size != width:
-        raise DataError(
-            f"{name} cannot read the target's layers: it was learned on encodings of width "
-            f"{kernel.embedding.lstm.input_size}, the target's have {width}"
-        )
+    if (own := kernel.embedding.lstm.input_size) != width:
+        widths = f"it was learned on encodings of width {own}, the target's have {width}"
+        raise DataError(f"{name} cannot read the target's layers: {widths}")
 
 
 def _load(folder: Path, k: int, entry: Mapping[str, Any], target: Architecture) -> Kernel:

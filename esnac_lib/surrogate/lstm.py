@@ -36,7 +36,7 @@ class Weights(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """Views for one step of time; N = 2G networks and directions, B = rows, H = hidden units."""
+    """Views for one step of time; N = 2G networks and directions, B = rows, H = hidden units; d…: gradients."""
 
     last: Tensor  # (N, B, H): the hidden state before the step
     gates: Tensor  # (N, B, 4H): σ of what follows
@@ -51,23 +51,17 @@ class _Step(NamedTuple):
     h: Tensor  # the hidden state after the step
     lasting: Tensor  # of h the rows (N, B', H) that the next step goes on with
     read: Tensor  # where the next step reads them
-
-
-class _Back(NamedTuple):
-    """Further views of the step, for the gradient."""
-
-    step: _Step
-    dh: Tensor  # (N, B, H): of the hidden state after the step
-    lasting: Tensor  # of dh the rows (N, B', H) that the next step goes on with
-    read: Tensor  # the gradient of what the next step read
+    dh: Tensor  # and `dlasting`, `dread`, `dlast`: of h, lasting, read and last
+    dlasting: Tensor
+    dread: Tensor
+    dlast: Tensor
     dc: Tensor  # (N, B, H): of the doubled cell state
-    room: Tensor
-    dgates: Tensor  # (N, B, 4H)
-    di: Tensor  # (N, B, H)
+    scratch: Tensor  # (N, B, H)
+    dgates: Tensor  # (N, B, 4H), and its parts
+    di: Tensor
     df: Tensor
     ds: Tensor
     do: Tensor
-    dlast: Tensor  # (N, B, H): of the hidden state before the step
 
 
 class _Gradients:
@@ -77,7 +71,7 @@ class _Gradients:
         count, total, first = 2 * packing.networks, packing.total, packing.counts[0]
         self.gates = like.new_empty(count, total, 4 * hidden)
         self.last, self.h = (like.new_empty(count, total, hidden) for _ in range(2))
-        self.c, self.room = (like.new_empty(count, first, hidden) for _ in range(2))
+        self.c, self.scratch = (like.new_empty(count, first, hidden) for _ in range(2))
 
 
 class _Layer:
@@ -97,30 +91,24 @@ class _Layer:
         self._states = like.new_empty(count, first + total, hidden)
         self._less = _less(like)
         self._steps = [self._views(t) for t in range(len(packing.counts))]
-        self._backs = [self._back_views(t, gradients) for t in reversed(range(len(self._steps)))]
 
     def _views(self, t: int) -> _Step:
-        starts, counts = self.packing.starts, [*self.packing.counts, 0]
-        here = slice(starts[t], starts[t + 1])
+        starts, counts, buffers = self.packing.starts, [*self.packing.counts, 0], self.gradients
+        here, rows, following = slice(starts[t], starts[t + 1]), slice(0, counts[t]), slice(0, counts[t + 1])
+        reading = slice(starts[t + 1], starts[t + 1] + counts[t + 1])
         # The states after step t - 1 lie before those after step t; zeros before the first.
         shift = counts[0] - counts[t - 1] if t else 0
         before = self._states[:, starts[t] + shift : starts[t] + shift + counts[t]]
         after = self._states[:, counts[0] + starts[t] : counts[0] + starts[t + 1]]
-        gates, h = self._gates[:, here], self.h[:, here]
-        read = self._last[:, starts[t + 1] : starts[t + 1] + counts[t + 1]]
-        i, f, s, o = gates.split(self.hidden, dim=2)
-        cell, tanh = self._cell[:, here], self._tanh[:, here]
-        lasting = h[:, : counts[t + 1]]
-        return _Step(self._last[:, here], gates, i, f, s, o, cell, before, after, tanh, h, lasting, read)
-
-    def _back_views(self, t: int, buffers: _Gradients) -> _Back:
-        starts, counts = self.packing.starts, [*self.packing.counts, 0]
-        here, rows = slice(starts[t], starts[t + 1]), slice(0, counts[t])
-        dh, dgates = buffers.h[:, here], buffers.gates[:, here]
-        read = buffers.last[:, starts[t + 1] : starts[t + 1] + counts[t + 1]]
-        parts = (*dgates.split(self.hidden, dim=2), buffers.last[:, here])
-        views = (buffers.c[:, rows], buffers.room[:, rows], dgates, *parts)
-        return _Back(self._steps[t], dh, dh[:, : counts[t + 1]], read, *views)
+        gates, dgates = self._gates[:, here], buffers.gates[:, here]
+        h, dh = self.h[:, here], buffers.h[:, here]
+        views: tuple[Tensor, ...] = (
+            self._last[:, here], gates, *gates.split(self.hidden, dim=2), self._cell[:, here], before, after,
+            self._tanh[:, here], h, h[:, following], self._last[:, reading],
+            dh, dh[:, following], buffers.last[:, reading], buffers.last[:, here],
+            buffers.c[:, rows], buffers.scratch[:, rows], dgates, *dgates.split(self.hidden, dim=2),
+        )  # fmt: skip
+        return _Step(*views)
 
     def forward(self, ih: Tensor, hh: Tensor, bias: Tensor) -> None:
         """Fill `h`. ih (N, 4H, d), hh (N, 4H, H), bias (N, 4H), in each the cell gate's rows doubled."""
@@ -128,11 +116,11 @@ class _Layer:
         projected = [linear(*parts).split(self.packing.counts) for parts in zip(self.x, ih, bias, strict=True)]
         hh = hh.mT
         for step, inputs in zip(self._steps, zip(*projected, strict=True), strict=True):
-            last, gates, i, f, s, o, cell, before, after, tanh, h, lasting, read = step
-            torch.stack(inputs, out=gates)
-            gates.baddbmm_(last, hh).sigmoid_()
-            _advance((i, f, s, o), before, self._less, cell=cell, after=after, tanh=tanh, h=h)
-            read.copy_(lasting)
+            torch.stack(inputs, out=step.gates)
+            step.gates.baddbmm_(step.last, hh).sigmoid_()
+            gates, state = (step.i, step.f, step.s, step.o), step.before
+            _advance(gates, state, self._less, cell=step.cell, after=step.after, tanh=step.tanh, h=step.h)
+            step.read.copy_(step.lasting)
 
     def backward(self, hh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From the gradient of `h` in the buffers those of the weights (N, 4H, d), (N, 4H, H) and of the bias (N, 4H).
@@ -141,18 +129,18 @@ class _Layer:
         gradient of the gates, the cell gate's rows are an eighth of what they should be: 2·4, from 2σ(2x) doubled.
         """
         self.gradients.c.zero_()
-        for step, dh, lasting, read, dc, room, dgates, di, df, ds, do, dlast in self._backs:
-            lasting.add_(read)
-            torch.mul(dh, step.o, out=room)
-            _tanh_backward(room, step.tanh, grad_input=room)
-            dc.add_(room, alpha=0.5)
-            torch.mul(dc, step.cell, out=di)
-            torch.mul(dc, step.before, out=df)
-            torch.mul(dc, step.i, out=ds)
-            torch.mul(dh, step.tanh, out=do)
-            _sigmoid_backward(dgates, step.gates, grad_input=dgates)
-            dc.mul_(step.f)
-            torch.bmm(dgates, hh, out=dlast)
+        for step in reversed(self._steps):
+            step.dlasting.add_(step.dread)
+            torch.mul(step.dh, step.o, out=step.scratch)
+            _tanh_backward(step.scratch, step.tanh, grad_input=step.scratch)
+            step.dc.add_(step.scratch, alpha=0.5)
+            torch.mul(step.dc, step.cell, out=step.di)
+            torch.mul(step.dc, step.before, out=step.df)
+            torch.mul(step.dc, step.i, out=step.ds)
+            torch.mul(step.dh, step.tanh, out=step.do)
+            _sigmoid_backward(step.dgates, step.gates, grad_input=step.dgates)
+            step.dc.mul_(step.f)
+            torch.bmm(step.dgates, hh, out=step.dlast)
         by_gate = [dgates.mT.contiguous() for dgates in self.gradients.gates]  # each (4H, T)
         ih = torch.stack([linear(d, x.mT) for d, x in zip(by_gate, self.x, strict=True)])
         hh = torch.stack([linear(d, last.mT) for d, last in zip(by_gate, self._last, strict=True)])
@@ -170,7 +158,8 @@ class BiLstm:
         self.packing, self.hidden = packing, hidden
         self._gradients = _Gradients(packing, hidden, inputs)
         first = _Layer(packing, inputs.shape[2], hidden, inputs, self._gradients)
-        first.x.copy_(torch.stack([inputs, self._mirrored(inputs)], 1).flatten(0, 1))
+        mirrored = torch.stack([own[mirror] for own, mirror in zip(inputs, packing.mirror, strict=True)])
+        first.x.copy_(torch.stack([inputs, mirrored], 1).flatten(0, 1))
         others = [_Layer(packing, 2 * hidden, hidden, inputs, self._gradients) for _ in range(depth - 1)]
         self._layers = [first, *others]
         rows = packing.real.to(inputs.dtype).repeat_interleave(2, 0).unsqueeze(2)  # (N, T, 1)
@@ -178,10 +167,6 @@ class BiLstm:
         self._weights: Sequence[Weights] = ()
         self._doubled = _doubled(hidden, inputs)
         self._eightfold = self._doubled**3
-
-    def _mirrored(self, rows: Tensor) -> Tensor:
-        """(G, T, d) with every sequence reversed."""
-        return torch.stack([own[mirror] for own, mirror in zip(rows, self.packing.mirror, strict=True)])
 
     def forward(self, weights: Sequence[Weights]) -> Tensor:
         """The hidden states of the last layer, averaged over each sequence: (G, n, 2H) by rank; 0 where none is."""
@@ -197,7 +182,7 @@ class BiLstm:
         sums = h.new_zeros(len(h), self.packing.counts[0], self.hidden)
         for states, real in zip(h.split(self.packing.counts, dim=1), self._real, strict=True):
             sums[:, : states.shape[1]].addcmul_(states, real)
-        return self._both(sums) / self._lengths
+        return sums.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2) / self._lengths
 
     def backward(self, gradient: Tensor) -> list[Weights]:
         """The gradients of the weights of the last `forward`, from that of its result, (G, n, 2H)."""
@@ -220,10 +205,6 @@ class BiLstm:
     def _lengths(self) -> Tensor:
         return self.packing.lengths.clamp_min(1).unsqueeze(2)
 
-    def _both(self, rows: Tensor) -> Tensor:
-        """(2G, ·, H), both directions behind one another, to (G, ·, 2H)."""
-        return rows.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2)
-
     def _hand_on(self, h: Tensor, x: Tensor) -> None:
         """The hidden states (N, T, H) as inputs (N, T, 2H); the second direction's are mirrored on both sides."""
         own, size = self.packing.mirror, self.hidden
@@ -242,7 +223,7 @@ class BiLstm:
 
 
 def averaged(packing: Packing, rows: Tensor, weights: Sequence[Weights]) -> Tensor:
-    """The hidden states of the last layer of one network, averaged over each of its sequences: (n, 2H) by rank.
+    """Return the hidden states of the last layer of one network, averaged over each of its sequences: (n, 2H) by rank.
 
     rows: (T, d) as `packing.arrange` gives them. As `BiLstm.forward` with G = 1, without what a way back needs: no
     buffer outlives its layer.
@@ -270,13 +251,13 @@ def averaged(packing: Packing, rows: Tensor, weights: Sequence[Weights]) -> Tens
 def _run(packing: Packing, gates: Tensor, hh: Tensor, states: Tensor) -> None:
     """Fill `states` (2, T, H), both directions of one layer, from the products with its inputs (2, T, 4H), in place."""
     hidden, first = states.shape[2], packing.counts[0]
-    cells, room = states.new_zeros(2, first, hidden), states.new_empty(2, first, hidden)  # the doubled cell state
+    cells, scratch = states.new_zeros(2, first, hidden), states.new_empty(2, first, hidden)  # the doubled cell state
     less, last = _less(states), states[:, :0]
     for start, count in zip(packing.starts, packing.counts, strict=False):
         now, h = gates[:, start : start + count], states[:, start : start + count]
         if start:
             now.baddbmm_(last[:, :count], hh)
-        state, other = cells[:, :count], room[:, :count]
+        state, other = cells[:, :count], scratch[:, :count]
         _advance(now.sigmoid_().split(hidden, dim=2), state, less, cell=other, after=state, tanh=other, h=h)
         last = h
 

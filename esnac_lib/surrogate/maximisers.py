@@ -1,76 +1,52 @@
 """The maximisers of expected improvement (ESNAC Eq. 3) over a search space (ESNAC §3.2, §6.3).
 
-All score the same number of architectures, each `arch_id` once, so that their results can be compared.
-They draw decisions and score candidates; no architecture is built. Decisions are whatever the space makes of them; here
-they are only passed on.
+Each scores the same number of different architectures, each `arch_id` once, and returns the best; None if there was
+none. forbidden: what must not be proposed (evaluated or waiting architectures, the teacher). Fewer are scored if
+`MISSES` draws in a row bring nothing new. They draw decisions and score candidates; no architecture is built.
 """
 
 from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
-from esnac_lib.space.candidates import Candidate
+from esnac_lib.space.candidates import Candidate, CandidateMaker
+from esnac_lib.space.decisions import Decisions
+from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.surrogate.acquisition import log_expected_improvement
 from esnac_lib.surrogate.kernel import Kernel
-from esnac_lib.surrogate.targets import ObjectiveTarget, Surrogate
+from esnac_lib.surrogate.targets import ObjectiveTarget
 
 Score = Callable[[list[Candidate]], tuple[np.ndarray, np.ndarray, np.ndarray]]
+Rng = np.random.Generator
+Forbidden = Collection[Candidate]
 
 BATCH = 1000  # architectures scored at once by random sampling: bounds the memory
 MISSES = 200  # draws in a row without a new architecture after which a space counts as exhausted
-
-
-class Space(Protocol):
-    """What a maximiser needs of a search space."""
-
-    def sample(self, rng: np.random.Generator) -> Any:
-        """Draw decisions."""
-        ...
-
-    def mutate(self, decisions: Any, rng: np.random.Generator) -> Any:
-        """Change a few decisions."""
-        ...
-
-    def cross(self, a: Any, b: Any, rng: np.random.Generator) -> Any:
-        """Take each decision from one of two."""
-        ...
-
-
-class Maker(Protocol):
-    """What makes a candidate of decisions, as `CandidateMaker`."""
-
-    def make(self, decisions: Any) -> Candidate:
-        """Return the candidate of decisions."""
-        ...
 
 
 @dataclass(frozen=True)
 class ScoredCandidate:
     """A scored architecture: the decisions that give it, what the posterior says, and its expected improvement."""
 
-    decisions: Any
+    decisions: Decisions
     mean: float
     variance: float
     ei: float
     log_ei: float
 
 
-# -- expected improvement --------------------------------------------------------------------------------------------
+def scorer(kernel: Kernel, target: ObjectiveTarget | None = None) -> Score:
+    """Return how a kernel scores architectures: mean and variance of f, log expected improvement over the best.
 
-
-def scorer(kernel: Kernel, surrogate: Surrogate | None = None) -> Score:
-    """How a kernel scores architectures: mean and variance of f, log expected improvement over the best.
-
-    surrogate: what the kernel was learned on; None stands for f itself.
+    target: what the kernel was learned on; None stands for f itself.
     """
-    of = surrogate or ObjectiveTarget()
+    of = target or ObjectiveTarget()
 
     def score(candidates: list[Candidate]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         mean, variance = of.moments(kernel, candidates)
@@ -79,22 +55,11 @@ def scorer(kernel: Kernel, surrogate: Surrogate | None = None) -> Score:
     return score
 
 
-# -- maximisers ------------------------------------------------------------------------------------------------------
-
-
 def maximise_by_sampling(
-    space: Space,
-    maker: Maker,
-    score: Score,
-    forbidden: Collection[Candidate],
-    candidates: int,
-    rng: np.random.Generator,
-) -> ScoredCandidate | None:
-    """The best of `candidates` different architectures, sampled from the space as in a random search (ESNAC §3.2).
-
-    forbidden: what must not be proposed (evaluated or waiting architectures, the teacher). Fewer are scored if 200
-    draws in a row bring nothing new; None if there was nothing at all.
-    """
+    space: SearchSpace, maker: CandidateMaker, score: Score, forbidden: Forbidden, candidates: int, rng: Rng,
+    start: Sequence[Decisions] = (),
+) -> ScoredCandidate | None:  # fmt: skip
+    """Return the best of architectures sampled as in a random search (ESNAC §3.2); `start` changes nothing."""
     pool = _Pool(maker, score, forbidden, candidates)
     while pool.gather(lambda: space.sample(rng), BATCH):
         pass
@@ -102,58 +67,44 @@ def maximise_by_sampling(
 
 
 def maximise_by_evolution(
-    space: Space,
-    maker: Maker,
-    score: Score,
-    forbidden: Collection[Candidate],
-    candidates: int,
-    rng: np.random.Generator,
-    population: int = 50,
-    start: Sequence[Any] = (),
-) -> ScoredCandidate | None:
-    """The best of `candidates` different architectures, bred from samples and from `start` (ESNAC §6.3).
+    space: SearchSpace, maker: CandidateMaker, score: Score, forbidden: Forbidden, candidates: int, rng: Rng,
+    population: int = 50, start: Sequence[Decisions] = (),
+) -> ScoredCandidate | None:  # fmt: skip
+    """Return the best of architectures bred from samples and from `start` (ESNAC §6.3).
 
     The paper does not say which evolutionary algorithm it means; this is a (μ + λ) one. start: decisions of the best
     observed architectures, not scored again themselves. The first generation is half mutants of them, half samples (all
     samples if there are none). Each later one has as many children: two parents, each the better of two drawn at
     random, are crossed in half of the cases, and the result is mutated; the best `population` of parents and children
     live on. A child that is forbidden or known costs a draw, not the budget; after ten such draws in a row a sample
-    takes its place. Ends as `maximise_by_sampling` does.
+    takes its place.
     """
     pool = _Pool(maker, score, forbidden, candidates)
 
-    def first() -> Any:
+    def first() -> Decisions:
         if start and rng.random() < 0.5:
             return space.mutate(start[int(rng.integers(len(start)))], rng)
         return space.sample(rng)
 
-    def child() -> Any:
+    def child() -> Decisions:
         return _child(space, [parent.decisions for parent in parents], pool.misses, rng)
 
     parents = pool.gather(first, population)
-    while parents:
-        children = pool.gather(child, population)
-        if not children:
-            break
+    while parents and (children := pool.gather(child, population)):
         parents = sorted(parents + children, key=lambda item: -item.log_ei)[:population]
     return pool.best
 
 
 def maximise_locally(
-    space: Space,
-    maker: Maker,
-    score: Score,
-    forbidden: Collection[Candidate],
-    candidates: int,
-    rng: np.random.Generator,
-    start: Sequence[Any] = (),
-) -> ScoredCandidate | None:
-    """The best of `candidates` different architectures that are a few changes away from `start` (beyond the paper).
+    space: SearchSpace, maker: CandidateMaker, score: Score, forbidden: Forbidden, candidates: int, rng: Rng,
+    start: Sequence[Decisions] = (),
+) -> ScoredCandidate | None:  # fmt: skip
+    """Return the best of architectures that are a few changes away from `start` (beyond the paper).
 
     A kernel knows little about what is unlike all that was evaluated, and a maximiser that goes there finds its
     errors. start: decisions of the best observed architectures, best first. Each candidate is a mutant of the better
     of two of them drawn at random, or of that crossed with another one; after ten draws in a row that bring nothing new
-    a sample takes its place, as it does for all where there is no start. Ends as `maximise_by_sampling` does.
+    a sample takes its place, as it does for all where there is no start.
     """
     pool = _Pool(maker, score, forbidden, candidates)
     while pool.gather(lambda: _child(space, start, pool.misses, rng), BATCH):
@@ -161,13 +112,20 @@ def maximise_locally(
     return pool.best
 
 
-def _child(space: Space, parents: Sequence[Any], misses: int, rng: np.random.Generator) -> Any:
-    """A mutant of one of the parents (best first; the better of two drawn) or, in half of the cases, of two crossed.
+MAXIMISERS: Mapping[str, Callable[..., ScoredCandidate | None]] = {
+    "random": maximise_by_sampling,
+    "evolution": maximise_by_evolution,
+    "local": maximise_locally,
+}
+
+
+def _child(space: SearchSpace, parents: Sequence[Decisions], misses: int, rng: Rng) -> Decisions:
+    """Return a mutant of a parent (best first; the better of two drawn) or, in half of the cases, of two crossed.
 
     A sample where there are no parents, or the last ten draws brought nothing new.
     """
 
-    def parent() -> Any:
+    def parent() -> Decisions:
         return parents[int(rng.integers(len(parents), size=2).min())]
 
     if not parents or misses >= 10:
@@ -193,28 +151,26 @@ def uncollected() -> Iterator[None]:
 
 
 class _Pool:
-    """Draws architectures, passes by those that are forbidden or known, scores the others, and keeps the best."""
+    """Draws architectures, skips those that are forbidden or known, scores the others, and keeps the best."""
 
-    def __init__(self, maker: Maker, score: Score, forbidden: Collection[Candidate], candidates: int) -> None:
+    def __init__(self, maker: CandidateMaker, score: Score, forbidden: Forbidden, candidates: int) -> None:
         self.best: ScoredCandidate | None = None
         self.misses = 0  # draws in a row without a new architecture
-        self._maker, self._score = maker, score
-        self._left = candidates
+        self._maker, self._score, self._left = maker, score, candidates
         self._seen: dict[bytes, list[Candidate]] = {}  # by key: where keys differ, arch_ids do
         for candidate in forbidden:
             self._is_new(candidate)
 
-    def gather(self, draw: Callable[[], Any], number: int) -> list[ScoredCandidate]:
-        """Up to `number` new candidates, sorted, best first; empty once the budget or the space is exhausted."""
-        found: list[tuple[Any, Candidate]] = []
+    def gather(self, draw: Callable[[], Decisions], number: int) -> list[ScoredCandidate]:
+        """Return up to `number` new candidates, best first; none once the budget or the space is exhausted."""
+        found: list[tuple[Decisions, Candidate]] = []
         while len(found) < min(number, self._left) and self.misses < MISSES:
-            decisions = draw()
-            candidate = self._maker.make(decisions)
-            if not self._is_new(candidate):
+            candidate = self._maker.make(decisions := draw())
+            if self._is_new(candidate):
+                found.append((decisions, candidate))
+                self.misses = 0
+            else:
                 self.misses += 1
-                continue
-            self.misses = 0
-            found.append((decisions, candidate))
         if not found:
             return []
         self._left -= len(found)
@@ -229,7 +185,7 @@ class _Pool:
         return scored
 
     def _is_new(self, candidate: Candidate) -> bool:
-        """Whether the architecture was not seen before; now it is."""
+        """Return whether the architecture was not seen before; now it is."""
         alike = self._seen.setdefault(candidate.key, [])
         if any(other.arch_id == candidate.arch_id for other in alike):
             return False

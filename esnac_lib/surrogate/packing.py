@@ -20,6 +20,7 @@ class Packing:
     """
 
     def __init__(self, lengths: Sequence[Sequence[int]], device: str | torch.device = "cpu") -> None:
+        self.networks = len(lengths)  # G
         self.orders = [np.argsort([-n for n in own], kind="stable") for own in lengths]
         ranked = np.zeros((len(lengths), max(map(len, lengths))), np.int64)  # (G, n)
         for row, own, order in zip(ranked, lengths, self.orders, strict=True):
@@ -27,6 +28,7 @@ class Packing:
         longest = ranked.max(0)  # (n,), ranked too
         self.counts = [int((longest > t).sum()) for t in range(longest[0])]
         self.starts = [0, *accumulate(self.counts)]
+        self.total = self.starts[-1]  # T, the rows of one network
         self._time = np.repeat(np.arange(len(self.counts)), self.counts)  # (T,)
         self._rank = np.concatenate([np.arange(count) for count in self.counts])  # (T,)
         own_length = ranked[:, self._rank]  # (G, T)
@@ -36,22 +38,12 @@ class Packing:
         self.real = torch.from_numpy(self._real.astype(np.float32)).to(device)
         self.lengths = torch.from_numpy(ranked).to(device)  # (G, n); 0: no such sequence
 
-    @property
-    def networks(self) -> int:
-        """G."""
-        return len(self.orders)
-
-    @property
-    def total(self) -> int:
-        """T, the rows of one network."""
-        return self.starts[-1]
-
     def ranks(self, network: int) -> np.ndarray:
-        """The rank of each of the network's sequences."""
+        """Return the rank of each of the network's sequences."""
         return np.argsort(self.orders[network])
 
     def arrange(self, network: int, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        """The elements of a network's sequences (each (length, d)) as rows (T, d); zeros where there is nothing."""
+        """Return the elements of a network's sequences, (length, d) each, as rows (T, d); zeros elsewhere."""
         ends = np.cumsum([0, *map(len, sequences)])
         real = self._real[network]
         source = ends[self.orders[network][self._rank[real]]] + self._time[real]

@@ -7,8 +7,7 @@ accuracy alone; its prediction of f remains a Gaussian.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,45 +18,28 @@ from esnac_lib.surrogate.kernel import Kernel
 Moments = tuple[np.ndarray, np.ndarray]
 
 
-class Surrogate(Protocol):
-    """Made from the candidates and f of a search's observations, the teacher (f = 0) first.
-
-    Attributes:
-        observed: The candidates that kernels are learned on.
-        targets: The regression target of each, (n,).
-    """
-
-    observed: tuple[Candidate, ...]
-    targets: np.ndarray
-
-    def moments(self, kernel: Kernel, candidates: Sequence[Candidate]) -> Moments:
-        """Return a kernel's predictive mean and variance (including observation noise) of f, each (m,) float64."""
-        ...
-
-    def best(self, kernel: Kernel) -> float:
-        """Return the f over which a kernel's expected improvement is computed."""
-        ...
-
-
 class ObjectiveTarget:
-    """The paper's: a kernel learns f, and improves on the best f of its own D^k (ESNAC §3.1, Eq. 3)."""
+    """The paper's: a kernel learns f, and improves on the best f of its own D^k (ESNAC §3.1, Eq. 3).
+
+    Made from the candidates and f of a search's observations, the teacher (f = 0) first. observed: the candidates that
+    kernels are learned on. targets (n,): the regression target of each.
+    """
 
     def __init__(
         self, candidates: Sequence[Candidate] = (), f: Sequence[float] = (), objective: Objective = PAPERS
     ) -> None:
-        self.observed = tuple(candidates)
-        self.targets = np.array(f, np.float64)
+        self.observed, self.targets = tuple(candidates), np.array(f, np.float64)
 
     def moments(self, kernel: Kernel, candidates: Sequence[Candidate]) -> Moments:
-        """Return the kernel's prediction."""
+        """Return a kernel's predictive mean and variance (including observation noise) of f, each (m,) float64."""
         return kernel.predict([candidate.encode(kernel.settings.max_edge) for candidate in candidates])
 
     def best(self, kernel: Kernel) -> float:
-        """Return the largest f in D^k."""
+        """Return the f over which a kernel's expected improvement is computed."""
         return kernel.best
 
 
-class AccuracyTarget:
+class AccuracyTarget(ObjectiveTarget):
     """A kernel learns a = A / A_teacher, standardised; f follows with the exact gain.
 
     With the gain g of a student, f = g · a: a mean m and variance v of a make g · m and g² · v of f. The teacher has
@@ -77,7 +59,7 @@ class AccuracyTarget:
 
     def moments(self, kernel: Kernel, candidates: Sequence[Candidate]) -> Moments:
         """Return the kernel's prediction of the accuracy, scaled by the gains."""
-        mean, variance = kernel.predict([candidate.encode(kernel.settings.max_edge) for candidate in candidates])
+        mean, variance = super().moments(kernel, candidates)
         gains = self._gains(candidates)
         return gains * (mean * self._scale + self._mean), (gains * self._scale) ** 2 * variance
 
@@ -91,7 +73,4 @@ class AccuracyTarget:
         return np.array([max(objective.gain(objective.size(one), teacher_size), 0.0) for one in candidates])
 
 
-SURROGATES: Mapping[str, Callable[[Sequence[Candidate], Sequence[float], Objective], Surrogate]] = {
-    "f": ObjectiveTarget,
-    "accuracy": AccuracyTarget,
-}
+TARGETS: Mapping[str, type[ObjectiveTarget]] = {"f": ObjectiveTarget, "accuracy": AccuracyTarget}

@@ -13,8 +13,9 @@ import pytest
 from samplers.test_evolution import ids, space_of
 
 from esnac_lib import report
+from esnac_lib.config.base import check_resume
 from esnac_lib.config.comparison import ComparisonConfig, sampler_variants
-from esnac_lib.config.study import StudyConfig, check_resume
+from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError
 from esnac_lib.report.tables.samplers import comparison_table, label_of
 from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry

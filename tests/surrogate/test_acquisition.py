@@ -87,7 +87,7 @@ def test_certain_values() -> None:
 
 @dataclass(frozen=True)
 class Toy:
-    """Stands in for an outline: the maximisers only look at its key and, where two keys are alike, at its arch_id."""
+    """Stands in for an candidate: the maximisers only look at its key and, where two keys are alike, at its arch_id."""
 
     decisions: tuple[int, ...]
 
@@ -102,7 +102,7 @@ class Toy:
 
 @dataclass
 class ToySpace:
-    """`size` decisions with `values` values each, and their outlines."""
+    """`size` decisions with `values` values each, and their candidates."""
 
     size: int
     values: int
@@ -133,9 +133,9 @@ class ToyScore:
 
     asked: list[str] = field(default_factory=list)
 
-    def __call__(self, outlines: list[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        self.asked += [outline.arch_id for outline in outlines]
-        mean = np.array([-sum((x - 7) ** 2 for x in item.decisions) / 100 for item in outlines], float)
+    def __call__(self, candidates: list[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self.asked += [candidate.arch_id for candidate in candidates]
+        mean = np.array([-sum((x - 7) ** 2 for x in item.decisions) / 100 for item in candidates], float)
         variance = np.full(len(mean), 0.1)
         return mean, variance, log_expected_improvement(mean, variance, 0.0)
 

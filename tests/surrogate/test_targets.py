@@ -10,7 +10,7 @@ import pytest
 
 from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.surrogate.maximisers import scorer
-from esnac_lib.surrogate.targets import SURROGATES, AccuracyTarget, ObjectiveTarget
+from esnac_lib.surrogate.targets import TARGETS, AccuracyTarget, ObjectiveTarget
 
 
 def sized(params: int) -> Any:
@@ -41,48 +41,48 @@ F = [
 
 
 def test_the_paper_s_learns_f() -> None:
-    surrogate = ObjectiveTarget([TEACHER, HALF], [0.0, 0.4])
+    target = ObjectiveTarget([TEACHER, HALF], [0.0, 0.4])
     kernel: Any = Predicts({100: (0.3, 0.01)})
-    np.testing.assert_array_equal(surrogate.targets, [0.0, 0.4])
-    assert surrogate.observed == (TEACHER, HALF) and surrogate.best(kernel) == 0.4
-    assert [list(moment) for moment in surrogate.moments(kernel, [TENTH])] == [[0.3], [0.01]]
+    np.testing.assert_array_equal(target.targets, [0.0, 0.4])
+    assert target.observed == (TEACHER, HALF) and target.best(kernel) == 0.4
+    assert [list(moment) for moment in target.moments(kernel, [TENTH])] == [[0.3], [0.01]]
 
 
 def test_accuracies_are_read_out_of_f_and_standardised() -> None:
-    surrogate = AccuracyTarget([TEACHER, HALF, TENTH], [0.0, *F])
+    target = AccuracyTarget([TEACHER, HALF, TENTH], [0.0, *F])
     relative = np.array([1.0, 0.8 / 0.9, 0.6 / 0.9])
-    np.testing.assert_allclose(surrogate.targets, (relative - relative.mean()) / relative.std(), rtol=1e-12)
-    assert surrogate.observed == (TEACHER, HALF, TENTH)
+    np.testing.assert_allclose(target.targets, (relative - relative.mean()) / relative.std(), rtol=1e-12)
+    assert target.observed == (TEACHER, HALF, TENTH)
 
 
 def test_f_is_put_together_again_with_the_exact_size() -> None:
-    surrogate = AccuracyTarget([TEACHER, HALF, TENTH], [0.0, *F])
-    a, b, c = surrogate.targets
+    target = AccuracyTarget([TEACHER, HALF, TENTH], [0.0, *F])
+    a, b, c = target.targets
     knows: Any = Predicts({1000: (a, 0.04), 500: (b, 0.04), 100: (c, 0.04)})
-    mean, variance = surrogate.moments(knows, [TEACHER, HALF, TENTH])
+    mean, variance = target.moments(knows, [TEACHER, HALF, TENTH])
     np.testing.assert_allclose(mean, [0.0, *F], atol=1e-12)
     spread = np.std([1.0, 0.8 / 0.9, 0.6 / 0.9])
     np.testing.assert_allclose(variance, [0.0, (0.75 * spread * 0.2) ** 2, (0.99 * spread * 0.2) ** 2], rtol=1e-12)
-    assert surrogate.best(knows) == max(F)
+    assert target.best(knows) == max(F)
 
 
 def test_who_is_no_smaller_than_the_teacher_tells_nothing_and_is_not_proposed() -> None:
     as_large, larger = sized(1000), sized(1200)
-    surrogate = AccuracyTarget([TEACHER, as_large, HALF, larger], [0.0, 0.0, F[0], 0.0])
-    assert surrogate.observed == (TEACHER, HALF) and len(surrogate.targets) == 2
+    target = AccuracyTarget([TEACHER, as_large, HALF, larger], [0.0, 0.0, F[0], 0.0])
+    assert target.observed == (TEACHER, HALF) and len(target.targets) == 2
     kernel: Any = Predicts({1000: (5.0, 1.0), 1200: (5.0, 1.0), 100: (0.0, 1.0)})
-    mean, variance, log_ei = scorer(kernel, surrogate)([as_large, larger, TENTH])
+    mean, variance, log_ei = scorer(kernel, target)([as_large, larger, TENTH])
     assert list(mean[:2]) == list(variance[:2]) == [0.0, 0.0]
     assert list(log_ei[:2]) == [-np.inf, -np.inf] and np.isfinite(log_ei[2])
 
 
 def test_a_diverged_student_counts_with_accuracy_0() -> None:
-    surrogate = AccuracyTarget([TEACHER, HALF], [0.0, 0.0])
-    np.testing.assert_allclose(surrogate.targets, [1.0, -1.0])
+    target = AccuracyTarget([TEACHER, HALF], [0.0, 0.0])
+    np.testing.assert_allclose(target.targets, [1.0, -1.0])
 
 
-@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize("name", TARGETS)
 def test_the_teacher_alone(name: str) -> None:
     """Before anything was observed but faults."""
-    surrogate = SURROGATES[name]([TEACHER], [0.0])
-    assert surrogate.observed == (TEACHER,) and np.isfinite(surrogate.targets).all()
+    target = TARGETS[name]([TEACHER], [0.0])
+    assert target.observed == (TEACHER,) and np.isfinite(target.targets).all()
