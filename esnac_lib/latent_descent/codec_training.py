@@ -15,17 +15,15 @@ from esnac_lib.config.latent_descent import CompressionConfig
 from esnac_lib.files import load_weights, save_weights
 from esnac_lib.latent_descent.codec import Codec
 from esnac_lib.latent_descent.codec_quality import linear_baseline, reconstruction, regression
-from esnac_lib.latent_descent.collection import distribution_of, sampler_of
+from esnac_lib.latent_descent.collection import draw_numbered
 from esnac_lib.latent_descent.examples import Example, Examples, ParamsScale
 from esnac_lib.latent_descent.joint_training import JointSettings, new_autoencoder, train_autoencoder
-from esnac_lib.latent_descent.random_architectures import draw
 from esnac_lib.latent_descent.representation import Representation
 from esnac_lib.latent_descent.sequence import SequenceSpace
 from esnac_lib.latent_descent.trials import TrainedArchitecture
 from esnac_lib.seeding import make_rng
 
-FILTERS = 100
-"""How many first-layer filters are kept for Figure 4."""
+FILTERS = 100  # of the first layers, kept for Figure 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +48,12 @@ class CodecData:
         random: Sequence[TrainedArchitecture],
     ) -> CodecData:
         """Split a study's random architectures and draw the unlabelled ones."""
+        held_out = [one for one in random if _is_held_out(config, one)]
         train = [teacher, *(one for one in random if not _is_held_out(config, one))]
         unlabelled = _unlabelled(config, space, teacher)
-        return cls(
-            train,
-            [one for one in random if _is_held_out(config, one)],
-            unlabelled,
-            Representation(config.representation, config.max_length, config.width_step),
-            ParamsScale.of(config.params_target, [one.params for one in (*train, *unlabelled)]),
-        )
+        representation = Representation(config.representation, config.max_length, config.width_step)
+        scale = ParamsScale.of(config.params_target, [one.params for one in (*train, *unlabelled)])
+        return cls(train, held_out, unlabelled, representation, scale)
 
     def tensors(self, examples: Sequence[Example]) -> Examples:
         """Return any architectures in this set's representation and scale."""
@@ -155,10 +150,8 @@ def _is_held_out(config: CompressionConfig, one: TrainedArchitecture) -> bool:
 
 
 def _unlabelled(config: CompressionConfig, space: SequenceSpace, teacher: TrainedArchitecture) -> list[Example]:
-    examples = []
-    for index in range(config.unlabelled):
-        distribution = distribution_of(index, config.around)
-        sample = sampler_of(distribution, space, teacher.items)
-        items = draw(space, sample, make_rng(config.seed, f"{distribution}-unlabelled", index)).items
-        examples.append(Example(items, space.to_architecture(items).num_params, None))
-    return examples
+    draws = (
+        draw_numbered(space, teacher.items, config.around, config.seed, "unlabelled", index)[1].items
+        for index in range(config.unlabelled)
+    )
+    return [Example(items, space.to_architecture(items).num_params, None) for items in draws]
