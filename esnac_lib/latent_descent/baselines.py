@@ -138,10 +138,7 @@ class Baselines:
         return fresh_network(architecture, seed).weights() | learned
 
     def pruning(self) -> dict[str, Any]:
-        """Prune the search teacher on the training split several times, and train the best pruned network.
-
-        That is the one of highest validation accuracy, of those that reached the size if any did.
-        """
+        """Prune the search teacher several times, and train the best result (of those of the size, if any)."""
         config, teacher, runs = self.config, self.stage.teacher("search"), []
         tag = f"{self.student.arch_id[:6]}-{config.pruning_filters}-{config.pruning_images}"
         for run in range(config.pruning_runs):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from esnac_lib.latent_descent.representation import Representation
 from esnac_lib.latent_descent.sequence import SequenceSpace
 from esnac_lib.latent_descent.trials import TrainedArchitecture
 from esnac_lib.seeding import make_rng
+from esnac_lib.study.session import Session
 
 FILTERS = 100  # of the first layers, kept for Figure 4
 
@@ -78,17 +79,14 @@ def codec_identity(config: CompressionConfig, data: CodecData) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
 
 
-def train_or_load_codec(
-    config: CompressionConfig,
-    space: SequenceSpace,
-    data: CodecData,
-    folder: Path,
-    *,
-    on_record: Callable[[int, dict[str, float]], None],
-    check_stop: Callable[[], None],
-) -> Codec:
-    """Train the codec of a set, or load it from `folder` where that was done before."""
-    identity = codec_identity(config, data)
+def train_or_load_codec(config: CompressionConfig, space: SequenceSpace, data: CodecData, session: Session) -> Codec:
+    """Train the codec of a set and record its losses, or load it where that was done before."""
+    identity, folder, began = codec_identity(config, data), session.students, time.monotonic()
+
+    def on_record(step: int, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            session.ledger.epoch("codec", f"{identity}/{name}", step, value, None, time.monotonic() - began)
+
     autoencoder = new_autoencoder(data.representation.features, config.max_length, config.embedding, config.seed)
     path = folder / f"codec-{identity}.safetensors"
     if path.exists():
@@ -98,7 +96,7 @@ def train_or_load_codec(
         unlabelled = data.tensors(data.unlabelled) if data.unlabelled else None
         train_autoencoder(
             autoencoder, data.tensors(data.train), unlabelled, joint_settings(config), config.seed,
-            checkpoint=checkpoint, on_record=on_record, check_stop=check_stop,
+            checkpoint=checkpoint, on_record=on_record, check_stop=session.check_stop,
         )  # fmt: skip
         save_weights(path, autoencoder.state_dict())
         checkpoint.unlink(missing_ok=True)

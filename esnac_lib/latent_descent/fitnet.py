@@ -105,8 +105,7 @@ class SoftenedStudent(nn.Module):
 class SoftTargets:
     """Images with the soft targets (y, λ P_T^τ): (B, 2 · classes).
 
-    λ depends on the epoch, which is known from the generator's seed: that of epoch e is derived from (seed, purpose, 0,
-    e) (`trainer.train`), in a resumed training too.
+    λ depends on the epoch e, known from the generator's seed, which `trainer.train` derives from (seed, purpose, 0, e).
     """
 
     def __init__(

@@ -16,8 +16,7 @@ HIDDEN: Final = 128  # features of the regressors' fc-ReLU blocks
 class ResidualBlock(nn.Module):
     """x + σ(g(w ∗ x + b)) with a batch norm g; where length or channels change, x goes through a convolution (§8).
 
-    Shape:
-        (B, channels_in, T) to (B, channels, T / stride); with transposed convolutions (B, channels, T · stride).
+    (B, channels_in, T) to (B, channels, T / stride); with transposed convolutions (B, channels, T · stride).
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int = 1, *, transposed: bool = False) -> None:

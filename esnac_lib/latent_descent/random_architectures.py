@@ -49,10 +49,7 @@ class Draw:
 
 
 def draw(space: SequenceSpace, sample: Sample, rng: np.random.Generator, seen: Collection[str] = ()) -> Draw:
-    """Return the first valid sequence of `sample` whose architecture is not among the `seen` arch_ids.
-
-    Raises SpaceError if there is none in `MAX_DRAWS`.
-    """
+    """Return the first valid sequence whose arch_id is not `seen`, or raise SpaceError if `MAX_DRAWS` have none."""
     rejected: Counter[str] = Counter()
     for _ in range(MAX_DRAWS):
         items = sample(rng)

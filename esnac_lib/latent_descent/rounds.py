@@ -88,10 +88,7 @@ class Compression:
         self.trials.ledger.result("path", name, {"steps": [step.to_dict() for step in path]} | more)
 
     def _decoded(self, paths: Sequence[Sequence[DescentStep]]) -> list[DecodedNetwork]:
-        """Return the distinct networks that paths decode to, without those that the codec was trained on or held out.
-
-        Their loss comes from the accuracy predicted for the decoded network itself and its true size.
-        """
+        """Return the distinct networks that paths decode to, except those that the codec was trained on or held out."""
         collected = {one.arch_id for one in (*self.data.train, *self.data.held_out)}
         found: dict[str, DecodedNetwork] = {}
         for place, path in enumerate(paths):

@@ -149,10 +149,7 @@ class SequenceSpace:
         return shapes[1:]
 
     def step(self, item: Item, before: int, shape: Shape, *, last: bool = False) -> tuple[Shape, int]:
-        """Return output shape and MACs of an item that follows one of type `before` (0: none) with output `shape`.
-
-        Raises InvalidSequence if the item is not allowed there.
-        """
+        """Return shape and MACs of an item after type `before` (0: none) with `shape`, or raise InvalidSequence."""
         if not CONV <= item.t <= LINEAR:
             raise InvalidSequence("unknown type", f"t = {item.t}: 1 to 8 are allowed")
         if item.t in ON_IMAGES and len(shape) != 3:

@@ -40,10 +40,7 @@ from esnac_lib.training.teacher import traced_teacher
 
 
 class CompressionStudy:
-    """One study in `<outputs>/<study>`.
-
-    Making the object checks everything that can be wrong within seconds, raises one line, and writes nothing.
-    """
+    """One study in `<outputs>/<study>`; making it checks all that can be wrong within seconds, and writes nothing."""
 
     def __init__(self, config: CompressionConfig, progress: Progress | None = None) -> None:
         self.config, self.shared = config, config.study_config
@@ -110,23 +107,14 @@ class CompressionStudy:
         collect(trials, config.architectures, config.around, config.K, config.seed, note)
 
     def _codec(self, session: Session, trials: Trials) -> tuple[CodecData, Codec]:
-        config, began = self.config, time.monotonic()
-        labelled = trials.trained()
+        config, labelled = self.config, trials.trained()
         (teacher,) = [one for one in labelled if one.source == "teacher"]
         random = [one for one in labelled if one.source in ("random", "around")]
         found = CodecData.of(config, self.space, teacher, random)
-        identity = codec_identity(config, found)
-
-        def on_record(step: int, losses: dict[str, float]) -> None:
-            seconds = time.monotonic() - began
-            for name, value in losses.items():
-                session.ledger.epoch("codec", f"{identity}/{name}", step, value, None, seconds)
-
         decoded_space = replace(self.space, max_macs=max(config.max_macs, self.teacher.macs) if config.max_macs else 0)
-        surrogate = train_or_load_codec(
-            config, decoded_space, found, session.students, on_record=on_record, check_stop=session.check_stop
-        )
-        session.ledger.result("codec", "trained", {"identity": identity} | codec_record(surrogate, found))
+        surrogate = train_or_load_codec(config, decoded_space, found, session)
+        record = {"identity": codec_identity(config, found)} | codec_record(surrogate, found)
+        session.ledger.result("codec", "trained", record)
         return found, surrogate
 
     def _student(

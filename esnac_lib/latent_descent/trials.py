@@ -29,16 +29,15 @@ PURPOSE = "architecture"  # of the random draws of these trainings (`esnac_lib.s
 class TrainedArchitecture(Example):
     """A trained architecture, from which the codec learns.
 
-    Its accuracy is the mean over initialisations, where one that diverged counts as chance; f is relative to the
-    teacher after the same short training; source is "teacher", "random", "around" or "descent".
+    Its accuracy is the mean over initialisations, where one that diverged counts as chance.
     """
 
     accuracy: float
     trial: int
-    source: str
+    source: str  # "teacher", "random", "around" or "descent"
     arch_id: str
     macs: int
-    f: float
+    f: float  # relative to the teacher after the same short training
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +76,8 @@ class Trials:
         return float(own.iloc[0])
 
     def record(self, sequences: Sequence[Items], notes: Sequence[Mapping[str, Any]], began: float) -> int:
-        """Record sequences with their notes as the waiting trials of a new step, and return its number.
-
-        A note has at least a "source"; `began` is when proposing them began (time.perf_counter).
-        """
-        seconds = (time.perf_counter() - began) / max(1, len(sequences))
-        rows = []
+        """Record sequences, proposed since `began` (time.perf_counter), as a new step's trials; return its number."""
+        seconds, rows = (time.perf_counter() - began) / max(1, len(sequences)), []
         for items, note in zip(sequences, notes, strict=True):
             is_teacher = note["source"] == "teacher"
             architecture = self.teacher if is_teacher else replace(self.space, max_macs=0).to_architecture(items)
