@@ -138,7 +138,7 @@ class Baselines:
         return fresh_network(architecture, seed).weights() | learned
 
     def pruning(self) -> dict[str, Any]:
-        """Prune the search teacher several times, and train the best result (of those of the size, if any)."""
+        """Prune the search teacher several times, and train the best of those that reached the size, or else of all."""
         config, teacher, runs = self.config, self.stage.teacher("search"), []
         tag = f"{self.student.arch_id[:6]}-{config.pruning_filters}-{config.pruning_images}"
         for run in range(config.pruning_runs):
