@@ -30,40 +30,30 @@ from esnac_lib.seeding import make_rng
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.space.verification import verify, verify_teacher
 
-FOURFOLD = 4.0
-MOSTLY = 0.9
+FOURFOLD, MOSTLY = 4.0, 0.9
 _TRANSFORMERS = ("vit_", "swin_", "maxvit_")
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found of one model.
-
-    layers, removable, shrinkable, connectable: layers in all, those that can be taken out, convolutions and linear
-    layers of which a ratio drops filters, and pairs that a skip connection can join. own_share: the share of the
-    parameters in layers whose output channels can be dropped; share: also in those that lose parameters because they
-    read dropped channels, as the last layer does. opaque: layers that were not understood, each with the reason.
-    frozen: other convolutions and linear layers that no ratio makes smaller, each with the reason. proved: random
-    students that passed every check. times: how many times smaller the smallest verified student is, where a uniformly
-    shrunk one is tried if no random one was small enough. failure: why the model was refused, or a check failed.
-    """
+    """What was found of one model."""
 
     model: str
     params: int = 0
     layers: int = 0
     removable: int = 0
-    shrinkable: int = 0
-    connectable: int = 0
-    own_share: float = 0.0
-    share: float = 0.0
-    opaque: Mapping[str, str] = field(default_factory=dict)
-    frozen: Mapping[str, str] = field(default_factory=dict)
+    shrinkable: int = 0  # convolutions and linear layers of which a ratio drops filters
+    connectable: int = 0  # pairs that a skip connection can join
+    own_share: float = 0.0  # share of the parameters in layers whose output channels can be dropped
+    share: float = 0.0  # also in those that lose parameters because they read dropped channels
+    opaque: Mapping[str, str] = field(default_factory=dict)  # layer that was not understood -> reason
+    frozen: Mapping[str, str] = field(default_factory=dict)  # other layer with filters, none of which can go -> reason
     students: int = 0
-    proved: int = 0
-    times: float = 1.0
+    proved: int = 0  # random students that passed every check
+    times: float = 1.0  # of the smallest verified student, a uniformly shrunk one if no random one was small enough
     trace_seconds: float = 0.0
     seconds: float = 0.0
-    failure: str = ""
+    failure: str = ""  # why the model was refused, or a check failed
 
     @property
     def traced(self) -> bool:
@@ -76,8 +66,7 @@ def survey(
 ) -> Survey:
     """Trace a model, and verify random students of it made by all operators, in the space of `grouping="dependency"`.
 
-    make: gives the module. input_shape: (channels, height, width) of an image. Never raises for what is wrong with a
-    model: that is its `failure`.
+    Never raises for what is wrong with a model: that is its `failure`. input_shape: (channels, height, width).
     """
     began = time.perf_counter()
     try:
@@ -90,17 +79,8 @@ def survey(
         space = SearchSpace(architecture, grouping="dependency")
     except Exception as error:  # whatever the model's code raises
         return Survey(name, seconds=time.perf_counter() - began, failure=one_line(error))
-    facts = _facts(space) | {"trace_seconds": traced}
-    proved, times, failure = _verified(module, space, weights, students, seed)
-    return Survey(
-        name,
-        **facts,
-        students=students,
-        proved=proved,
-        times=times,
-        seconds=time.perf_counter() - began,
-        failure=failure,
-    )
+    found = _facts(space) | _verified(module, space, weights, students, seed)
+    return Survey(name, **found, students=students, trace_seconds=traced, seconds=time.perf_counter() - began)
 
 
 def _facts(space: SearchSpace) -> dict[str, Any]:
@@ -113,28 +93,21 @@ def _facts(space: SearchSpace) -> dict[str, Any]:
         architecture.layers[i].name: grouping.flow.why_fixed(i) or "" for i in filters if i not in grouping.lighter
     }
     return {
-        "params": architecture.num_params,
-        "layers": len(architecture.layers),
-        "removable": len(space.removable),
-        "shrinkable": len(set(filters) & set(narrower)),
-        "connectable": len(space.connectable),
+        "params": architecture.num_params, "layers": len(architecture.layers), "removable": len(space.removable),
+        "shrinkable": len(set(filters) & set(narrower)), "connectable": len(space.connectable),
         "own_share": sum(params[i] for i in narrower) / trainable,
         "share": sum(params[i] for i in grouping.lighter) / trainable,
         "opaque": {layer.name: layer.reason for layer in architecture.layers if layer.kind == "opaque"},
         "frozen": frozen,
-    }
+    }  # fmt: skip
 
 
-def _verified(
-    module: nn.Module, space: SearchSpace, weights: Weights, students: int, seed: int
-) -> tuple[int, float, str]:
-    """Return how many students were verified, how many times smaller the smallest is, and the first failure."""
-    proved, times = 0, 1.0
+def _verified(module: nn.Module, space: SearchSpace, weights: Weights, students: int, seed: int) -> dict[str, Any]:
+    proved, times, failure = 0, 1.0, ""
     try:
         verify_teacher(module, space, weights, seed=seed)
         for index in range(students):
-            decisions = space.sample(make_rng(seed, "survey", index))
-            student = space.apply(decisions)
+            student = space.apply(space.sample(make_rng(seed, "survey", index)))
             verify(student, weights, seed=seed)
             proved += 1
             times = max(times, space.teacher.num_params / student.num_params)
@@ -143,19 +116,18 @@ def _verified(
             verify(quarter, weights, seed=seed)
             times = max(times, space.teacher.num_params / quarter.num_params)
     except (EsnacError, RuntimeError) as error:
-        return proved, times, one_line(error)
-    return proved, times, ""
+        failure = one_line(error)
+    return {"proved": proved, "times": times, "failure": failure}
 
 
 def census(zoo: str, config: CoverageConfig, note: Callable[[str], None] = print) -> list[Survey]:
-    """Survey the models of a zoo that the config names; each is written to the census's folder when it is done.
+    """Survey the models of a zoo ("torchvision" or "timm") that the config names.
 
-    zoo: "torchvision" or "timm". What is there already is not done again. Raises ConfigError, before anything is
-    surveyed, for a model that the zoo has not, or a zoo that is not installed.
+    Each is written to the census's folder when it is done, and what is there already is not done again. Raises
+    ConfigError, before anything is surveyed, for a model that the zoo has not, or a zoo that is not installed.
     """
-    models = _models(zoo, config)
     rows = []
-    for name, (make, size) in models.items():
+    for name, (make, size) in _models(zoo, config).items():
         path = outputs_root() / config.study / "surveys" / f"{zoo}-{name}-{size}-{config.students}-{config.seed}.json"
         if path.exists():
             rows.append(Survey(**json.loads(path.read_text())))
@@ -197,7 +169,7 @@ def _timm_models(wanted: bool) -> dict[str, Callable[[], nn.Module]]:
 
 
 def totals(surveys: Iterable[Survey]) -> dict[str, Any]:
-    """Return the counts of a zoo: models, traced, proved, fourfold, mostly_shrinkable, seconds, refused."""
+    """Return the counts of a zoo."""
     rows = list(surveys)
     return {
         "models": len(rows),
@@ -217,22 +189,14 @@ def table(surveys: Iterable[Survey]) -> pd.DataFrame:
     """Return one row a model."""
     return pd.DataFrame(
         {
-            "model": row.model,
-            "parameters": row.params,
-            "layers": row.layers,
-            "removable": row.removable,
-            "shrinkable": row.shrinkable,
-            "connectable": row.connectable,
-            "share shrinkable": row.share,
-            "share of own filters": row.own_share,
-            "opaque": len(row.opaque),
-            "proved": f"{row.proved} of {row.students}",
-            "times smaller": row.times,
-            "trace s": row.trace_seconds,
+            "model": row.model, "parameters": row.params, "layers": row.layers, "removable": row.removable,
+            "shrinkable": row.shrinkable, "connectable": row.connectable, "share shrinkable": row.share,
+            "share of own filters": row.own_share, "opaque": len(row.opaque),
+            "proved": f"{row.proved} of {row.students}", "times smaller": row.times, "trace s": row.trace_seconds,
             "all s": row.seconds,
         }
         for row in surveys
-    )
+    )  # fmt: skip
 
 
 def reasons(surveys: Iterable[Survey]) -> pd.DataFrame:
@@ -240,10 +204,10 @@ def reasons(surveys: Iterable[Survey]) -> pd.DataFrame:
     rows = []
     for row in surveys:
         if row.failure:
-            rows.append({"model": row.model, "what": "refused", "layers": "", "why": row.failure})
+            rows.append((row.model, "refused", "", row.failure))
         for what, found in (("opaque", row.opaque), ("frozen", row.frozen)):
             for why in dict.fromkeys(found.values()):
                 names = [name for name, reason in found.items() if reason == why]
                 more = f" and {len(names) - 2} more" if names[2:] else ""
-                rows.append({"model": row.model, "what": what, "layers": ", ".join(names[:2]) + more, "why": why})
+                rows.append((row.model, what, ", ".join(names[:2]) + more, why))
     return pd.DataFrame(rows, columns=["model", "what", "layers", "why"])

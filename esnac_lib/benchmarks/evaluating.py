@@ -17,15 +17,16 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
+from functools import cache
 from statistics import median
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
@@ -40,23 +41,20 @@ from esnac_lib.training.device import device_settings
 from esnac_lib.training.job import Trainee, TrainingJob
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.teacher import traced_teacher
-from esnac_lib.training.trainer import evaluate, train
+from esnac_lib.training.trainer import train
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class EvaluatingCase:
-    """What is measured: K random students of an untrained teacher, on some of a data set's images.
-
-    images: how many of the training split; 0 takes all.
-    """
+    """What is measured: K random students of an untrained teacher, on some of a data set's images."""
 
     teacher: str = "cnn4"
     dataset: str = "digits"
     data_root: str = ""
     K: int = 8
-    images: int = 0
+    images: int = 0  # of the training split; 0 takes all
     batch_size: int = 128
     workers: int = WORKERS
     device: str = "cpu"
@@ -64,12 +62,8 @@ class EvaluatingCase:
 
 
 def speed_rows(case: EvaluatingCase, repeats: int = 3) -> list[Row]:
-    """Measure each loop, with one student and with K, so many times in turn.
-
-    A row has loop, students, repeat, seconds, images_per_second.
-    """
-    bench = _Bench(case)
-    rows: list[Row] = []
+    """Measure each loop, with one student and with K, so many times in turn."""
+    bench, rows = _Bench(case), list[Row]()
     with _published_elsewhere(case) as published:
         loops: dict[str, Callable[[int], float]] = {"published": published, "ours": bench.ours, "bare": bench.bare}
         for repeat in range(repeats):
@@ -105,10 +99,7 @@ def speed_summary(rows: Sequence[Row]) -> Row:
 
 
 def share_rows(case: EvaluatingCase) -> list[Row]:
-    """Where an epoch of our loop with K students goes: part, seconds, share of the whole.
-
-    What the parts take is measured one by one; "neither" is what is left of the whole.
-    """
+    """Where an epoch of our loop with K students goes; the parts are measured one by one, and "neither" is the rest."""
     bench = _Bench(case)
     whole, both = bench.ours(case.K), bench.bare(case.K)
     teacher, batches = bench.teacher_alone(), bench.batches_alone()
@@ -124,69 +115,30 @@ def share_rows(case: EvaluatingCase) -> list[Row]:
 def profile_rows(case: EvaluatingCase, top: int = 12) -> list[Row]:
     """The operations that our loop spends most time in, of its own: operation, calls, seconds, share."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    bench = _Bench(case)
-    cuda = case.device.startswith("cuda")
-    activities = [ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]
+    bench, cuda = _Bench(case), case.device.startswith("cuda")
     bench.ours(case.K)
-    with profile(activities=activities) as profiled:
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiled:
         bench.ours(case.K)
     times = {
         (event.key, event.count): (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
         for event in profiled.key_averages()
     }
     whole = sum(times.values())
-    first = sorted(times.items(), key=lambda item: -item[1])[:top]
     return [
         {"operation": operation, "calls": calls, "seconds": seconds, "share": seconds / whole}
-        for (operation, calls), seconds in first
+        for (operation, calls), seconds in sorted(times.items(), key=lambda item: -item[1])[:top]
     ]
-
-
-def accuracy_rows(
-    case: EvaluatingCase, seeds: Sequence[int] = (0, 1, 2), epochs: int = 8, teacher_epochs: int = 8
-) -> list[Row]:
-    """Validation accuracy after the last epoch of the same students in both loops: loop, seed, student, accuracy.
-
-    For each seed a teacher is trained, and K students inherit from it. The loops draw other crops and orders, so that
-    single students differ; the means must not.
-    """
-    rows: list[Row] = []
-    for seed in seeds:
-        bench = _Bench(replace(case, seed=seed), epochs)
-        bench.train_teacher(teacher_epochs)
-        published, ours = bench.students(case.K), bench.students(case.K)
-        train_published(
-            published,
-            bench.teacher(),
-            bench.data.plain("search"),
-            bench.recipe,
-            seed=seed,
-            workers=0,
-            device=case.device,
-        )
-        bench.train(ours)
-        for loop, students in (("published", published), ("ours", ours)):
-            for number, student in enumerate(students):
-                accuracy = evaluate(student, bench.data.validation, device=case.device)
-                rows.append({"loop": loop, "seed": seed, "student": number, "accuracy": accuracy})
-    return rows
 
 
 class _Bench:
     """The students, the teacher and the images of a case, and the loops over them. A loop returns its seconds."""
 
-    def __init__(self, case: EvaluatingCase, epochs: int = 2) -> None:
+    def __init__(self, case: EvaluatingCase) -> None:
         self.case = case
-        config = StudyConfig(
-            teacher=case.teacher,
-            dataset=case.dataset,
-            search_images=case.images,
-            batch_size=case.batch_size,
-            seed=case.seed,
-            epochs=epochs,
-        )
+        same = {name: getattr(case, name) for name in ("teacher", "dataset", "batch_size", "seed")}
+        config = StudyConfig(search_images=case.images, epochs=2, **same)
         dataset = load_dataset(case.dataset, case.data_root)
-        self.config, self.data, self.recipe = config, StudyData(dataset, config, case.device), Recipe.search(config)
+        self.data, self.recipe = StudyData(dataset, config, case.device), Recipe.search(config)
         self.architecture, self.weights = traced_teacher(config, dataset)
         space = SearchSpace(self.architecture)
         rngs = (make_rng(case.seed, "benchmark-students", number) for number in range(case.K))
@@ -199,43 +151,21 @@ class _Bench:
     def teacher(self) -> Network:
         return build(self.architecture, self.weights)
 
-    def train_teacher(self, epochs: int) -> None:
-        """The students inherit from a trained teacher from now on."""
-        recipe = replace(Recipe.teacher(self.config, "search"), epochs=epochs)
-        network = self.teacher()
-        job = TrainingJob(
-            self.data.training, None, recipe, seed=self.case.seed, purpose="teacher", device=self.case.device
-        )
-        train([Trainee("t", network)], job)
-        self.weights = network.cpu().weights()
-
-    def train(self, students: Sequence[nn.Module]) -> float:
-        """Our loop, in place; the seconds of its last epoch."""
-        trainees = [Trainee(f"s{number}", student) for number, student in enumerate(students)]
+    def ours(self, count: int) -> float:
+        """Our loop; the seconds of its last epoch."""
+        trainees = [Trainee(f"s{number}", student) for number, student in enumerate(self.students(count))]
         job = TrainingJob(self.data.search, None, self.recipe, seed=self.case.seed, purpose="benchmark",
                           device=self.case.device, teacher=self.teacher())  # fmt: skip
         return sum(outcome.curve[-1].seconds for outcome in train(trainees, job).values())
 
-    def ours(self, count: int) -> float:
-        return self.train(self.students(count))
-
     def published(self, count: int) -> float:
-        case = self.case
-        return train_published(
-            self.students(count),
-            self.teacher(),
-            self.data.plain("search"),
-            self.recipe,
-            seed=case.seed,
-            workers=case.workers,
-            device=case.device,
-        )[-1]
+        case, networks = self.case, (self.students(count), self.teacher())
+        where: dict[str, Any] = {"seed": case.seed, "workers": case.workers, "device": case.device}
+        return train_published(*networks, self.data.plain("search"), self.recipe, **where)[-1]
 
     def bare(self, count: int) -> float:
         batches, teacher = self._ready()
-        students = [
-            student.to(self.case.device).to(memory_format=torch.channels_last) for student in self.students(count)
-        ]
+        students = [self._placed(student) for student in self.students(count)]
         optimizers = [self.recipe.make_optimizer(student.parameters()) for student in students]
 
         def step(x: Tensor) -> None:
@@ -253,9 +183,7 @@ class _Bench:
         return self._seconds(torch.no_grad()(teacher.forward), batches)
 
     def batches_alone(self) -> float:
-        def nothing(x: Tensor) -> None: ...
-
-        return self._seconds(nothing, self._batches)
+        return self._seconds(lambda x: None, self._batches)
 
     def _batches(self) -> Iterator[Tensor]:
         generator = make_generator(self.case.seed, "benchmark", 0)
@@ -263,12 +191,14 @@ class _Bench:
 
     def _ready(self) -> tuple[Callable[[], Iterable[Tensor]], Network]:
         batches = list(self._batches())
-        return lambda: batches, self.teacher().to(self.case.device).to(memory_format=torch.channels_last).eval()
+        return lambda: batches, self._placed(self.teacher()).eval()
+
+    def _placed(self, network: Network) -> Network:
+        return network.to(self.case.device).to(memory_format=torch.channels_last)
 
     def _seconds(self, step: Callable[[Tensor], object], batches: Callable[[], Iterable[Tensor]]) -> float:
         """Of a step on each batch, the second time."""
-        device = self.case.device
-        seconds = 0.0
+        device, seconds = self.case.device, 0.0
         with device_settings(torch.device(device)):
             for _ in range(2):
                 began = time.perf_counter()
@@ -283,49 +213,29 @@ class _Bench:
 @contextmanager
 def _published_elsewhere(case: EvaluatingCase) -> Iterator[Callable[[int], float]]:
     """The published loop in a process of its own, which waits while nothing is asked of it."""
-    context = multiprocessing.get_context("spawn")
-    mine, other = context.Pipe()
-    process = context.Process(target=_serve, args=(case, torch.get_num_threads(), other))
-    process.start()
-    other.close()
-
-    def seconds_of(count: int) -> float:
-        mine.send(count)
-        return float(mine.recv())
-
-    try:
-        yield seconds_of
-    finally:
-        mine.close()
-        process.join()
+    context, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
+    with ProcessPoolExecutor(1, context, torch.set_num_threads, (threads,)) as process:
+        yield lambda count: process.submit(_published, case, count).result()
 
 
-def _serve(case: EvaluatingCase, threads: int, connection: Connection) -> None:
-    torch.set_num_threads(threads)
-    bench = _Bench(case)
-    while True:
-        try:
-            count = connection.recv()
-        except EOFError:
-            return
-        connection.send(bench.published(count))
+def _published(case: EvaluatingCase, count: int) -> float:
+    return _bench(case).published(count)
+
+
+_bench = cache(_Bench)  # kept by that process
 
 
 def step_rows(trials: pd.DataFrame) -> list[Row]:
-    """Return the seconds a step, and their share, of proposing, evaluating and neither.
+    """Return the seconds a step, and their share, of proposing, evaluating and neither, from `Ledger.trials`.
 
-    The first step, in which nothing is learned, is left out.
-
-    trials: as `Ledger.trials` gives them. A step lasts from the moment that the last trial of the step before ended to
-    that of its own last; a study that was stopped in between shows the pause as time that is neither.
+    The first step, in which nothing is learned, is left out. A step lasts from the moment that the last trial of the
+    step before ended to that of its own last; a study that was stopped in between shows the pause as "neither".
     """
     ends = trials.groupby("step")["told_at"].max()
     later = trials[trials["step"] > ends.index.min()]
     steps = later["step"].nunique()
     whole = (ends.max() - ends.min()).total_seconds() / steps
-    parts = {
-        "proposing": float(later["propose_seconds"].sum()) / steps,
-        "evaluating": float(later["seconds"].sum()) / steps,
-    }
+    columns = {"proposing": "propose_seconds", "evaluating": "seconds"}
+    parts = {part: float(later[column].sum()) / steps for part, column in columns.items()}
     parts["neither"] = whole - sum(parts.values())
     return [{"part": part, "seconds": seconds, "share": seconds / whole} for part, seconds in parts.items()]

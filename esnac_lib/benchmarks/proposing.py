@@ -43,16 +43,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ProposingCase:
-    """One `ask`: K kernels, each learned on about half of the observations, each choosing among so many candidates.
-
-    max_steps: of a kernel's learning, which ends earlier where its objective settles.
-    """
+    """One `ask`: K kernels, each learned on about half of the observations, each choosing among so many candidates."""
 
     teacher: str = "resnet18"
     observations: int = 20
     K: int = 2
     candidates: int = 50
-    max_steps: int = 100
+    max_steps: int = 100  # of a kernel's learning, which ends earlier where its objective settles
     device: str = "cpu"
     seed: int = 0
 
@@ -60,29 +57,28 @@ class ProposingCase:
 def speed_rows(case: ProposingCase, slow_steps: int = 3, slow_candidates: int = 20) -> list[Row]:
     """Measure ours and the slow twin.
 
-    A row has proposer, sequences, lstm, threads, step_seconds and candidate_seconds of one kernel, seconds of the whole
-    `ask`, steps of all kernels together.
-
-    The twin is measured on one thread and on as many as PyTorch has, with PyTorch's own LSTM and with oneDNN's fused
-    one, which PyTorch calls on a CPU by default; with sequences as the published program has them, where a removed
-    layer keeps its place, and with the fused LSTM also as ours.
+    A row has `COLUMNS` (seconds of one kernel, steps of all kernels together) and seconds of the whole `ask`. The twin
+    is measured on one thread and on as many as PyTorch has, with PyTorch's own LSTM and with oneDNN's fused one, which
+    PyTorch calls on a CPU by default; with sequences as the published program has them, where a removed layer keeps its
+    place, and with the fused LSTM also as ours.
     """
     bench = _Bench(case)
     learning, kernels = _seconds(lambda: bench.sampler.kernels(case.K))
     choosing, _ = _seconds(lambda: bench.sampler.propose(kernels))
     steps, looked_at = sum(kernel.steps for kernel in kernels), case.K * case.candidates
     threads = torch.get_num_threads()
-    rows = [_row("ours", "short", "ours", threads, steps, looked_at, learning / max(1, steps), choosing / looked_at)]
+    rows = [_row("ours", "short", "ours", threads, learning / max(1, steps), choosing / looked_at, steps, looked_at)]
     typical = sorted(kernels, key=lambda kernel: len(kernel.f))[len(kernels) // 2]
     for sequences, lstm in (("published", NATIVE), ("published", FUSED), ("short", FUSED)):
         for number in sorted({1, threads}):
             with _threads(number), _lstm(lstm):
-                slow = bench.slow(typical, sequences == "published")
+                slow = _Slow(bench.space, typical, len(bench.space.teacher.layers) if sequences == "published" else 0)
                 seconds = slow.step_seconds(slow_steps), slow.candidate_seconds(slow_candidates)
-            rows.append(_row("one at a time", sequences, lstm, number, steps, looked_at, *seconds))
+            rows.append(_row("one at a time", sequences, lstm, number, *seconds, steps, looked_at))
     return rows
 
 
+COLUMNS = ("proposer", "sequences", "lstm", "threads", "step_seconds", "candidate_seconds", "steps", "candidates")
 NATIVE, FUSED = "PyTorch", "oneDNN"  # which LSTM the twin has
 STEP_LIMIT, CANDIDATE_LIMIT = 3.6, 0.017
 """Seconds of the published program's step (n = 80) and candidate, with ResNet-34: a slower twin is not counted."""
@@ -91,11 +87,10 @@ STEP_LIMIT, CANDIDATE_LIMIT = 3.6, 0.017
 def speed_summary(rows: Sequence[Row]) -> Row:
     """Return what `summary.json` holds of `speed_rows`: how many times faster our `ask` is than the twin.
 
-    The twin has the number of threads that serves it best.
-
-    propose_speedup: with the published sequences and PyTorch's own LSTM, where a step and a candidate count as no more
-    than the published program's (`STEP_LIMIT`, `CANDIDATE_LIMIT`); propose_speedup_fused: with oneDNN's LSTM, which
-    PyTorch calls by default; propose_speedup_short: with that and our sequences. No limit applies to these two.
+    The twin has the number of threads that serves it best. propose_speedup: with the published sequences and PyTorch's
+    own LSTM, where a step and a candidate count as no more than the published program's (`STEP_LIMIT`,
+    `CANDIDATE_LIMIT`); propose_speedup_fused: with oneDNN's LSTM, which PyTorch calls by default;
+    propose_speedup_short: with that and our sequences. No limit applies to these two.
     """
     (ours, *slow) = rows
 
@@ -115,11 +110,7 @@ def speed_summary(rows: Sequence[Row]) -> Row:
 
 
 def growth_rows(cases: Sequence[ProposingCase]) -> list[Row]:
-    """Measure a whole `ask` in each case.
-
-    A row has observations, K, steps (of all kernels together), learning, choosing, seconds, step_seconds (of one
-    kernel's step).
-    """
+    """Measure a whole `ask` in each case; steps are of all kernels together, step_seconds of one kernel's step."""
     largest = _Bench(max(cases, key=lambda case: case.observations))
     rows = []
     for case in cases:
@@ -150,10 +141,7 @@ PARTS: dict[str, tuple[Callable[..., Any], Callable[..., Any] | None]] = {
 
 
 def profile_rows(case: ProposingCase) -> list[Row]:
-    """Return where the time of an `ask` goes: part, seconds, share.
-
-    It runs on one thread and under cProfile, which makes small calls a little slower.
-    """
+    """Return where the time of an `ask` goes, on one thread and under cProfile: part, seconds, share."""
     bench, profiler = _Bench(case), cProfile.Profile()
     with _threads(1):
         profiler.runcall(bench.sampler.ask, case.K)
@@ -177,11 +165,8 @@ def _place(function: Callable[..., Any]) -> tuple[str, int, str]:
 def floor_rows(case: ProposingCase) -> list[Row]:
     """Compare a step of one kernel's learning, and a candidate's embedding, with what the device can do.
 
-    A row has part, gigaflops, megabytes, floor_seconds, seconds, times (the measured over the floor).
-
-    The arithmetic is that of the products. The bytes are what a step keeps for its way back, written and read once.
-    The floor is the larger of the two times, at the rates that one thread of the device reaches with large products
-    and copies; both are measured on one thread.
+    The arithmetic is that of the products. The bytes are what a step keeps for its way back, written and read once. The
+    floor is the larger of the two times, at the rates that one thread reaches with large products and copies.
     """
     with _threads(1):
         flops, bytes_ = _rates(case.device)
@@ -218,21 +203,9 @@ def _rates(device: str) -> tuple[float, float]:
     return 2 * 4096 * 512 * 512 / product, 2 * 4 * len(wide) / copy
 
 
-def _row(
-    proposer: str, sequences: str, lstm: str, threads: int, steps: int, candidates: int, step: float, candidate: float
-) -> Row:
-    whole = steps * step + candidates * candidate
-    return {
-        "proposer": proposer,
-        "sequences": sequences,
-        "lstm": lstm,
-        "threads": threads,
-        "step_seconds": step,
-        "candidate_seconds": candidate,
-        "steps": steps,
-        "candidates": candidates,
-        "seconds": whole,
-    }
+def _row(*values: Any) -> Row:
+    row = dict(zip(COLUMNS, values, strict=True))
+    return row | {"seconds": row["steps"] * row["step_seconds"] + row["candidates"] * row["candidate_seconds"]}
 
 
 class _Bench:
@@ -256,47 +229,41 @@ class _Bench:
             left, size = len(student.layers) / len(self.space.teacher.layers), student.num_params / whole
             yield Observation(decisions, student, (1 - size) * (1 + size) * min(1.0, 0.4 + left + rng.normal(0, 0.02)))
 
-    def slow(self, kernel: Kernel, published: bool) -> _Slow:
-        return _Slow(self.space, kernel, len(self.space.teacher.layers) if published else 0)
-
 
 class _Slow:
     """One kernel of the twin, with sequences of at least so many rows."""
 
     def __init__(self, space: SearchSpace, kernel: Kernel, length: int) -> None:
         self.space, self.length = space, length
-        encodings = [self._encoding(encoding) for encoding in kernel.encodings]
-        generator = torch.Generator().manual_seed(0)
+        encodings, generator = list(map(self._encoding, kernel.encodings)), torch.Generator().manual_seed(0)
         self.kernel = SlowKernel(encodings, kernel.f.tolist(), kernel.settings, generator)
 
     def _encoding(self, encoding: np.ndarray) -> np.ndarray:
         return with_gaps(encoding, max(self.length, len(encoding)))
 
     def step_seconds(self, steps: int) -> float:
-        """Of one step, on average over so many, after one that is not counted."""
-        self.kernel.step(self.kernel.objective())
-        began = time.perf_counter()
-        for _ in range(steps):
-            self.kernel.step(self.kernel.objective())
-        return (time.perf_counter() - began) / steps
+        """Of one step."""
+        return _average(lambda: self.kernel.step(self.kernel.objective()), steps)
 
     def candidate_seconds(self, candidates: int) -> float:
-        """Of one candidate, on average over so many: drawn, built, named, encoded, embedded and scored."""
+        """Of one candidate: drawn, built, named, encoded, embedded and scored."""
         rng, seen = make_rng(0, "benchmark-candidates"), set[str]()
 
         def look() -> None:
             _, architecture = new_candidate(self.space, seen, rng)
             self.kernel.log_ei(self._encoding(encode(architecture, self.kernel.settings.max_edge)))
 
-        look()
-        began = time.perf_counter()
-        for _ in range(candidates):
-            look()
-        return (time.perf_counter() - began) / candidates
+        return _average(look, candidates)
 
 
 def _teacher(case: ProposingCase) -> Architecture:
     return trace(teacher(case.teacher, 100, 3, 32, seed=case.seed), torch.zeros(1, 3, 32, 32))[0]
+
+
+def _average(work: Callable[[], object], times: int) -> float:
+    """Seconds on average over so many times, after one that is not counted."""
+    work()
+    return _seconds(lambda: [work() for _ in range(times)])[0] / times
 
 
 def _seconds(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -27,19 +27,14 @@ WORKERS = 4
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):
-    """Images and labels; each image goes through PIL and torchvision's transforms when it is asked for.
+    """Images and labels; each image goes through PIL and torchvision's transforms when it is asked for."""
 
-    plain: the arguments of `DeviceData`, as `StudyData.plain` gives them.
-    """
-
-    def __init__(self, plain: Mapping[str, Any]) -> None:
+    def __init__(self, plain: Mapping[str, Any]) -> None:  # as `StudyData.plain` gives it
         self.images: np.ndarray = plain["images"]  # (N, H, W, C) uint8
         self.labels: np.ndarray = plain["labels"]
         size = self.images.shape[1]
-        random: list[Any] = []
-        if plain["augment"]:
-            random = [transforms.RandomCrop(size, padding=crop_padding(size))]
-            random += [transforms.RandomHorizontalFlip()] if plain["flip"] else []
+        random = [transforms.RandomCrop(size, padding=crop_padding(size))] if plain["augment"] else []
+        random += [transforms.RandomHorizontalFlip()] if plain["augment"] and plain["flip"] else []
         last = [transforms.ToTensor(), transforms.Normalize(plain["mean"], plain["std"])]
         self.transform = transforms.Compose([*random, *last])
 
@@ -65,8 +60,7 @@ def train_published(
 ) -> list[float]:
     """Train the students on the teacher's logits, in place, without evaluation; return the seconds of each epoch.
 
-    plain: the images, as `StudyData.plain` gives them. recipe: `Recipe.search`; its epochs, learning rate, batch size
-    and weight decay are read.
+    plain: `StudyData.plain`. recipe: `Recipe.search`; its epochs, learning rate, batch size and weight decay are read.
     """
     loader = _loader(PilImages(plain), recipe.batch_size, workers, device, make_generator(seed, "published-loop"))
     teacher.to(device).eval()
@@ -90,8 +84,7 @@ def train_published(
                     target = teacher(images)
                 for student, optimizer in zip(students, optimizers, strict=True):
                     optimizer.zero_grad()
-                    loss = criterion(student(images), target)
-                    loss.backward()
+                    criterion(student(images), target).backward()
                     optimizer.step()
             wait_for(device)
             seconds.append(time.perf_counter() - began)
@@ -103,15 +96,10 @@ def _loader(
 ) -> DataLoader[tuple[Tensor, int]]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as published
-        return DataLoader(
-            images,
-            batch_size,
-            shuffle=True,
-            num_workers=workers,
-            multiprocessing_context="fork" if workers else None,  # as on the authors' system: no worker imports anew
-            pin_memory=device.startswith("cuda"),
-            generator=generator,
-        )
+        context = "fork" if workers else None  # as on the authors' system: no worker imports anew
+        pin = device.startswith("cuda")
+        return DataLoader(images, batch_size, shuffle=True, num_workers=workers, multiprocessing_context=context,
+                          pin_memory=pin, generator=generator)  # fmt: skip
 
 
 def wait_for(device: str) -> None:

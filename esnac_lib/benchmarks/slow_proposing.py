@@ -8,7 +8,7 @@ to start from and the rules are those of `EsnacSampler`, so that both propose th
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -98,20 +98,15 @@ class SlowKernel:
 
 
 def slow_ask(
-    space: SearchSpace,
-    observations: Sequence[Observation],
-    seed: int,
-    n: int,
-    settings: KernelSettings,
-    candidates: int,
+    space: SearchSpace, trials: Sequence[Observation], seed: int, n: int, settings: KernelSettings, candidates: int
 ) -> list[Proposal]:
-    """Return what `EsnacSampler(space, seed, settings, "random", candidates)` proposes after these observations."""
-    observed = [trial for trial in observations if trial.f is not None]
+    """Return what `EsnacSampler(space, seed, settings, "random", candidates)` proposes after these trials."""
+    observed = [trial for trial in trials if trial.f is not None]
     architectures = [space.teacher, *(trial.architecture for trial in observed)]
     encodings = [encode(architecture, settings.max_edge) for architecture in architectures]
     f = [0.0, *(trial.f or 0.0 for trial in observed)]
-    seen = {space.teacher.arch_id, *(trial.architecture.arch_id for trial in observations)}
-    proposals, step = [], len(observations)
+    seen = {space.teacher.arch_id, *(trial.architecture.arch_id for trial in trials)}
+    proposals, step = [], len(trials)
     for k in range(n):
         subset = choose_subset(len(f), make_rng(seed, "kernel-subset", step, k), settings.subset_probability)
         generator = torch.Generator().manual_seed(derive_seed(seed, "kernel", step, k))
@@ -124,23 +119,15 @@ def slow_ask(
 
 
 def _best(
-    space: SearchSpace,
-    kernel: SlowKernel,
-    k: int,
-    forbidden: Collection[str],
-    candidates: int,
-    rng: np.random.Generator,
+    space: SearchSpace, kernel: SlowKernel, k: int, forbidden: set[str], candidates: int, rng: np.random.Generator
 ) -> Proposal:
     """Return the best of so many different samples; there must be as many."""
-    seen, best, highest = set(forbidden), None, -math.inf
+    seen, found = set(forbidden), list[tuple[float, Proposal]]()
     for _ in range(candidates):
         decisions, architecture = new_candidate(space, seen, rng)
         mean, variance, log_ei = kernel.log_ei(encode(architecture, kernel.settings.max_edge))
-        if best is None or log_ei > highest:
-            best = Proposal(decisions, architecture, k, mean, variance, math.exp(log_ei))
-            highest = log_ei
-    assert best
-    return best
+        found.append((log_ei, Proposal(decisions, architecture, k, mean, variance, math.exp(log_ei))))
+    return max(found, key=lambda pair: pair[0])[1]
 
 
 def new_candidate(space: SearchSpace, seen: set[str], rng: np.random.Generator) -> tuple[Decisions, Architecture]:
@@ -154,8 +141,5 @@ def new_candidate(space: SearchSpace, seen: set[str], rng: np.random.Generator) 
 
 
 def with_gaps(encoding: np.ndarray, length: int) -> np.ndarray:
-    """Return the encoding at the length of its teacher's.
-
-    The authors' code keeps a removed layer in the sequence (here as zeros at its end), so that every one is that long.
-    """
+    """Return the encoding at its teacher's length: the authors' code keeps removed layers (here: zeros at the end)."""
     return np.concatenate([encoding, np.zeros((length - len(encoding), encoding.shape[1]), np.float32)])

@@ -23,16 +23,8 @@ from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.batches import DeviceData
 from esnac_lib.errors import ConfigError, TrainingError
 from esnac_lib.files import load_weights, save_weights
+from esnac_lib.latent_descent import fitnet
 from esnac_lib.latent_descent.final import FinalStage
-from esnac_lib.latent_descent.fitnet import (
-    HINT_REGRESSOR,
-    SoftenedStudent,
-    SoftTargets,
-    fitnet_sequence,
-    guided_network,
-    hint_network,
-    middle_layer,
-)
 from esnac_lib.latent_descent.sequence import SequenceSpace
 from esnac_lib.latent_descent.taylor_pruning import Pruned, prune
 from esnac_lib.latent_descent.trials import TrainedArchitecture
@@ -50,10 +42,8 @@ from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.teacher import TrainedTeacher
 from esnac_lib.training.trainer import train
 
-HINT_LR = 1e-3
-"""Learning rate of the hint training (Adam)."""
-PRUNING_LR_SHARE = 0.1
-"""Learning rate after a step of pruning, as a share of the final training's."""
+HINT_LR = 1e-3  # of Adam
+PRUNING_LR_SHARE = 0.1  # learning rate after a step of pruning, as a share of the final training's
 
 
 class Baselines:
@@ -66,8 +56,6 @@ class Baselines:
         self.stage, self.space, self.reference = stage, space, reference
         self.student, self.student_accuracy, self.progress = student, accuracy, progress
         self.config, self.data = stage.config, stage.data
-
-    # -- from scratch ------------------------------------------------------------------------------------------------
 
     def random(self, found: Sequence[TrainedArchitecture]) -> dict[str, Any] | None:
         """Train the best random architecture of at most the student's size; None if there is none."""
@@ -83,22 +71,21 @@ class Baselines:
         return self._from_scratch("narrowed", widths.apply(widths.narrow(params)))
 
     def _from_scratch(self, kind: str, architecture: Architecture, **more: Any) -> dict[str, Any]:
-        self.progress.begin(f"final training: {kind}")
-        finalist = self.stage.finalist(kind, architecture)
-        (result,) = self.stage.on_all_images([finalist])
-        return self._entry(result, architecture, **more)
+        return self._final(kind, self.stage.finalist(kind, architecture), **more)
+
+    def _final(self, name: str, finalist: Finalist, **more: Any) -> dict[str, Any]:
+        self.progress.begin(f"final training: {name}")
+        (result,) = self.stage.training.on_all_images([finalist])
+        return self._entry(result, finalist.architecture, **more)
 
     def _entry(self, result: FinalResult, architecture: Architecture, **more: Any) -> dict[str, Any]:
         return self.stage.entry(result, self.reference, architecture=architecture.to_json(), **more)
 
-    # -- FitNet ------------------------------------------------------------------------------------------------------
-
     def fitnet(self) -> dict[str, Any]:
         """Train a FitNet by hints, then by distillation, from the reference teacher and on all images."""
-        teacher = self.reference
+        teacher = self.space.to_sequence(self.reference.architecture)
         wide = replace(self.space, width_step=1, max_length=2 * self.space.max_length, max_macs=0)
-        items = fitnet_sequence(self.space, self.space.to_sequence(teacher.architecture), self.student.params)
-        architecture = wide.to_architecture(items)
+        architecture = wide.to_architecture(fitnet.fitnet_sequence(self.space, teacher, self.student.params))
         key = self.stage.key(f"fitnet-{self.config.hint_epochs}", architecture.arch_id)
         stored = self.stage.ledger.results("full").get(key)
         if stored is None:
@@ -112,10 +99,9 @@ class Baselines:
             save_weights(path, self._hinted(key, architecture))
         self.progress.begin("FitNet: distillation")
         seed, epochs = self.config.seed, self.stage.recipe.epochs
-        network = SoftenedStudent(build(architecture, load_weights(path)))
-        targets = SoftTargets(
-            self.data.everything, self.reference.network(), self.space.num_classes, seed, "fitnet", epochs
-        )
+        network = fitnet.SoftenedStudent(build(architecture, load_weights(path)))
+        teacher, classes = self.reference.network(), self.space.num_classes
+        targets = fitnet.SoftTargets(self.data.everything, teacher, classes, seed, "fitnet", epochs)
         job = TrainingJob(
             targets, self.data.test, self.stage.recipe, seed=seed, purpose="fitnet", device=self.data.device,
             checkpoint=self.stage.folder / "checkpoint-fitnet", callbacks=self.stage.watch("full"),
@@ -131,17 +117,16 @@ class Baselines:
     def _hinted(self, key: str, architecture: Architecture) -> dict[str, Tensor]:
         """Return the weights of a fresh FitNet after its hint training."""
         self.progress.begin("FitNet: hints")
-        seed = derive_seed(self.config.seed, f"final/{architecture.arch_id}")
-        teacher = self.reference
-        channels = teacher.architecture.shapes[middle_layer(teacher.architecture, 1)][0]
-        network = fresh_network(guided_network(architecture, channels), seed)
+        seed, teacher = derive_seed(self.config.seed, f"final/{architecture.arch_id}"), self.reference
+        channels = teacher.architecture.shapes[fitnet.middle_layer(teacher.architecture, 1)][0]
+        network = fresh_network(fitnet.guided_network(architecture, channels), seed)
         recipe = Recipe(
             self.config.hint_epochs, HINT_LR, self.config.batch_size, optimizer="adam", weight_decay=0.0,
             schedule="one_cycle", loss="distillation", augment=self.config.augment,
         )  # fmt: skip
         job = TrainingJob(
             self.data.everything, None, recipe, seed=self.config.seed, purpose="hints",
-            device=self.data.device, teacher=hint_network(teacher.architecture, teacher.weights),
+            device=self.data.device, teacher=fitnet.hint_network(teacher.architecture, teacher.weights),
             checkpoint=self.stage.folder / "checkpoint-hints", callbacks=self.stage.watch("hints"),
         )  # fmt: skip
         outcome = train([Trainee(key, network)], job)[key]
@@ -149,23 +134,18 @@ class Baselines:
         if outcome.state != "complete":
             raise TrainingError(f"the FitNet's hint training failed: {outcome.error}")
         network.cpu().load_state_dict(outcome.last_weights)
-        learned = {n: t for n, t in network.weights().items() if not n.startswith(f"{HINT_REGRESSOR}.")}
+        learned = {n: t for n, t in network.weights().items() if not n.startswith(f"{fitnet.HINT_REGRESSOR}.")}
         return fresh_network(architecture, seed).weights() | learned
 
-    # -- pruning -----------------------------------------------------------------------------------------------------
-
     def pruning(self) -> dict[str, Any]:
-        """Prune the search teacher on the training split several times, and train the best pruned network.
-
-        That is the one of highest validation accuracy, of those that reached the size if any did.
-        """
-        teacher = self.stage.teacher("search")
-        runs = []
-        for run in range(self.config.pruning_runs):
-            key = self.stage.key(f"pruned{run}-{self._pruning_tag()}", self.reference.architecture.arch_id)
+        """Prune the search teacher several times, and train the best of those that reached the size, or else of all."""
+        config, teacher, runs = self.config, self.stage.teacher("search"), []
+        tag = f"{self.student.arch_id[:6]}-{config.pruning_filters}-{config.pruning_images}"
+        for run in range(config.pruning_runs):
+            key = self.stage.key(f"pruned{run}-{tag}", self.reference.architecture.arch_id)
             stored = self.stage.ledger.results("pruned").get(key)
             if stored is None:
-                self.progress.begin(f"pruning {run + 1} of {self.config.pruning_runs}")
+                self.progress.begin(f"pruning {run + 1} of {config.pruning_runs}")
                 pruned = self._prune(teacher, run)
                 save_weights(self.stage.folder / f"{key}.safetensors", pruned.weights)
                 stored = {name: getattr(pruned, name) for name in ("accuracy", "stopped", "steps")}
@@ -173,21 +153,13 @@ class Baselines:
                 self.stage.ledger.result("pruned", key, stored)
             runs.append((key, stored))
         key, best = max(runs, key=lambda pair: (pair[1]["stopped"] == "size", pair[1]["accuracy"]))
-        architecture = Architecture.from_json(best["architecture"])
-        self.progress.begin("final training: pruned")
-        (result,) = self.stage.on_all_images([Finalist(key, architecture, self.stage.folder / f"{key}.safetensors")])
+        architecture, weights = Architecture.from_json(best["architecture"]), self.stage.folder / f"{key}.safetensors"
         more = {"runs": len(runs), "stopped": best["stopped"], "pruned_accuracy": best["accuracy"]}
-        return self._entry(result, architecture, **more)
-
-    def _pruning_tag(self) -> str:
-        config = self.config
-        return f"{self.student.arch_id[:6]}-{config.pruning_filters}-{config.pruning_images}"
+        return self._final("pruned", Finalist(key, architecture, weights), **more)
 
     def _prune(self, teacher: TrainedTeacher, run: int) -> Pruned:
-        config = self.config
-        recipe = Recipe(
-            1, PRUNING_LR_SHARE * config.final_lr, config.batch_size, schedule="constant", augment=config.augment
-        )
+        config, lr = self.config, PRUNING_LR_SHARE * self.config.final_lr
+        recipe = Recipe(1, lr, config.batch_size, schedule="constant", augment=config.augment)
         if config.final_optimizer == "adam":
             recipe = replace(recipe, optimizer="adam", weight_decay=0.0)
         return prune(
@@ -198,12 +170,9 @@ class Baselines:
 
     def _some_images(self, run: int, step: int) -> DeviceData:
         """Return a random part of the training split, another one for every step."""
-        rng = make_rng(self.config.seed, "pruning-images", run, step)
-        positions = self.data.splits.train
+        rng, positions = make_rng(self.config.seed, "pruning-images", run, step), self.data.splits.train
         count = min(self.config.pruning_images, len(positions))
         return self.data.part(np.sort(rng.choice(positions, count, replace=False)))
-
-    # -- N2N ---------------------------------------------------------------------------------------------------------
 
     def n2n(self) -> dict[str, Any]:
         """Run N2N in a study of its own, and train the student that is nearest in size (§5.3.1)."""
@@ -221,11 +190,10 @@ class Baselines:
         complete = trials[trials["state"] == "complete"]
         if complete.empty:
             raise ConfigError("no student of N2N could be trained: see the errors in its ledger's trials")
-        nearest = (np.log(complete["params"] / self.student.params)).abs().idxmin()
-        row = complete.loc[nearest]
+        row = complete.loc[np.log(complete["params"] / self.student.params).abs().idxmin()]
         architecture = Architecture.from_json(row["architecture"])
         key = self.stage.key(f"n2n-{config.n2n_steps}-{config.n2n_epochs}", architecture.arch_id)
         weights = study.folder / "students" / f"{student_key(int(row['trial']))}.safetensors"
-        self.progress.begin("final training: N2N")
-        (result,) = self.stage.on_all_images([Finalist(key, architecture, weights)])
-        return self._entry(result, architecture, trial=int(row["trial"]), evaluations=len(trials))
+        return self._final(
+            "N2N", Finalist(key, architecture, weights), trial=int(row["trial"]), evaluations=len(trials)
+        )

@@ -9,7 +9,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from esnac_lib.latent_descent.examples import Example
-from esnac_lib.latent_descent.sequence import CONV, DROPOUT, LINEAR, POOLS, Item
+from esnac_lib.latent_descent.sequence import AVG_POOL, CONV, DROPOUT, LINEAR, MAX_POOL, Item
+
+FREE = {CONV: "tkosp", MAX_POOL: "tksp", AVG_POOL: "tksp", LINEAR: "to", DROPOUT: "tp"}
 
 
 def free_numbers(item: Item, *, last: bool = False) -> tuple[int, ...]:
@@ -18,25 +20,19 @@ def free_numbers(item: Item, *, last: bool = False) -> tuple[int, ...]:
     >>> free_numbers(Item(CONV, 3, 64, 1, 1)), free_numbers(Item(4, 0, 64, 0, 0))
     ((1, 3, 64, 1, 1), (4,))
     """
-    if item.t == CONV:
-        return tuple(item)
-    if item.t in POOLS:
-        return item.t, item.k, item.s, item.p
-    if item.t == LINEAR:
-        return (item.t,) if last else (item.t, item.o)
-    return (item.t, item.p) if item.t == DROPOUT else (item.t,)
+    names = "t" if last and item.t == LINEAR else FREE.get(item.t, "t")
+    return tuple(getattr(item, name) for name in names)
 
 
 def reconstruction(true: Sequence[Sequence[Item]], decoded: Sequence[Sequence[Item]]) -> dict[str, Any]:
     """Compare decoded sequences, before any repair, with the true ones.
 
-    Returns:
-        The numbers of sequences and of layers, then shares: layers_exact (type and all free numbers are right), types
-        (the type is right), widths_near (widths of convolutions and inner linear layers within a tenth), lengths and
-        sequences_exact.
+    The result has the numbers of sequences and of layers, then shares: layers_exact (type and all free numbers are
+    right), types, widths_near (of convolutions and inner linear layers, within a tenth), lengths and sequences_exact.
     """
-    names = ("layers_exact", "types", "widths_near", "lengths", "sequences_exact")
-    hits: dict[str, list[bool]] = {name: [] for name in names}
+    hits: dict[str, list[bool]] = {
+        name: [] for name in ("layers_exact", "types", "widths_near", "lengths", "sequences_exact")
+    }
     for wanted, got in zip(true, decoded, strict=True):
         right = []
         for index, item in enumerate(wanted):

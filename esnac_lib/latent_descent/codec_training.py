@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,17 +15,16 @@ from esnac_lib.config.latent_descent import CompressionConfig
 from esnac_lib.files import load_weights, save_weights
 from esnac_lib.latent_descent.codec import Codec
 from esnac_lib.latent_descent.codec_quality import linear_baseline, reconstruction, regression
-from esnac_lib.latent_descent.collection import distribution_of, sampler_of
+from esnac_lib.latent_descent.collection import draw_numbered
 from esnac_lib.latent_descent.examples import Example, Examples, ParamsScale
 from esnac_lib.latent_descent.joint_training import JointSettings, new_autoencoder, train_autoencoder
-from esnac_lib.latent_descent.random_architectures import draw
 from esnac_lib.latent_descent.representation import Representation
 from esnac_lib.latent_descent.sequence import SequenceSpace
 from esnac_lib.latent_descent.trials import TrainedArchitecture
 from esnac_lib.seeding import make_rng
+from esnac_lib.study.session import Session
 
-FILTERS = 100
-"""How many first-layer filters are kept for Figure 4."""
+FILTERS = 100  # of the first layers, kept for Figure 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +49,12 @@ class CodecData:
         random: Sequence[TrainedArchitecture],
     ) -> CodecData:
         """Split a study's random architectures and draw the unlabelled ones."""
+        held_out = [one for one in random if _is_held_out(config, one)]
         train = [teacher, *(one for one in random if not _is_held_out(config, one))]
         unlabelled = _unlabelled(config, space, teacher)
-        return cls(
-            train,
-            [one for one in random if _is_held_out(config, one)],
-            unlabelled,
-            Representation(config.representation, config.max_length, config.width_step),
-            ParamsScale.of(config.params_target, [one.params for one in (*train, *unlabelled)]),
-        )
+        representation = Representation(config.representation, config.max_length, config.width_step)
+        scale = ParamsScale.of(config.params_target, [one.params for one in (*train, *unlabelled)])
+        return cls(train, held_out, unlabelled, representation, scale)
 
     def tensors(self, examples: Sequence[Example]) -> Examples:
         """Return any architectures in this set's representation and scale."""
@@ -83,17 +79,14 @@ def codec_identity(config: CompressionConfig, data: CodecData) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
 
 
-def train_or_load_codec(
-    config: CompressionConfig,
-    space: SequenceSpace,
-    data: CodecData,
-    folder: Path,
-    *,
-    on_record: Callable[[int, dict[str, float]], None],
-    check_stop: Callable[[], None],
-) -> Codec:
-    """Train the codec of a set, or load it from `folder` where that was done before."""
-    identity = codec_identity(config, data)
+def train_or_load_codec(config: CompressionConfig, space: SequenceSpace, data: CodecData, session: Session) -> Codec:
+    """Train the codec of a set and record its losses, or load it where that was done before."""
+    identity, folder, began = codec_identity(config, data), session.students, time.monotonic()
+
+    def on_record(step: int, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            session.ledger.epoch("codec", f"{identity}/{name}", step, value, None, time.monotonic() - began)
+
     autoencoder = new_autoencoder(data.representation.features, config.max_length, config.embedding, config.seed)
     path = folder / f"codec-{identity}.safetensors"
     if path.exists():
@@ -103,7 +96,7 @@ def train_or_load_codec(
         unlabelled = data.tensors(data.unlabelled) if data.unlabelled else None
         train_autoencoder(
             autoencoder, data.tensors(data.train), unlabelled, joint_settings(config), config.seed,
-            checkpoint=checkpoint, on_record=on_record, check_stop=check_stop,
+            checkpoint=checkpoint, on_record=on_record, check_stop=session.check_stop,
         )  # fmt: skip
         save_weights(path, autoencoder.state_dict())
         checkpoint.unlink(missing_ok=True)
@@ -155,10 +148,8 @@ def _is_held_out(config: CompressionConfig, one: TrainedArchitecture) -> bool:
 
 
 def _unlabelled(config: CompressionConfig, space: SequenceSpace, teacher: TrainedArchitecture) -> list[Example]:
-    examples = []
-    for index in range(config.unlabelled):
-        distribution = distribution_of(index, config.around)
-        sample = sampler_of(distribution, space, teacher.items)
-        items = draw(space, sample, make_rng(config.seed, f"{distribution}-unlabelled", index)).items
-        examples.append(Example(items, space.to_architecture(items).num_params, None))
-    return examples
+    draws = (
+        draw_numbered(space, teacher.items, config.around, config.seed, "unlabelled", index)[1].items
+        for index in range(config.unlabelled)
+    )
+    return [Example(items, space.to_architecture(items).num_params, None) for items in draws]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from math import floor
 
-import numpy as np
-
-from esnac_lib.latent_descent.random_architectures import Distribution, draw, random_sequence, sequence_around
+from esnac_lib.latent_descent.random_architectures import Distribution, Draw, draw, random_sequence, sequence_around
 from esnac_lib.latent_descent.sequence import Items, SequenceSpace
 from esnac_lib.latent_descent.trials import Trials
 from esnac_lib.ledger.ledger import Ledger
@@ -22,11 +20,13 @@ def distribution_of(index: int, around: float) -> Distribution:
     return "around" if floor((index + 1) * around + 1e-9) > floor(index * around + 1e-9) else "random"
 
 
-def sampler_of(
-    distribution: Distribution, space: SequenceSpace, teacher: Items
-) -> Callable[[np.random.Generator], Items]:
-    """Return the function that draws one sequence of a distribution."""
-    return partial(random_sequence, space) if distribution == "random" else partial(sequence_around, space, teacher)
+def draw_numbered(
+    space: SequenceSpace, teacher: Items, around: float, seed: int, kind: str, index: int, seen: Collection[str] = ()
+) -> tuple[Distribution, Draw]:
+    """Draw sequence number `index` of a set, and return it with its distribution."""
+    distribution = distribution_of(index, around)
+    sample = partial(random_sequence, space) if distribution == "random" else partial(sequence_around, space, teacher)
+    return distribution, draw(space, sample, make_rng(seed, f"{distribution}-{kind}", index), seen)
 
 
 def collect(
@@ -45,9 +45,7 @@ def collect(
         began, seen = time.perf_counter(), trials.arch_ids()
         sequences, notes = [], []
         for index in range(done, min(done + group, count)):
-            distribution = distribution_of(index, around)
-            sample = sampler_of(distribution, trials.space, teacher)
-            drawn = draw(trials.space, sample, make_rng(seed, f"{distribution}-architecture", index), seen)
+            distribution, drawn = draw_numbered(trials.space, teacher, around, seed, "architecture", index, seen)
             seen.add(trials.space.to_architecture(drawn.items).arch_id)
             sequences.append(drawn.items)
             notes.append({"source": distribution, "index": index, "rejected": drawn.rejected})

@@ -15,13 +15,10 @@ from esnac_lib.latent_descent.sequence import InvalidSequence, Items
 
 @dataclass(frozen=True)
 class CompressionLoss:
-    """L_c = w_a L_a(â, a₀) + w_p L_p(p̂, p₀) (Eq. 17; Eq. 16 has a₀ = 1, p₀ = 0, w_a = 1 and w_p = λ).
+    """L_c = w_a L_a(â, a₀) + w_p L_p(p̂, p₀) (Eq. 17; Eq. 16 has a₀ = 1, p₀ = 0, w_a = 1 and w_p = λ)."""
 
-    The fields are a₀, p₀ (on the regressor's scale), w_a and w_p.
-    """
-
-    accuracy: float
-    params: float
+    accuracy: float  # a₀
+    params: float  # p₀, on the regressor's scale
     accuracy_weight: float
     params_weight: float
 
@@ -69,20 +66,15 @@ def descend(
 
     After some steps (§5.3: about 5) the path leaves the latent vectors of networks, and the regressors become wrong.
     DEVIATION: every `reembed` steps y becomes the latent vector of the network that it decodes to, unless it was that
-    before; 0 (the paper): never.
-
-    DEVIATION: Eq. 18 is printed with a plus, which would ascend.
+    before; 0 (the paper): never. DEVIATION: Eq. 18 is printed with a plus, which would ascend.
     """
-    y = codec.embed([start])  # (1, N)
-    path: list[DescentStep] = []
-    visited: set[str | None] = {None}
+    y, path, visited = codec.embed([start]), list[DescentStep](), set[str | None]()  # y: (1, N)
     for step in range(steps + 1):
         y = y.detach().requires_grad_()
         accuracy, params = codec.regress(y)
         value = loss(accuracy, params).sum()
         predicted = float(accuracy.detach()), codec.scale.params(float(params.detach()))
-        here = _step_of(codec, y.detach(), step, float(value.detach()), *predicted)
-        path.append(here)
+        path.append(here := _step_of(codec, y.detach(), step, float(value.detach()), *predicted))
         (gradient,) = torch.autograd.grad(value, y)
         y = y.detach() - lr * gradient
         if reembed and step and step % reembed == 0 and here.items is not None and here.arch_id not in visited:

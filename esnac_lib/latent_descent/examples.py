@@ -62,18 +62,13 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Examples as tensors.
+    """Examples as tensors."""
 
-    Shape:
-        x: (n, features, length). inside: (n, length), true for the T layers and the end mark after them (Eq. 12 sums
-        over i = 0 … T). lengths: (n,) T. accuracy: (n,), NaN where unknown. params: (n,) on the regressor's scale.
-    """
-
-    x: Tensor
-    inside: Tensor
-    lengths: Tensor
-    accuracy: Tensor
-    params: Tensor
+    x: Tensor  # (n, features, length)
+    inside: Tensor  # (n, length): true for the T layers and the end mark after them (Eq. 12 sums over i = 0 … T)
+    lengths: Tensor  # (n,): T
+    accuracy: Tensor  # (n,), NaN where unknown
+    params: Tensor  # (n,) on the regressor's scale
 
     def __len__(self) -> int:
         return len(self.x)
@@ -93,5 +88,4 @@ class Examples:
 
     def take(self, rows: np.ndarray) -> Examples:
         """Return the examples at these rows."""
-        at = torch.from_numpy(rows)
-        return Examples(self.x[at], self.inside[at], self.lengths[at], self.accuracy[at], self.params[at])
+        return Examples(*(tensor[torch.from_numpy(rows)] for tensor in vars(self).values()))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,18 +18,17 @@ from esnac_lib.files import save_weights
 from esnac_lib.objective import PAPERS, compression_ratio
 from esnac_lib.seeding import derive_seed
 from esnac_lib.study.session import Session
-from esnac_lib.training.final import Finalist, FinalResult, FinalTraining
+from esnac_lib.training.final import Finalist, FinalResult
 from esnac_lib.training.recipes import CLIP_NORM, Recipe
 from esnac_lib.training.teacher import Role, TrainedTeacher
 
 
 def final_recipe(config: CompressionConfig) -> Recipe:
     """Return the recipe of every final training, the teacher's included."""
-    sgd = config.final_optimizer == "sgd"
     return replace(
         Recipe.teacher(config.study_config, "search"),
         optimizer=config.final_optimizer,
-        weight_decay=5e-4 if sgd else 0.0,
+        weight_decay=5e-4 if config.final_optimizer == "sgd" else 0.0,
         schedule=config.schedule,
         clip_norm=CLIP_NORM if config.schedule == "one_cycle" else float("inf"),
     )
@@ -43,6 +41,7 @@ class FinalStage:
         self.config, self.data, self.session = config, data, session
         self.ledger, self.folder, self.watch = session.ledger, session.students, session.callbacks
         self.recipe = final_recipe(config)
+        self.training = session.final_training(data, self.recipe)
         parts = json.dumps([asdict(self.recipe), config.seed], sort_keys=True)
         self._tag = hashlib.blake2b(parts.encode(), digest_size=3).hexdigest()
 
@@ -63,14 +62,6 @@ class FinalStage:
             save_weights(path, fresh_network(architecture, seed).weights())
         return Finalist(key, architecture, path)
 
-    def on_training_split(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
-        """Return validation accuracies after training on the training split."""
-        return self._training().on_training_split(finalists)
-
-    def on_all_images(self, finalists: Sequence[Finalist]) -> list[FinalResult]:
-        """Return test accuracies after training on all images."""
-        return self._training().on_all_images(finalists)
-
     def entry(self, result: FinalResult, teacher: TrainedTeacher, **more: Any) -> dict[str, Any]:
         """Return what the summary says about a network after final training, relative to the reference teacher."""
         params = teacher.architecture.num_params
@@ -87,6 +78,3 @@ class FinalStage:
             "seconds": result.seconds,
             **more,
         }
-
-    def _training(self) -> FinalTraining:
-        return self.session.final_training(self.data, self.recipe)

@@ -27,24 +27,18 @@ from esnac_lib.latent_descent.random_architectures import blocks_of, with_channe
 from esnac_lib.latent_descent.sequence import CONV, LINEAR, Items, SequenceSpace, convolution_blocks
 from esnac_lib.seeding import derive_seed
 
-TEMPERATURE = 3.0
-"""τ of the FitNets paper."""
-FIRST_WEIGHT, LAST_WEIGHT = 4.0, 1.0
-"""λ in the first and in the last epoch."""
+TEMPERATURE = 3.0  # τ of the FitNets paper
+FIRST_WEIGHT, LAST_WEIGHT = 4.0, 1.0  # λ in the first and in the last epoch
 HINT_REGRESSOR = "hint-regressor"
 
 
 def fitnet_sequence(space: SequenceSpace, teacher: Items, most_params: int) -> Items:
-    """Return the largest FitNet of at most so many parameters.
+    """Return the largest FitNet of at most so many parameters, or raise SpaceError if one filter a layer is too many.
 
     It has every convolution of the teacher twice, with all widths scaled by one factor.
-
-    Raises:
-        SpaceError: One filter a layer is too many already.
     """
-    widest = max(item.o for item in teacher)
+    widest, best = max(item.o for item in teacher), None
     wide = replace(space, width_step=1, max_length=2 * space.max_length, max_macs=0)
-    best: Items | None = None
     for filters in range(1, widest + 1):
         items = _deeper(space, teacher, filters / widest)
         if wide.to_architecture(items).num_params > most_params:
@@ -83,8 +77,7 @@ def truncate(architecture: Architecture, last: int) -> Architecture:
 def guided_network(student: Architecture, hint_channels: int) -> Architecture:
     """Return the student up to its guided layer, with the regressor that maps its features to the teacher's."""
     part = truncate(student, middle_layer(student, 2))
-    attrs = {"kernel_size": 1}
-    regressor = Layer(HINT_REGRESSOR, "conv", (slot(len(part.layers) - 1),), hint_channels, attrs)
+    regressor = Layer(HINT_REGRESSOR, "conv", (slot(len(part.layers) - 1),), hint_channels, {"kernel_size": 1})
     return Architecture((*part.layers, regressor), part.input_shape, slot(len(part.layers)))
 
 
@@ -95,11 +88,7 @@ def hint_network(teacher: Architecture, weights: dict[str, Tensor]) -> Network:
 
 
 class SoftenedStudent(nn.Module):
-    """A student in the second stage, whose output in training mode is log P_S and log P_S^τ.
-
-    Shape:
-        Images (B, C, H, W) to logits (B, classes); in training mode to (B, 2 · classes).
-    """
+    """A student in the second stage: images to logits (B, classes); in training mode to log P_S and log P_S^τ."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -116,8 +105,7 @@ class SoftenedStudent(nn.Module):
 class SoftTargets:
     """Images with the soft targets (y, λ P_T^τ): (B, 2 · classes).
 
-    λ depends on the epoch, which is known from the generator's seed: that of epoch e is derived from (seed, purpose, 0,
-    e) (`trainer.train`), in a resumed training too.
+    λ depends on the epoch e, known from the generator's seed, which `trainer.train` derives from (seed, purpose, 0, e).
     """
 
     def __init__(
@@ -125,14 +113,10 @@ class SoftTargets:
     ) -> None:
         self.images, self.classes = images, classes
         self.teacher = teacher.to(images.device).to(memory_format=torch.channels_last).eval()
-        self._weights = {
-            derive_seed(seed, purpose, 0, epoch): FIRST_WEIGHT
-            + (LAST_WEIGHT - FIRST_WEIGHT) * epoch / max(1, epochs - 1)
-            for epoch in range(epochs)
-        }
+        weights = [FIRST_WEIGHT + (LAST_WEIGHT - FIRST_WEIGHT) * epoch / max(1, epochs - 1) for epoch in range(epochs)]
+        self._weights = {derive_seed(seed, purpose, 0, epoch): weight for epoch, weight in enumerate(weights)}
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.images)
 
     def batches(self, batch_size: int, generator: torch.Generator, augment: bool) -> Iterator[tuple[Tensor, Tensor]]:

@@ -19,13 +19,10 @@ from esnac_lib.seeding import derive_seed, make_rng
 from esnac_lib.training.checkpoints import Checkpoint, optimizer_tensors, read_checkpoint, restore, write_checkpoint
 from esnac_lib.training.recipes import Recipe
 
-MOMENTUM = 0.5
-"""Momentum of the paper's Nesterov SGD (§5.2.2)."""
-DECAY = 0.2
-"""Factor of the paper's learning-rate decay (§5.2.2)."""
-CHECKPOINT_EVERY = 500
-RECORDS = 100
-"""How often a training reports its losses, about."""
+MOMENTUM = 0.5  # of the paper's Nesterov SGD (§5.2.2)
+DECAY = 0.2  # factor of the paper's learning-rate decay (§5.2.2)
+CHECKPOINT_EVERY = 500  # steps
+RECORDS = 100  # how often a training reports its losses, about
 
 
 @dataclass(frozen=True)
@@ -51,9 +48,8 @@ class JointSettings:
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of step 0 … iterations − 1."""
-        if self.decay:
-            return self.lr * DECAY ** (step // self.decay)
-        return self.recipe.lr_at((step + 0.5) / self.iterations)
+        one_cycle = self.recipe.lr_at((step + 0.5) / self.iterations)
+        return self.lr * DECAY ** (step // self.decay) if self.decay else one_cycle
 
 
 @dataclass(frozen=True)
@@ -117,15 +113,13 @@ def train_autoencoder(
     for step in range(done, settings.iterations):
         batch = _batch(labelled, unlabelled, settings.batch_size, make_rng(seed, "codec-batch", step))
         numbers = _step(autoencoder, optimizer, batch, settings, settings.lr_at(step))
-        sums = {name: sums.get(name, 0.0) + value for name, value in numbers.items()}
-        since += 1
+        sums, since = {name: sums.get(name, 0.0) + value for name, value in numbers.items()}, since + 1
         if (step + 1) % every == 0 or step + 1 == settings.iterations:
             on_record(step + 1, {name: value / since for name, value in sums.items()})
             sums, since = {}, 0
         if (step + 1) % CHECKPOINT_EVERY == 0 and checkpoint is not None:
-            write_checkpoint(
-                checkpoint, Checkpoint({"step": step + 1}, autoencoder.state_dict(), optimizer_tensors(optimizer), {})
-            )
+            tensors = autoencoder.state_dict(), optimizer_tensors(optimizer)
+            write_checkpoint(checkpoint, Checkpoint({"step": step + 1}, *tensors, {}))
             check_stop()
     autoencoder.eval()
 
@@ -171,6 +165,5 @@ def _resume(autoencoder: Autoencoder, optimizer: torch.optim.Optimizer, path: Pa
         restore(saved, autoencoder, optimizer)
         return int(saved.progress["step"])
     except Exception as error:  # whatever is wrong with the file: it can be trained from the start
-        text = f"the codec's checkpoint cannot be used, so it is trained from the start: {error}"
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(f"the codec's checkpoint cannot be used, so it is trained from the start: {error}", stacklevel=3)
         return 0

@@ -8,18 +8,15 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-WIDTHS: Final = (32, 48, 64, 96)
-"""Channels after each of the four strided blocks; the paper gives none."""
+WIDTHS: Final = (32, 48, 64, 96)  # channels after each of the four strided blocks; the paper gives none
 KERNEL: Final = 5
-HIDDEN: Final = 128
-"""Features of the regressors' fc-ReLU blocks."""
+HIDDEN: Final = 128  # features of the regressors' fc-ReLU blocks
 
 
 class ResidualBlock(nn.Module):
     """x + σ(g(w ∗ x + b)) with a batch norm g; where length or channels change, x goes through a convolution (§8).
 
-    Shape:
-        (B, channels_in, T) to (B, channels, T / stride); with transposed convolutions (B, channels, T · stride).
+    (B, channels_in, T) to (B, channels, T / stride); with transposed convolutions (B, channels, T · stride).
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int = 1, *, transposed: bool = False) -> None:
@@ -41,11 +38,9 @@ class Encoder(nn.Sequential):
 
     def __init__(self, features: int, length: int, embedding: int) -> None:
         blocks: list[nn.Module] = [ResidualBlock(features, WIDTHS[0])]
-        before = WIDTHS[0]
-        for width in WIDTHS:
+        for before, width in itertools.pairwise((WIDTHS[0], *WIDTHS)):
             blocks += [ResidualBlock(before, before), ResidualBlock(before, width, 2)]
-            before = width
-        blocks += [nn.Conv1d(before, embedding, length // 2 ** len(WIDTHS)), nn.Flatten()]
+        blocks += [nn.Conv1d(WIDTHS[-1], embedding, length // 2 ** len(WIDTHS)), nn.Flatten()]
         super().__init__(*blocks)
 
 
@@ -54,15 +49,10 @@ class Decoder(nn.Sequential):
 
     def __init__(self, features: int, length: int, embedding: int) -> None:
         widths = (*WIDTHS[::-1], WIDTHS[0])
-        blocks: list[nn.Module] = [
-            nn.Unflatten(1, (embedding, 1)),
-            nn.ConvTranspose1d(embedding, widths[0], length // 2 ** len(WIDTHS)),
-        ]
+        first = nn.ConvTranspose1d(embedding, widths[0], length // 2 ** len(WIDTHS))
+        blocks: list[nn.Module] = [nn.Unflatten(1, (embedding, 1)), first]
         for before, width in itertools.pairwise(widths):
-            blocks += [
-                ResidualBlock(before, width, 2, transposed=True),
-                ResidualBlock(width, width, transposed=True),
-            ]
+            blocks += [ResidualBlock(before, width, 2, transposed=True), ResidualBlock(width, width, transposed=True)]
         blocks.append(nn.ConvTranspose1d(widths[-1], features, KERNEL, padding=KERNEL // 2))
         super().__init__(*blocks)
 
@@ -71,10 +61,7 @@ class Regressor(nn.Sequential):
     """Three fc-ReLU blocks and an output activation (§4.2): latent vectors (B, N) to one number each (B,)."""
 
     def __init__(self, embedding: int, output: nn.Module) -> None:
-        sizes = (embedding, HIDDEN, HIDDEN, HIDDEN)
-        blocks: list[nn.Module] = []
-        for before, size in itertools.pairwise(sizes):
-            blocks += [nn.Linear(before, size), nn.ReLU()]
+        blocks = [m for before in (embedding, HIDDEN, HIDDEN) for m in (nn.Linear(before, HIDDEN), nn.ReLU())]
         last = nn.Linear(HIDDEN, 1)
         nn.init.constant_(last.bias, 0.5)  # a ReLU that starts below 0 for all inputs would never learn
         super().__init__(*blocks, last, output, nn.Flatten(0))

@@ -24,8 +24,6 @@ from esnac_lib.latent_descent.sequence import (
     LINEAR,
     MAX_POOL,
     POOLS,
-    RELU,
-    SIGMOID,
     InvalidSequence,
     Item,
     Items,
@@ -34,13 +32,10 @@ from esnac_lib.latent_descent.sequence import (
 )
 
 Distribution = Literal["random", "around"]
+Sample = Callable[[np.random.Generator], Items]
 
-LENGTH = (2, 50)
-"""l ~ U(2, 50) (§9)."""
-SMALL = (1, 10)
-"""k, s, p ~ U(1, 10) (§9)."""
-WIDTH = (16, 4096)
-"""o ~ U(16, 4096) (§9)."""
+LENGTH, SMALL, WIDTH = (2, 50), (1, 10), (16, 4096)  # ranges of the length, of k, s and p, and of o (§9)
+STARTS = (CONV, LINEAR, *POOLS)  # types that begin a block
 MAX_DRAWS: Final = 1_000_000
 """Limit for one architecture. With 28×28 images and at most 12 million MACs, one draw in 60 is accepted (§9)."""
 
@@ -53,17 +48,8 @@ class Draw:
     rejected: dict[str, int]
 
 
-def draw(
-    space: SequenceSpace,
-    sample: Callable[[np.random.Generator], Items],
-    rng: np.random.Generator,
-    seen: Collection[str] = (),
-) -> Draw:
-    """Return the first valid sequence of `sample` whose architecture is not among the `seen` arch_ids.
-
-    Raises:
-        SpaceError: There was none in `MAX_DRAWS`.
-    """
+def draw(space: SequenceSpace, sample: Sample, rng: np.random.Generator, seen: Collection[str] = ()) -> Draw:
+    """Return the first valid sequence whose arch_id is not `seen`, or raise SpaceError if `MAX_DRAWS` have none."""
     rejected: Counter[str] = Counter()
     for _ in range(MAX_DRAWS):
         items = sample(rng)
@@ -89,13 +75,11 @@ def random_sequence(space: SequenceSpace, rng: np.random.Generator) -> Items:
     types = rng.integers(CONV, LINEAR, length - 1, endpoint=True)
     small = rng.integers(*SMALL, (length - 1, 3), endpoint=True)
     widths = rng.integers(*WIDTH, length - 1, endpoint=True)
-    channels, items = space.input_shape[0], []
-    for t, (k, s, p), o in zip(types.tolist(), small.tolist(), widths.tolist(), strict=True):
-        padding = 0 if space.enforced and t in POOLS else p
-        item = canonical(Item(t, k, round_to_step(o, space.width_step), s, padding), channels)
-        channels = item.o
-        items.append(item)
-    return (*items, Item(LINEAR, 0, space.num_classes, 0, 0))
+    items = [
+        Item(t, k, round_to_step(o, space.width_step), s, 0 if space.enforced and t in POOLS else p)
+        for t, (k, s, p), o in zip(types.tolist(), small.tolist(), widths.tolist(), strict=True)
+    ]
+    return (*with_channels(items, space.input_shape[0]), Item(LINEAR, 0, space.num_classes, 0, 0))
 
 
 def round_to_step(width: float, step: int) -> int:
@@ -114,8 +98,7 @@ def sequence_around(space: SequenceSpace, teacher: Items, rng: np.random.Generat
     rate = rng.choice([0.0, 0.1, 0.2, 0.3])
     kept = (block for block in blocks_of(teacher[:-1]) if not (block[0].t == CONV and rng.random() < rate))
     blocks = _vary_pools([_vary_block(space, block, scale, rng) for block in kept], rng)
-    alone = (BATCH_NORM, RELU, SIGMOID, DROPOUT)
-    items = [item for block in blocks for item in block if not (item.t in alone and rng.random() < rate / 2)]
+    items = [item for block in blocks for item in block if item.t in STARTS or rng.random() >= rate / 2]
     if rng.random() < 0.15:
         items.insert(0, Item(BATCH_NORM, 0, 0, 0, 0))
     if rng.random() < 0.2:
@@ -130,7 +113,7 @@ def blocks_of(items: Sequence[Item]) -> list[list[Item]]:
     """Split into blocks: a convolution or linear layer with what follows it, or a pool alone."""
     blocks: list[list[Item]] = []
     for item in items:
-        if item.t in (CONV, LINEAR, *POOLS) or not blocks or blocks[-1][0].t in POOLS:
+        if item.t in STARTS or not blocks or blocks[-1][0].t in POOLS:
             blocks.append([item])
         else:
             blocks[-1].append(item)
@@ -138,11 +121,10 @@ def blocks_of(items: Sequence[Item]) -> list[list[Item]]:
 
 
 def _vary_block(space: SequenceSpace, block: list[Item], scale: float, rng: np.random.Generator) -> list[Item]:
-    first = block[0]
-    if first.t not in (CONV, LINEAR):
+    if (first := block[0]).t not in (CONV, LINEAR):
         return block
-    width = min(first.o, round_to_step(first.o * scale * 2 ** rng.uniform(-0.7, 0.7), space.width_step))
-    first = first._replace(o=width)
+    width = round_to_step(first.o * scale * 2 ** rng.uniform(-0.7, 0.7), space.width_step)
+    first = first._replace(o=min(first.o, width))
     if first.t == CONV and rng.random() < 0.25:
         k = int(rng.choice([1, 3, 5]))
         first = first._replace(k=k, p=k // 2)
@@ -166,9 +148,7 @@ def _vary_pools(blocks: list[list[Item]], rng: np.random.Generator) -> list[list
 
 def with_channels(items: Sequence[Item], channels: int) -> Items:
     """Return the items with the o that each has after those before it."""
-    out = []
+    out: list[Item] = []
     for item in items:
-        item = canonical(item, channels)
-        channels = item.o
-        out.append(item)
+        out.append(canonical(item, out[-1].o if out else channels))
     return tuple(out)

@@ -42,11 +42,7 @@ class Repaired:
 
 
 def repair(space: SequenceSpace, decoded: Sequence[Item]) -> Repaired:
-    """Return the valid sequence of a decoded one.
-
-    Raises:
-        InvalidSequence: The rules above do not make it valid.
-    """
+    """Return the valid sequence of a decoded one, or raise InvalidSequence if the rules above do not make it valid."""
     counts: Counter[str] = Counter()
     end = next((index for index, item in enumerate(decoded) if item.t < CONV), len(decoded))
     body = [item._replace(t=min(item.t, LINEAR)) for item in decoded[:end]]
@@ -59,8 +55,7 @@ def repair(space: SequenceSpace, decoded: Sequence[Item]) -> Repaired:
         counts["classifier added"] += 1
     body = body[: space.max_length - 1]
     images = max((index for index, item in enumerate(body) if item.t in ON_IMAGES), default=-1)
-    kept: list[Item] = []
-    shape: Shape = space.input_shape
+    kept, shape = list[Item](), space.input_shape
     for index, item in enumerate(body):
         if item.t == LINEAR and index < images:
             counts["linear layer in between"] += 1
@@ -70,7 +65,7 @@ def repair(space: SequenceSpace, decoded: Sequence[Item]) -> Repaired:
         if space.enforced and item.t in ACTIVATIONS and before in ACTIVATIONS:
             counts["second activation"] += 1
             continue
-        if space.enforced and item.t in POOLS and _reduces_nothing(repaired, shape):
+        if space.enforced and item.t in POOLS and (shape[1] - repaired.k) // repaired.s + 1 >= shape[1]:
             counts["pool that reduces nothing"] += 1
             continue
         counts["entries"] += repaired != item
@@ -94,8 +89,3 @@ def _repaired_item(space: SequenceSpace, item: Item, shape: Shape) -> Item:
         k = min(k, min(shape[1:]) + 2 * padding)
         item = item._replace(k=k, s=max(1, item.s), p=min(padding, k // 2))
     return canonical(item, shape[0])
-
-
-def _reduces_nothing(item: Item, shape: Shape) -> bool:
-    size = (shape[1] - item.k) // item.s + 1
-    return size >= shape[1]

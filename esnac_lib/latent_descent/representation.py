@@ -60,8 +60,7 @@ class Representation:
             numbers[:, 2] = np.rint(table[:, 2] * LARGEST[2] / self.width_step) * self.width_step
         else:
             small = table[:, TYPES:] * SMALL_SCALE  # (length, 4): k, (o), s, p
-            widths = np.rint(2 ** np.clip(table[:, TYPES + 1], 0, 16) - 1) * self.width_step
-            small[:, 1] = widths
+            small[:, 1] = np.rint(2 ** np.clip(table[:, TYPES + 1], 0, 16) - 1) * self.width_step
             numbers = np.column_stack([table[:, :TYPES].argmax(1), np.rint(small)])
         items = [Item(*map(int, row)) for row in np.clip(numbers, 0, 1e6)]
         end = next((index for index, item in enumerate(items) if item.t == 0), len(items))

@@ -22,8 +22,7 @@ from esnac_lib.latent_descent.sequence import Items
 from esnac_lib.latent_descent.trials import TrainedArchitecture, Trials
 from esnac_lib.seeding import derive_seed
 
-ANALYSIS_WEIGHTS = (0.1, 1.0)
-"""Weights of L_a and L_p in §10."""
+ANALYSIS_WEIGHTS = (0.1, 1.0)  # of L_a and L_p in §10
 
 
 @dataclass(frozen=True)
@@ -37,37 +36,30 @@ class DecodedNetwork:
 
 
 class Compression:
-    """The rounds of one study; the codec is finetuned in place.
-
-    `on_path` is called with (name, path, more to record) after every descent, and `note` with the progress in words.
-    """
+    """The rounds of one study; the codec is finetuned in place, and `note` is called with the progress in words."""
 
     def __init__(
-        self,
-        config: CompressionConfig,
-        trials: Trials,
-        codec: Codec,
-        data: CodecData,
-        *,
-        on_path: Callable[[str, Sequence[DescentStep], dict[str, Any]], None],
-        note: Callable[[str], None],
+        self, config: CompressionConfig, trials: Trials, codec: Codec, data: CodecData, note: Callable[[str], None]
     ) -> None:
-        self.config, self.trials, self.codec, self.data = config, trials, codec, data
+        self.config, self.trials, self.codec, self.data, self._note = config, trials, codec, data, note
         self.loss = compression_loss(config, codec, data.train[0].params)
-        self._on_path, self._note = on_path, note
         self._trained: dict[str, TrainedArchitecture] = {one.arch_id: one for one in trials.trained()}
         self._chosen: list[str] = []  # arch_ids of the decoded networks that were trained
 
     def run(self) -> list[TrainedArchitecture]:
         """Run all rounds and return the decoded networks that were trained, in that order."""
         self._train_path("before")
-        self._descend_for_size()
+        unbound = replace(self.codec, space=replace(self.codec.space, enforced=False))  # without the assumptions (§10)
+        for_size = CompressionLoss(1.0, 0.0, *ANALYSIS_WEIGHTS)  # 0.1 L_a + L_p, and no target
+        self._descend("analysis", self.data.train[0].items, unbound, for_size)
         for number in range(self.config.rounds):
-            paths = [self._descend(f"round{number}-start{place}", start) for place, start in enumerate(self._starts())]
+            paths = [
+                self._descend(f"round{number}-start{place}", start, self.codec, self.loss)
+                for place, start in enumerate(self._starts())
+            ]
             new = [one for one in self._decoded(paths) if one.arch_id not in self._chosen]
             self._train(sorted(new, key=lambda one: one.loss)[: self.config.candidates])
-            settings = joint_settings(self.config)
-            seed = derive_seed(self.config.seed, "refresh", number)
+            settings, seed = joint_settings(self.config), derive_seed(self.config.seed, "refresh", number)
             labelled = self.data.tensors([*self.data.train, *self.results()])
             refresh(self.codec.autoencoder, labelled, settings, self.config.refresh_steps, self.config.refresh_lr, seed)
             self._note(f"round {number + 1} of {self.config.rounds}: {len(self._chosen)} decoded architectures trained")
@@ -80,24 +72,23 @@ class Compression:
 
     def _starts(self) -> list[Items]:
         """Return the teacher, then the architectures of lowest loss among all trained ones that are not held out."""
-        others = [*self.data.train[1:], *self.results()]
-        others.sort(key=lambda one: (self._true_loss(one), one.trial))
+
+        def key(one: TrainedArchitecture) -> tuple[float, int]:
+            return self.loss.of(one.accuracy, self.codec.scale.target(one.params)), one.trial
+
+        others = sorted([*self.data.train[1:], *self.results()], key=key)
         return [self.data.train[0].items, *(one.items for one in others[: self.config.starts - 1])]
 
-    def _true_loss(self, one: TrainedArchitecture) -> float:
-        return self.loss.of(one.accuracy, self.codec.scale.target(one.params))
-
-    def _descend(self, name: str, start: Items) -> list[DescentStep]:
-        steps, lr = self.config.descent_steps, self.config.descent_lr
-        path = descend(self.codec, start, self.loss, steps, lr, self.config.reembed)
-        self._on_path(name, path, {"start": [list(item) for item in start]})
+    def _descend(self, name: str, start: Items, codec: Codec, loss: CompressionLoss) -> list[DescentStep]:
+        path = descend(codec, start, loss, self.config.descent_steps, self.config.descent_lr, self.config.reembed)
+        self._record(name, path, start=[list(item) for item in start])
         return path
 
-    def _decoded(self, paths: Sequence[Sequence[DescentStep]]) -> list[DecodedNetwork]:
-        """Return the distinct networks that paths decode to, without those that the codec was trained on or held out.
+    def _record(self, name: str, path: Sequence[DescentStep], **more: Any) -> None:
+        self.trials.ledger.result("path", name, {"steps": [step.to_dict() for step in path]} | more)
 
-        Their loss comes from the accuracy predicted for the decoded network itself and its true size.
-        """
+    def _decoded(self, paths: Sequence[Sequence[DescentStep]]) -> list[DecodedNetwork]:
+        """Return the distinct networks that paths decode to, except those that the codec was trained on or held out."""
         collected = {one.arch_id for one in (*self.data.train, *self.data.held_out)}
         found: dict[str, DecodedNetwork] = {}
         for place, path in enumerate(paths):
@@ -119,14 +110,6 @@ class Compression:
         self._trained = {one.arch_id: one for one in self.trials.trained()}
         self._chosen += [one.arch_id for one in networks if one.arch_id not in self._chosen]
 
-    def _descend_for_size(self) -> None:
-        """Compress the teacher with L = 0.1 L_a + L_p and no target, without the assumptions of §3 (§10)."""
-        codec = replace(self.codec, space=replace(self.codec.space, enforced=False))
-        steps, lr = self.config.descent_steps, self.config.descent_lr
-        start = self.data.train[0].items
-        path = descend(codec, start, CompressionLoss(1.0, 0.0, *ANALYSIS_WEIGHTS), steps, lr, self.config.reembed)
-        self._on_path("analysis", path, {"start": [list(item) for item in start]})
-
     def _train_path(self, name: str) -> None:
         """Descend from the teacher and train what the first steps decode to, to compare predictions with the truth."""
         if not self.config.path_steps:
@@ -135,7 +118,7 @@ class Compression:
         path = descend(self.codec, start, self.loss, self.config.path_steps, self.config.descent_lr)
         self._train(self._decoded([path]))
         trained = [self._trained.get(step.arch_id or "") for step in path]
-        self._on_path(name, path, {"true_accuracy": [None if one is None else one.accuracy for one in trained]})
+        self._record(name, path, true_accuracy=[None if one is None else one.accuracy for one in trained])
 
 
 def compression_loss(config: CompressionConfig, codec: Codec, teacher_params: int) -> CompressionLoss:

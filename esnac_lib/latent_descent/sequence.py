@@ -24,9 +24,7 @@ from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.architecture.layer_types import LAYER_TYPES, Shape
 from esnac_lib.errors import ArchitectureError
 
-CONV, MAX_POOL, BATCH_NORM, RELU, SIGMOID, DROPOUT, AVG_POOL, LINEAR = range(1, 9)
-"""The layer types t in the order of §9."""
-
+CONV, MAX_POOL, BATCH_NORM, RELU, SIGMOID, DROPOUT, AVG_POOL, LINEAR = range(1, 9)  # types t in the order of §9
 KINDS: Final = ("", "conv", "max_pool", "batch_norm", "relu", "sigmoid", "dropout", "avg_pool", "linear")
 """Names of the layer types in an `Architecture`; t = 0 is no layer."""
 
@@ -61,21 +59,17 @@ class InvalidSequence(ArchitectureError):
 class SequenceSpace:
     """The sequences that are architectures for one task.
 
-    Attributes:
-        bias: Of convolutions.
-        enforced: Whether assumptions 2 and 3 of §3 hold (no two activations in a row; pools reduce the map and have no
-            padding); §9 and the decoded networks of §10 break them.
-        width_step: o of convolutions and inner linear layers is a multiple of it (the paper's is 1).
-        max_macs: Most multiply-accumulates of an image; 0 is no limit.
+    `enforced`: whether assumptions 2 and 3 of §3 hold (no two activations in a row; pools reduce the map and have no
+    padding); §9 and the decoded networks of §10 break them.
     """
 
     input_shape: Shape
     num_classes: int
-    bias: bool = True
+    bias: bool = True  # of convolutions
     enforced: bool = True
     max_length: int = 64
-    width_step: int = 1
-    max_macs: int = 0
+    width_step: int = 1  # o of convolutions and inner linear layers is a multiple of it (the paper's is 1)
+    max_macs: int = 0  # most multiply-accumulates of an image; 0 is no limit
 
     @classmethod
     def around(cls, teacher: Architecture, **options: Any) -> SequenceSpace:
@@ -87,14 +81,11 @@ class SequenceSpace:
         space.check(space.to_sequence(teacher))
         return space
 
-    # -- o and its inverse (Eqs. 2 and 3) ----------------------------------------------------------------------------
-
     def to_sequence(self, architecture: Architecture) -> Items:
         """Return o(A), the layers of a chain in their only topological order (Lemma 7.2).
 
-        Raises:
-            InvalidSequence: Five numbers a layer cannot describe it: it has a branch, a kind that is not among the
-                eight, or an attribute that differs from what `to_architecture` gives.
+        Raises InvalidSequence if five numbers a layer cannot describe it: it has a branch, a kind that is not among the
+        eight, or an attribute that differs from what `to_architecture` gives.
         """
         items: list[Item] = []
         for index, layer in enumerate(architecture.layers):
@@ -121,10 +112,8 @@ class SequenceSpace:
         """Return o⁻¹, the network of a sequence, or raise InvalidSequence."""
         self.check(items)
         layers: list[Layer] = []
-        flat = False
-        for item in items:
-            if item.t == LINEAR and not flat:
-                flat = True
+        for index, item in enumerate(items):
+            if item.t == LINEAR and all(earlier.t != LINEAR for earlier in items[:index]):
                 layers.append(Layer("flatten", "flatten", (slot(len(layers) - 1),)))
             layers.append(self._layer(item, f"{KINDS[item.t]}{len(layers)}", len(layers)))
         return Architecture(tuple(layers), self.input_shape, slot(len(layers) - 1))
@@ -141,8 +130,6 @@ class SequenceSpace:
             return window
         return {"p": item.p / 10} if item.t == DROPOUT else {}
 
-    # -- which sequences are architectures ---------------------------------------------------------------------------
-
     def check(self, items: Sequence[Item]) -> list[Shape]:
         """Return the output shape of every item, or raise InvalidSequence with the first reason."""
         if not 2 <= len(items) <= self.max_length:
@@ -151,25 +138,18 @@ class SequenceSpace:
             raise InvalidSequence("no classifier", f"the last layer must be linear with o = {self.num_classes}")
         if all(item.t != CONV for item in items):
             raise InvalidSequence("no convolution", "at least one is needed")
-        shapes: list[Shape] = []
-        shape: Shape = self.input_shape
-        macs = 0
+        shapes, macs = [self.input_shape], 0
         for index, item in enumerate(items):
             before = items[index - 1].t if index else 0
-            out, cost = self.step(item, before, shape, last=index == len(items) - 1)
+            shape, cost = self.step(item, before, shapes[-1], last=index == len(items) - 1)
             macs += cost
             if 0 < self.max_macs < macs:
                 raise InvalidSequence("too many MACs", f"more than {self.max_macs:,} an image")
-            shape = out
-            shapes.append(out)
-        return shapes
+            shapes.append(shape)
+        return shapes[1:]
 
     def step(self, item: Item, before: int, shape: Shape, *, last: bool = False) -> tuple[Shape, int]:
-        """Return output shape and MACs of an item that follows one of type `before` (0: none) with output `shape`.
-
-        Raises:
-            InvalidSequence: The item is not allowed there.
-        """
+        """Return shape and MACs of an item after type `before` (0: none) with `shape`, or raise InvalidSequence."""
         if not CONV <= item.t <= LINEAR:
             raise InvalidSequence("unknown type", f"t = {item.t}: 1 to 8 are allowed")
         if item.t in ON_IMAGES and len(shape) != 3:

@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from esnac_lib.config.base import check_resume
@@ -25,7 +24,6 @@ from esnac_lib.latent_descent.baselines import Baselines
 from esnac_lib.latent_descent.codec import Codec
 from esnac_lib.latent_descent.codec_training import CodecData, codec_identity, codec_record, train_or_load_codec
 from esnac_lib.latent_descent.collection import collect
-from esnac_lib.latent_descent.descent import DescentStep
 from esnac_lib.latent_descent.final import FinalStage
 from esnac_lib.latent_descent.rounds import Compression, select
 from esnac_lib.latent_descent.sequence import SequenceSpace
@@ -42,10 +40,7 @@ from esnac_lib.training.teacher import traced_teacher
 
 
 class CompressionStudy:
-    """One study in `<outputs>/<study>`.
-
-    Making the object checks everything that can be wrong within seconds, raises one line, and writes nothing.
-    """
+    """One study in `<outputs>/<study>`; making it checks all that can be wrong within seconds, and writes nothing."""
 
     def __init__(self, config: CompressionConfig, progress: Progress | None = None) -> None:
         self.config, self.shared = config, config.study_config
@@ -58,23 +53,15 @@ class CompressionStudy:
         dataset = load_dataset(config.dataset, data_root_of(self.shared))
         self.data = StudyData(dataset, self.shared, self.device)
         self.teacher = traced_teacher(self.shared, dataset)[0]
-        space = SequenceSpace.around(
-            self.teacher,
-            enforced=config.assumptions == "enforced",
-            max_length=config.max_length,
-            width_step=config.width_step,
-        )
+        options = {"max_length": config.max_length, "width_step": config.width_step}
+        space = SequenceSpace.around(self.teacher, enforced=config.assumptions == "enforced", **options)
         self.space = replace(space, max_macs=config.max_macs)
 
     def run(self) -> bool:
         """Go through the stages as far as `stop_after` says; a run that was interrupted goes on from its ledger.
 
-        Returns:
-            False if the study was asked to stop before, by `max_minutes` or `Ledger.request_stop`.
-
-        Raises:
-            EsnacError: It cannot go on.
-            Interrupted: In place of a KeyboardInterrupt.
+        Returns False if the study was asked to stop before, by `max_minutes` or `Ledger.request_stop`. Raises an
+        EsnacError where it cannot go on, and Interrupted in place of a KeyboardInterrupt.
         """
         with Session(self.config, self.folder, self.device, self.progress) as session:
             self._stages(session)
@@ -91,10 +78,7 @@ class CompressionStudy:
         if last < STAGES.index("compression"):
             return
         self.progress.begin("decoded architectures")
-        compression = Compression(
-            self.config, trials, surrogate, found,
-            on_path=partial(self._keep_path, session.ledger), note=self.progress.note,
-        )  # fmt: skip
+        compression = Compression(self.config, trials, surrogate, found, self.progress.note)
         results = compression.run()
         if last < STAGES.index("final"):
             return
@@ -103,20 +87,10 @@ class CompressionStudy:
         if last >= STAGES.index("baselines"):
             self._baselines(stage, found, student, accuracy)
 
-    # -- the random architectures ------------------------------------------------------------------------------------
-
     def _trials(self, session: Session) -> Trials:
-        config = self.config
-        recipe = Recipe(
-            config.epochs,
-            config.search_lr,
-            config.batch_size,
-            optimizer="adam",
-            weight_decay=0.0,
-            schedule=config.search_schedule,
-            augment=config.search_augment,
-        )
-        callbacks = session.callbacks("search")
+        config, callbacks = self.config, session.callbacks("search")
+        recipe = Recipe(config.epochs, config.search_lr, config.batch_size, optimizer="adam", weight_decay=0.0)
+        recipe = replace(recipe, schedule=config.search_schedule, augment=config.search_augment)
         evaluator = LocalEvaluator(None, self.data, recipe, config.seed, session.students, callbacks)
         return Trials(session.ledger, evaluator, self.space, self.teacher, config.initialisations)
 
@@ -125,60 +99,40 @@ class CompressionStudy:
 
         def note(done: int) -> None:
             session.check_stop()
-            self.progress.note(
-                f"{done} of {config.architectures} random architectures trained, {duration(time.monotonic() - began)}"
-            )
+            seconds = time.monotonic() - began
+            self.progress.note(f"{done} of {config.architectures} random architectures trained, {duration(seconds)}")
             self.progress.begin("random architectures")
 
         self.progress.begin("the teacher and random architectures")
-
         collect(trials, config.architectures, config.around, config.K, config.seed, note)
 
-    # -- the codec and the compression -------------------------------------------------------------------------------
-
     def _codec(self, session: Session, trials: Trials) -> tuple[CodecData, Codec]:
-        config, began = self.config, time.monotonic()
-        labelled = trials.trained()
+        config, labelled = self.config, trials.trained()
         (teacher,) = [one for one in labelled if one.source == "teacher"]
         random = [one for one in labelled if one.source in ("random", "around")]
         found = CodecData.of(config, self.space, teacher, random)
-        identity = codec_identity(config, found)
-
-        def on_record(step: int, losses: dict[str, float]) -> None:
-            seconds = time.monotonic() - began
-            for name, value in losses.items():
-                session.ledger.epoch("codec", f"{identity}/{name}", step, value, None, seconds)
-
         decoded_space = replace(self.space, max_macs=max(config.max_macs, self.teacher.macs) if config.max_macs else 0)
-        surrogate = train_or_load_codec(
-            config, decoded_space, found, session.students, on_record=on_record, check_stop=session.check_stop
-        )
-        session.ledger.result("codec", "trained", {"identity": identity} | codec_record(surrogate, found))
+        surrogate = train_or_load_codec(config, decoded_space, found, session)
+        record = {"identity": codec_identity(config, found)} | codec_record(surrogate, found)
+        session.ledger.result("codec", "trained", record)
         return found, surrogate
-
-    def _keep_path(self, ledger: Ledger, name: str, path: Sequence[DescentStep], more: dict[str, Any]) -> None:
-        ledger.result("path", name, {"steps": [step.to_dict() for step in path]} | more)
-
-    # -- the end -----------------------------------------------------------------------------------------------------
 
     def _student(
         self, stage: FinalStage, compression: Compression, surrogate: Codec, results: Sequence[TrainedArchitecture]
     ) -> tuple[FinalResult, float]:
         """The student: of the best that were found the one of highest validation accuracy after final training."""
-        reference = stage.teacher("reference")
+        space, reference = replace(self.space, max_macs=0), stage.teacher("reference")
         most = self.teacher.num_params / (self.config.target_times or 1.0)
         best = select(results, compression.loss, surrogate, most)[: self.config.top]
         if not best:
             raise ConfigError("no decoded architecture could be trained: see the errors in the ledger's trials")
         self.progress.begin(f"final training of {len(best)}")
-        finalists = [
-            stage.finalist("student", replace(self.space, max_macs=0).to_architecture(one.items)) for one in best
-        ]
-        validated = stage.on_training_split(finalists)
+        finalists = [stage.finalist("student", space.to_architecture(one.items)) for one in best]
+        validated = stage.training.on_training_split(finalists)
         chosen = max(validated, key=lambda result: (result.params <= most, result.accuracy))
         self.progress.begin("final training of the student on all images")
         (finalist,) = [finalist for finalist in finalists if finalist.key == chosen.key]
-        (student,) = stage.on_all_images([finalist])
+        (student,) = stage.training.on_all_images([finalist])
         (trial,) = [one.trial for one in best if one.arch_id == student.arch_id]
         more = {"trial": trial, "validation_accuracy": chosen.accuracy, "architecture": finalist.architecture.to_json()}
         stage.ledger.result("compressed", "student", stage.entry(student, reference, **more))
@@ -188,9 +142,8 @@ class CompressionStudy:
     def _baselines(self, stage: FinalStage, found: CodecData, student: FinalResult, accuracy: float) -> None:
         space = replace(self.space, max_macs=0)
         baselines = Baselines(stage, space, stage.teacher("reference"), student, accuracy, self.progress)
-        random = [*found.train[1:], *found.held_out]
         work: dict[str, Callable[[], dict[str, Any] | None]] = {
-            "random": lambda: baselines.random(random),
+            "random": lambda: baselines.random([*found.train[1:], *found.held_out]),
             "narrowed": lambda: baselines.narrowed(student.params),
             "fitnet": baselines.fitnet,
             "pruning": baselines.pruning,
@@ -200,8 +153,7 @@ class CompressionStudy:
             stage.ledger.result("compared", name, work[name]() or {})
             self._summarise(stage.session)
         for times in self.config.width_times:
-            entry = baselines.narrowed(round(self.teacher.num_params / times))
-            stage.ledger.result("width", f"{times:g}", entry)
+            stage.ledger.result("width", f"{times:g}", baselines.narrowed(round(self.teacher.num_params / times)))
         self._summarise(stage.session)
 
     def _summarise(self, session: Session) -> None:
@@ -211,23 +163,18 @@ class CompressionStudy:
 
 def summary_of(ledger: Ledger, config: CompressionConfig) -> dict[str, Any]:
     """The study in short, from its ledger; what is not known yet is None."""
-    trials, teachers = ledger.trials(), ledger.results("teacher")
+    trials, reference = ledger.trials(), ledger.results("teacher").get("reference")
     finished = trials[trials["told_at"].notna()]
     sources = [json.loads(text)["source"] for text in finished["decisions"]]
     quality = ledger.results("codec").get("trained", {}).get("held_out", {})
-    reference = teachers.get("reference")
     summary: dict[str, Any] = {
-        "study": config.study,
-        "dataset": config.dataset,
-        "seed": config.seed,
+        **{name: getattr(config, name) for name in ("study", "dataset", "seed")},
         "teacher": reference and {name: reference[name] for name in ("name", "params", "macs", "accuracy")},
         "student": _entry(ledger.results("compressed").get("student")),
         "architectures_trained": len(finished),
         "random_architectures": sum(source in ("random", "around") for source in sources),
         "failed": int((finished["state"] == "failed").sum()),
-        "reconstruction": quality.get("reconstruction"),
-        "accuracy_regressor": quality.get("accuracy_regressor"),
-        "params_regressor": quality.get("params_regressor"),
+        **{name: quality.get(name) for name in ("reconstruction", "accuracy_regressor", "params_regressor")},
         "seconds": {"architectures": float(finished["seconds"].sum())},
     }
     compared = ledger.results("compared")

@@ -27,21 +27,17 @@ from esnac_lib.training.job import Trainee, TrainingJob
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.trainer import evaluate, train
 
-ACCURACY_MARGIN = 0.01
-"""How far below the student's the accuracy may fall (first stop rule of §5.3.1)."""
+ACCURACY_MARGIN = 0.01  # how far below the student's the accuracy may fall (first stop rule of §5.3.1)
 
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """A pruned network, its accuracy on the evaluation images, and parameters and accuracy after each step.
-
-    stopped: "size", "accuracy" or "nothing left".
-    """
+    """A pruned network, its accuracy on the evaluation images, and parameters and accuracy after each step."""
 
     architecture: Architecture
     weights: dict[str, Tensor]
     accuracy: float
-    stopped: str
+    stopped: str  # "size", "accuracy" or "nothing left"
     steps: list[dict[str, Any]]
 
 
@@ -57,7 +53,7 @@ def prune(
     """
     network = build(architecture.standing_alone(), weights)
     accuracy = evaluate(network, evaluation_data, device=device)
-    stopped, steps = "nothing left", list[dict[str, Any]]()
+    stopped, steps, purpose = "nothing left", list[dict[str, Any]](), f"pruning-{run}"
     for step in range(sum(layer.channels for layer in architecture.layers)):
         if network.architecture.num_params <= least_params:
             stopped = "size"
@@ -69,10 +65,8 @@ def prune(
         smaller = _without_filters(network, taylor_importance(network, part, recipe.batch_size), filters)
         if smaller is None:
             break
-        purpose = f"pruning-{run}"
         job = TrainingJob(part, None, recipe, seed=seed, purpose=purpose, index=step, device=device, callbacks=watch)
-        outcome = train([Trainee("pruned", smaller)], job)["pruned"]
-        if outcome.state != "complete":
+        if train([Trainee("pruned", smaller)], job)["pruned"].state != "complete":
             break
         network, accuracy = smaller, evaluate(smaller, evaluation_data, device=device)
         steps.append({"params": network.architecture.num_params, "accuracy": accuracy})

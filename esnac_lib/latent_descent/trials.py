@@ -22,54 +22,44 @@ from esnac_lib.ledger.schema import ProposalRow
 from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.training.evaluator import Evaluation, LocalEvaluator, Task
 
-PURPOSE = "architecture"
-"""Purpose of the random draws of these trainings (`esnac_lib.seeding`)."""
+PURPOSE = "architecture"  # of the random draws of these trainings (`esnac_lib.seeding`)
 
 
 @dataclass(frozen=True)
 class TrainedArchitecture(Example):
     """A trained architecture, from which the codec learns.
 
-    Its accuracy is the mean over initialisations, where one that diverged counts as chance; f is relative to the
-    teacher after the same short training; source is "teacher", "random", "around" or "descent".
+    Its accuracy is the mean over initialisations, where one that diverged counts as chance.
     """
 
     accuracy: float
     trial: int
-    source: str
+    source: str  # "teacher", "random", "around" or "descent"
     arch_id: str
     macs: int
-    f: float
+    f: float  # relative to the teacher after the same short training
 
 
+@dataclass(frozen=True, eq=False)
 class Trials:
     """The trials of one study: each architecture is trained from `initialisations` (m of §5) random ones."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        evaluator: LocalEvaluator,
-        space: SequenceSpace,
-        teacher: Architecture,
-        initialisations: int,
-    ) -> None:
-        self.ledger, self.evaluator, self.space, self.teacher = ledger, evaluator, space, teacher
-        self.initialisations = initialisations
-        self.chance = 1 / space.num_classes
-
-    # -- recorded trials ---------------------------------------------------------------------------------------------
+    ledger: Ledger
+    evaluator: LocalEvaluator
+    space: SequenceSpace
+    teacher: Architecture
+    initialisations: int
 
     def trained(self) -> list[TrainedArchitecture]:
         """Return the trained architectures in the order of their trials, without those that a machine fault stopped."""
         trials = self.ledger.trials()
-        return [
-            self._trained(row) for row in trials[trials["told_at"].notna() & trials["f"].notna()].to_dict("records")
-        ]
+        finished = trials[trials["told_at"].notna() & trials["f"].notna()]
+        return [self._trained(row) for row in finished.to_dict("records")]
 
     def _trained(self, row: Mapping[Any, Any]) -> TrainedArchitecture:
         note = json.loads(row["decisions"])
         items = tuple(Item(*numbers) for numbers in note["sequence"])
-        accuracy = row["accuracy"] if row["state"] == "complete" else self.chance
+        accuracy = row["accuracy"] if row["state"] == "complete" else 1 / self.space.num_classes
         own = row["trial"], note["source"], row["arch_id"], row["macs"], row["f"]
         return TrainedArchitecture(items, row["params"], accuracy, *own)
 
@@ -78,34 +68,22 @@ class Trials:
         return set(self.ledger.trials()["arch_id"])
 
     def teacher_accuracy(self) -> float:
-        """Return the teacher's accuracy after the same short training.
-
-        Raises:
-            TrainingError: That training failed.
-        """
+        """Return the teacher's accuracy after the same short training, or raise TrainingError if that failed."""
         trials = self.ledger.trials()
         own = trials.loc[(trials["arch_id"] == self.teacher.arch_id) & trials["accuracy"].notna(), "accuracy"]
         if own.empty:
             raise TrainingError("the teacher could not be trained like a student: see the first trial's error")
         return float(own.iloc[0])
 
-    # -- new trials --------------------------------------------------------------------------------------------------
-
     def record(self, sequences: Sequence[Items], notes: Sequence[Mapping[str, Any]], began: float) -> int:
-        """Record sequences with their notes as the waiting trials of a new step, and return its number.
-
-        A note has at least a "source"; `began` is when proposing them began (time.perf_counter).
-        """
-        seconds = (time.perf_counter() - began) / max(1, len(sequences))
-        rows = []
+        """Record sequences, proposed since `began` (time.perf_counter), as a new step's trials; return its number."""
+        seconds, rows = (time.perf_counter() - began) / max(1, len(sequences)), []
         for items, note in zip(sequences, notes, strict=True):
             is_teacher = note["source"] == "teacher"
             architecture = self.teacher if is_teacher else replace(self.space, max_macs=0).to_architecture(items)
             text = json.dumps(dict(note) | {"sequence": [list(item) for item in items]})
-            shape = architecture.num_params, architecture.macs
-            rows.append(
-                ProposalRow(None, architecture.arch_id, *shape, text, architecture.to_json(), None, None, None, seconds)
-            )
+            size, texts = (architecture.num_params, architecture.macs), (text, architecture.to_json())
+            rows.append(ProposalRow(None, architecture.arch_id, *size, *texts, None, None, None, seconds))
         steps = self.ledger.trials()["step"]
         step = int(steps.max()) + 1 if len(steps) else 0
         self.ledger.record(step, rows)
@@ -139,7 +117,8 @@ class Trials:
         known = [result for result in results if not result.machine]
         errors = [result.error for result in results if result.error is not None]
         seconds = sum(result.seconds for result in results)
-        accuracies = [self.chance if result.accuracy is None else result.accuracy for result in known]
+        chance = 1 / self.space.num_classes
+        accuracies = [chance if result.accuracy is None else result.accuracy for result in known]
         self.ledger.result("initialisations", row.arch_id, {"accuracies": accuracies, "errors": errors})
         if not known:
             self.ledger.fail(trial, errors[0], seconds, f=None)
@@ -148,6 +127,5 @@ class Trials:
         else:
             accuracy = fmean(accuracies)
             reference = accuracy if row.arch_id == self.teacher.arch_id else self.teacher_accuracy()
-            student, teacher = Measurement(accuracy, row.params), Measurement(reference, self.teacher.num_params)
-            f = PAPERS.value(student, teacher)
+            f = PAPERS.value(Measurement(accuracy, row.params), Measurement(reference, self.teacher.num_params))
             self.ledger.complete(trial, accuracy, f, max(result.best_epoch for result in known), seconds)

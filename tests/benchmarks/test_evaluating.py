@@ -1,4 +1,4 @@
-"""The loops that our training is measured against do the same work; and ours is as accurate as theirs."""
+"""The loops that our training is measured against do the same work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from esnac_lib.benchmarks import evaluating, published_loop
-from esnac_lib.benchmarks.evaluating import EvaluatingCase, accuracy_rows, profile_rows, share_rows, speed_rows
+from esnac_lib.benchmarks.evaluating import EvaluatingCase, profile_rows, share_rows, speed_rows
 from esnac_lib.benchmarks.published_loop import PilImages, train_published
 from esnac_lib.data.batches import DeviceData
 from esnac_lib.seeding import make_generator
@@ -102,18 +102,6 @@ def test_our_loop_is_a_plain_loop_to_the_bit() -> None:
             F.mse_loss(twin(x), teacher(x).detach()).backward()
             optimizer.step()
     assert all(torch.equal(outcome.last_weights[name], tensor) for name, tensor in twin.state_dict().items())
-
-
-def test_our_loop_is_as_accurate_as_the_published_one() -> None:
-    """Three seeds of three students each. The loops draw other crops and orders: the means agree within their noise."""
-    rows = accuracy_rows(EvaluatingCase(K=3, images=900, batch_size=32), epochs=4, teacher_epochs=4)
-    ours, theirs = (
-        np.array([row["accuracy"] for row in rows if row["loop"] == loop]) for loop in ("ours", "published")
-    )
-    assert len(ours) == len(theirs) == 9
-    difference = ours - theirs  # of the same student in both loops
-    assert abs(difference.mean()) < 0.02 + 2 * difference.std(ddof=1) / 3
-    assert ours.mean() > 0.5 and np.corrcoef(ours, theirs)[0, 1] > 0.5
 
 
 def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,15 +13,6 @@ from esnac_lib.benchmarks.tabular.predictors import PREDICTORS, Observed, surrog
 from esnac_lib.benchmarks.tabular.table import COMMITTED, OfflineTable, Problem, collect, load, write
 
 __all__ = [
-    "COMMITTED",
-    "PREDICTORS",
-    "Emulator",
-    "Observed",
-    "OfflineTable",
-    "Problem",
-    "collect",
-    "load",
-    "replay",
-    "surrogate_quality",
-    "write",
-]
+    "COMMITTED", "PREDICTORS", "Emulator", "Observed", "OfflineTable", "Problem", "collect", "load", "replay",
+    "surrogate_quality", "write",
+]  # fmt: skip

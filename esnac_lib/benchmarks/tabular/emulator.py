@@ -24,8 +24,7 @@ from esnac_lib.seeding import make_rng
 from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.search_space import SearchSpace
 
-TREES = 100
-FOLDS = 5
+TREES, FOLDS = 100, 5
 LEAST = 20  # evaluations, below which nothing is emulated
 
 
@@ -41,12 +40,9 @@ class Emulator:
         rows = table.of(problem)
         if len(rows) < LEAST:
             raise DataError(f"{problem!r} has {len(rows)} evaluations in the table: at least {LEAST} are needed")
-        self.problem = problem
-        self.space = problem.space()
-        self.seed = seed
-        self._f = rows["f"].to_numpy()
+        self.problem, self.space, self.seed = problem, problem.space(), seed
+        self._f, self._params = rows["f"].to_numpy(), rows["params"].to_numpy()
         self._accuracy = rows["accuracy"].fillna(0.0).to_numpy()  # a student that diverged has f = 0
-        self._params = rows["params"].to_numpy()
         self._features = features(self.space, decisions_of(rows), rows["params"], rows["macs"])
         self._trees = _trees().fit(self._features, self._accuracy)
         self.noise = float(np.std(self._unseen - self._accuracy)) if noise is None else noise
@@ -91,13 +87,8 @@ def replay(sampler: Sampler, emulator: Emulator, K: int, steps: int) -> list[flo
 
 
 def features(space: SearchSpace, decisions: Sequence[Decisions], params: pd.Series, macs: pd.Series) -> np.ndarray:
-    """Return each decision as a number, and the size: (n, d).
-
-    A ratio a group, a flag a removable layer, how many are removed of each kind and skips added, log parameters, log
-    MACs.
-    """
-    kinds = sorted({space.teacher.layers[i].kind for i in space.removable})
-    rows = []
+    """Return each decision as a number, and the size: (n, d)."""
+    kinds, rows = sorted({space.teacher.layers[i].kind for i in space.removable}), []
     for one, size, cost in zip(decisions, params, macs, strict=True):
         one = space.normalise(one)
         removed = [space.teacher.layers[i].kind for i in one.removed]

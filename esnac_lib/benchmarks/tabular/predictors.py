@@ -26,16 +26,12 @@ FOREST = 200  # trees
 
 @dataclass(frozen=True)
 class Observed:
-    """Students in the forms that predictors read.
+    """n students in the forms that predictors read."""
 
-    Shape:
-        encodings: each (L, d). features: (n, d). gains: C (2 - C), known before a training, (n,). f: (n,).
-    """
-
-    encodings: tuple[np.ndarray, ...]
-    features: np.ndarray
-    gains: np.ndarray
-    f: np.ndarray
+    encodings: tuple[np.ndarray, ...]  # each (L, d)
+    features: np.ndarray  # (n, d)
+    gains: np.ndarray  # (n,): C (2 - C), known before a training
+    f: np.ndarray  # (n,)
 
     def part(self, index: np.ndarray) -> Observed:
         """Return some of them."""
@@ -47,12 +43,9 @@ Predictor = Callable[[Observed, Observed, int], np.ndarray]
 
 
 def kernel(settings: KernelSettings, scale: str = "raw", centred: bool = False) -> Predictor:
-    """Return ESNAC's kernel as a predictor.
+    """Return ESNAC's kernel as a predictor; `centred`: the mean of the seen f is subtracted before, and added again.
 
-    Args:
-        settings: How it is learned.
-        scale: "raw" encodings as in the authors' code, or each feature relative to its largest seen value ("unit").
-        centred: Whether the mean of the seen f is subtracted before, and added again.
+    scale: "raw" encodings as in the authors' code, or each feature relative to its largest seen value ("unit").
     """
 
     def predict(seen: Observed, unseen: Observed, seed: int) -> np.ndarray:
@@ -72,10 +65,7 @@ def forest(seen: Observed, unseen: Observed, seed: int) -> np.ndarray:
 
 
 def accuracy(predictor: Predictor) -> Predictor:
-    """Return a predictor that learns the accuracy instead, relative to the teacher's and standardised.
-
-    f follows with the exact size, as in `esnac_lib.surrogate.targets`.
-    """
+    """Return a predictor of the accuracy, relative to the teacher's and standardised; f follows with the exact size."""
 
     def predict(seen: Observed, unseen: Observed, seed: int) -> np.ndarray:
         known = seen.part(np.flatnonzero(seen.gains > 0))
@@ -113,10 +103,7 @@ def surrogate_quality(
     """Return surrogate, rank correlation (Spearman's, mean over splits), its standard deviation, seconds a split.
 
     In each split `seen` students of the problem, drawn at random, are known, and the rest are predicted. All predictors
-    have the same splits.
-
-    Raises:
-        DataError: Fewer than 10 are left to predict.
+    have the same splits. Raises DataError if fewer than 10 are left to predict.
     """
     rows = table.of(problem)
     if len(rows) - seen < 10:

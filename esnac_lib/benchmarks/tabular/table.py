@@ -39,16 +39,12 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Problem:
-    """All that f depends on apart from the architecture.
+    """All that f depends on apart from the architecture."""
 
-    name: a short hash of it. training: the parameters of the study that define it. accuracy: of the search teacher, on
-    the validation images. operators: of the studies' search space.
-    """
-
-    name: str
-    training: Mapping[str, Any]
-    operators: tuple[str, ...]
-    accuracy: float
+    name: str  # a short hash of the rest
+    training: Mapping[str, Any]  # the parameters of the study that define it
+    operators: tuple[str, ...]  # of the studies' search space
+    accuracy: float  # of the search teacher, on the validation images
     teacher: Architecture
 
     def __repr__(self) -> str:
@@ -62,21 +58,17 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class OfflineTable:
-    """problems by name, and a DataFrame of evaluations: `COLUMNS`, one line for each architecture of a problem.
-
-    `decisions` is `Decisions.to_json` text, `curve` a list of [loss, validation accuracy] by epoch.
-    """
+    """Problems by name, and their evaluations, one line for each architecture of a problem."""
 
     problems: Mapping[str, Problem]
-    evaluations: pd.DataFrame
+    evaluations: pd.DataFrame  # `COLUMNS`: `decisions` as text, `curve` a list of [loss, validation accuracy] by epoch
 
     def __repr__(self) -> str:
         return f"OfflineTable({len(self.evaluations)} evaluations of {len(self.problems)} problems)"
 
     def of(self, problem: Problem) -> pd.DataFrame:
         """Return the evaluations of one problem."""
-        found = self.evaluations[self.evaluations["problem"] == problem.name]
-        return found.reset_index(drop=True)
+        return self.evaluations[self.evaluations["problem"] == problem.name].reset_index(drop=True)
 
     def largest(self) -> Problem:
         """Return the problem with most evaluations; of equals the first by name."""
@@ -89,23 +81,13 @@ class OfflineTable:
         lines = []
         for name, problem in self.problems.items():
             rows, training = self.of(problem), problem.training
-            search = training["search"]
-            lines.append(
-                {
-                    "problem": name,
-                    "teacher": training["teacher"],
-                    "data set": training["dataset"],
-                    "seed": training["seed"],
-                    "images": training["search_images"] or "all",
-                    "epochs": search["epochs"],
-                    "operators": ", ".join(problem.operators),
-                    "filters kept": training.get("keep", "first"),
-                    "decisions": problem.space().num_decisions,
-                    "evaluations": len(rows),
-                    "mean f": rows["f"].mean(),
-                    "best f": rows["f"].max(),
-                }
-            )
+            lines.append({
+                "problem": name, "teacher": training["teacher"], "data set": training["dataset"],
+                "seed": training["seed"], "images": training["search_images"] or "all",
+                "epochs": training["search"]["epochs"], "operators": ", ".join(problem.operators),
+                "filters kept": training.get("keep", "first"), "decisions": problem.space().num_decisions,
+                "evaluations": len(rows), "mean f": rows["f"].mean(), "best f": rows["f"].max(),
+            })  # fmt: skip
         return pd.DataFrame(lines)
 
 
@@ -137,10 +119,8 @@ def write(table: OfflineTable, path: Path = COMMITTED) -> Path:
     """Write a table; the same table gives the same bytes, whenever and wherever it is written."""
     lines: list[dict[str, Any]] = [{"offline": VERSION, "columns": list(COLUMNS)}]
     for problem in table.problems.values():
-        about = {"training": dict(problem.training), "operators": list(problem.operators)}
-        lines.append(
-            {"problem": problem.name, **about, "accuracy": problem.accuracy, "teacher": problem.teacher.to_json()}
-        )
+        about = {"problem": problem.name, "training": dict(problem.training), "operators": list(problem.operators)}
+        lines.append({**about, "accuracy": problem.accuracy, "teacher": problem.teacher.to_json()})
     for row in table.evaluations.to_dict("records"):
         values = {name: None if isinstance(row[name], float) and row[name] != row[name] else row[name] for name in row}
         lines.append({"evaluation": [values[name] for name in COLUMNS]})
@@ -194,10 +174,8 @@ def _evaluations(
     ledger: Ledger, config: StudyConfig, problem: Problem, study: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(architecture as text, line of the table) of each finished trial that has an f."""
-    trials, epochs = ledger.trials(), ledger.epochs("search")
-    curves = {
-        str(name): rows[["loss", "accuracy"]].round(6).to_numpy().tolist() for name, rows in epochs.groupby("name")
-    }
+    trials, epochs = ledger.trials(), ledger.epochs("search").groupby("name")
+    curves = {str(name): rows[["loss", "accuracy"]].round(6).to_numpy().tolist() for name, rows in epochs}
     known = {"problem": problem.name, "study": study, "sampler": config.sampler, "sampling": config.sampling}
     for row in trials[trials["told_at"].notna() & trials["f"].notna()].to_dict("records"):
         values = {name: row[name] for name in ("trial", "step", "arch_id", "decisions", "params", "macs", "f", "error")}
