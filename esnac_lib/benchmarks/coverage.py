@@ -227,7 +227,7 @@ def table(surveys: Iterable[Survey]) -> pd.DataFrame:
             "share of own filters": row.own_share,
             "opaque": len(row.opaque),
             "proved": f"{row.proved} of {row.students}",
-            "times smaller": row.times,
+            "compression (×)": row.times,
             "trace s": row.trace_seconds,
             "all s": row.seconds,
         }

@@ -68,10 +68,7 @@ def _lines(space: SearchSpace, record: StudyRecord, observed: pd.DataFrame, kern
     for k, kernel in enumerate(learned):
         given = space, maker, scorer(kernel), known, config.candidates
         rng = [make_rng(config.seed, "maximisers", size, k, which) for which in range(2)]
-        found = [
-            maximise_by_sampling(*given, rng[0]),
-            maximise_by_evolution(*given, rng[1], start=start),
-        ]
+        found = [maximise_by_sampling(*given, rng[0]), maximise_by_evolution(*given, rng[1], start=start)]
         for name, candidate in zip(MAXIMISERS, found, strict=True):
             if candidate is not None:
                 deviation = float(np.sqrt(candidate.variance))
