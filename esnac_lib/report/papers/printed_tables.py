@@ -64,9 +64,6 @@ def paper_tables() -> dict[str, tuple[PaperRow, ...]]:
     return tables
 
 
-# -- ESNAC -------------------------------------------------------------------------------------------------------------
-
-
 def _table1(esnac: Values) -> Iterator[PaperRow]:
     methods: dict[str, tuple[str, Values]] = {
         "random_search": ("random search", {"sampler": "random", "operators": FULL}),
@@ -173,9 +170,6 @@ def _of(dataset: str, teacher: str) -> dict[str, str]:
 
 def _setting(dataset: str, teacher: str) -> str:
     return f"{TEACHERS[teacher].label} on {DATASETS[dataset].label}"
-
-
-# -- Architecture Compression ------------------------------------------------------------------------------------------
 
 
 def _compression1(paper: Values) -> Iterator[PaperRow]:

@@ -60,9 +60,8 @@ def ranking(experiment: ExperimentRecord, rows: Mapping[str, str]) -> str:
     means = {label: float(np.mean(list(f_by_seed(records).values()))) for label, records in found.items()}
     order = sorted(means, key=lambda label: -means[label])
     student = found[order[0]][0].student
-    images = (
-        "after final training, on the test images" if student and student.evaluated_on == "test" else "of the search"
-    )
+    tested = student is not None and student.evaluated_on == "test"
+    images = "after final training, on the test images" if tested else "of the search"
     listed = ", ".join(f"{label} {means[label]:.4f}" for label in order)
     equal = [label for label in order if means[label] == means[order[0]]]
     verb = "ends" if len(equal) == 1 else "end"

@@ -113,6 +113,5 @@ def seconds_table(record: StudyRecord) -> pd.DataFrame:
 def failures_table(record: StudyRecord) -> pd.DataFrame:
     """Return why trials failed: each reason, how often, and the first trial that met it."""
     groups = record.failed.groupby("error", dropna=False)["trial"]
-    table = groups.agg(trials="count", first="min").reset_index()
-    table = table.rename(columns={"error": "reason", "first": "first trial"})
-    return table.sort_values("first trial", ignore_index=True)
+    table = groups.agg(trials="count", first="min").rename_axis("reason").reset_index()
+    return table.rename(columns={"first": "first trial"}).sort_values("first trial", ignore_index=True)
