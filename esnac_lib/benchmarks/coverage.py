@@ -192,7 +192,7 @@ def table(surveys: Iterable[Survey]) -> pd.DataFrame:
             "model": row.model, "parameters": row.params, "layers": row.layers, "removable": row.removable,
             "shrinkable": row.shrinkable, "connectable": row.connectable, "share shrinkable": row.share,
             "share of own filters": row.own_share, "opaque": len(row.opaque),
-            "proved": f"{row.proved} of {row.students}", "times smaller": row.times, "trace s": row.trace_seconds,
+            "proved": f"{row.proved} of {row.students}", "compression (×)": row.times, "trace s": row.trace_seconds,
             "all s": row.seconds,
         }
         for row in surveys

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-CONFIDENCE = 0.95
 LEAST = 3  # pairs, below which there is no rank correlation
 
 
@@ -37,7 +36,7 @@ def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     runs, mean = len(values), values.mean(axis=0)
     if runs < 2:
         return mean, np.zeros_like(mean)
-    quantile = student_t.ppf((1 + CONFIDENCE) / 2, runs - 1)
+    quantile = student_t.ppf((1 + 0.95) / 2, runs - 1)
     return mean, quantile * values.std(axis=0, ddof=1) / np.sqrt(runs)
 
 

@@ -133,7 +133,7 @@ def test_margins_are_seed_by_seed(experiment: ExperimentRecord) -> None:
 
 def test_without_a_search(experiment: ExperimentRecord) -> None:
     table = report.without_a_search_table(experiment).set_index("method")
-    assert table.loc["width scaling", "best f"] == 0.65 and table.loc["width scaling", "times"] == 5
+    assert table.loc["width scaling", "best f"] == 0.65 and table.loc["width scaling", "compression (×)"] == 5
     assert table.loc["magnitude pruning", "best f"] == 0.62 and table.loc["magnitude pruning", "sizes tried"] == 1
 
 

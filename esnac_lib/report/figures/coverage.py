@@ -33,7 +33,7 @@ def coverage_figure(zoos: Mapping[str, pd.DataFrame]) -> Figure:
             sns.ecdfplot(y=rows[column], stat="percent", complementary=True, ax=left, **look)
         traced = rows[rows["layers"] > 0]
         look = {"color": colour, "alpha": 0.8, "label": zoo}
-        sns.scatterplot(traced, x="parameters", y="times smaller", s=28, ax=right, **look)
+        sns.scatterplot(traced, x="parameters", y="compression (×)", s=28, ax=right, **look)
     right.axhline(FOURFOLD, color=style.GREY, linewidth=1, label="4× fewer parameters")
     style.tidy(left, xlabel="models with at least this share [%]", ylabel="share of parameters that shrinking reaches")
     left.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -17,18 +17,8 @@ import pandas as pd
 from esnac_lib.files import write_atomically
 from esnac_lib.objective import OBJECTIVES, Measurement
 from esnac_lib.report.papers.printed_tables import NUMBERS, PaperRow, paper_tables
-from esnac_lib.report.records.runs import (
-    COMPRESSION,
-    TEACHER_PARAMETERS,
-    Run,
-    RunGroup,
-    grouped,
-    is_same,
-    results_of,
-    search_protocol,
-    teacher_protocol,
-)
-from esnac_lib.report.statistics import Stat
+from esnac_lib.report.records.runs import COMPRESSION, Pair, Run, RunGroup, grouped, is_same, results_of
+from esnac_lib.report.statistics import Stat, stat
 from esnac_lib.report.tables.formatting import readable
 
 NOT_RUN = "not run yet"
@@ -41,16 +31,12 @@ COLUMNS = (
 def verdict(ours: Stat, printed: Stat) -> str:
     """Return how ours compares with a printed value, the higher the better: "better", "worse" or "within one std".
 
-    One standard deviation is the larger of the printed one and that of our runs; where there is none, any difference
-    counts.
+    That is the larger of the printed deviation and that of our runs; where there is none, any difference counts.
     """
-    if ours.mean is None:
-        return NOT_RUN
-    if printed.mean is None:
-        return "nothing printed"
-    spread = max(ours.std or 0.0, printed.std or 0.0)
+    if ours.mean is None or printed.mean is None:
+        return NOT_RUN if ours.mean is None else "nothing printed"
     difference = round(ours.mean - printed.mean, 9)
-    if abs(difference) <= spread:
+    if abs(difference) <= max(ours.std or 0.0, printed.std or 0.0):
         return "within one std"
     return "better" if difference > 0 else "worse"
 
@@ -62,29 +48,20 @@ def compare_with_papers(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
     and original ShuffleNets by accuracy). Where there is none, the verdict says how far the studies are.
     """
     groups = grouped(runs)
-    return {
-        name: _frame([line for row in rows for line in _lines(row, groups)]) for name, rows in paper_tables().items()
-    }
+    tables = paper_tables().items()
+    return {name: _frame([line for row in rows for line in _lines(row, groups)]) for name, rows in tables}
 
 
 def other_studies(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return a line for each protocol that corresponds to no printed row of a student.
-
-    f is against our own teachers here, since there is no printed one.
-    """
+    """Return a line for each protocol that corresponds to no printed row of a student. f is against our teachers."""
     rows = [row for table in paper_tables().values() for row in table if row.what != "teacher"]
     lines = []
     for group in grouped(runs):
-        second = group.config["sampler"] == COMPRESSION
-        if any(is_same(group.config, row.same) and second == (row.what != "solution") for row in rows):
+        config, second = group.config, group.config["sampler"] == COMPRESSION
+        if any(is_same(config, row.same) and second == (row.what != "solution") for row in rows):
             continue
-        finished = group.finished
-        solutions = [(run.solution, run.teacher) for run in finished if run.solution and run.teacher]
-        objective = OBJECTIVES[group.config["objective"]]
-        stats = results_of(solutions, None, objective)
-        beaten = [(run.narrowed, run.teacher) for run in finished if run.narrowed and run.teacher]
-        best = [run.best_f for run in group.runs if run.best_f is not None]
-        config = group.config
+        objective = OBJECTIVES[config["objective"]]
+        stats = results_of(group.solutions, None, objective)
         lines.append(
             {
                 "studies": ", ".join(group.study_names),
@@ -92,12 +69,12 @@ def other_studies(runs: Sequence[Run]) -> pd.DataFrame:
                 "sampler": config["sampler"],
                 "evaluated": f"{sum(r.observed for r in group.runs)} of {sum(r.planned for r in group.runs)}",
                 "failed": sum(run.failed for run in group.runs),
-                "best search f": _mean(best),
+                "best search f": stat([run.best_f for run in group.runs if run.best_f is not None]).mean,
                 **{label: stats[name].mean for name, label in NUMBERS.items()},
                 "f ±": stats["f"].std,
-                "f of narrowed teacher": results_of(beaten, None, objective)["f"].mean,
-                "runs": len(finished),
-                "protocol": search_protocol(config),
+                "f of narrowed teacher": results_of(group.narrowed, None, objective)["f"].mean,
+                "runs": len(group.solutions),
+                "protocol": group.search_protocol,
             }
         )
     columns = ["studies", "what", "sampler", "evaluated", "failed", "best search f", *NUMBERS.values(), "f ±"]
@@ -119,68 +96,50 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
 def verdicts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Count our lines of each table by verdict; printed rows without a run of ours count as not run."""
     kinds = ["better", "within one std", "worse", NOT_RUN]
-    counts = [
-        [name, *(int(table["verdict"].str.startswith(kind).sum()) for kind in kinds)] for name, table in tables.items()
-    ]
-    return pd.DataFrame(counts, columns=["table", *kinds])
-
-
-# -- the lines of one printed row --------------------------------------------------------------------------------------
+    counts = [[int(table["verdict"].str.startswith(kind).sum()) for kind in kinds] for table in tables.values()]
+    return pd.DataFrame([[name, *row] for name, row in zip(tables, counts, strict=True)], columns=["table", *kinds])
 
 
 def _lines(row: PaperRow, groups: Sequence[RunGroup]) -> list[dict[str, Any]]:
-    printed = {name: getattr(row, name) for name in NUMBERS}
-    lines = [_line(row, "published", printed, None, "", "")]
+    """The lines of one printed row."""
+    lines = [_line(row, "published", {name: getattr(row, name) for name in NUMBERS}, None, "", "")]
     if row.program:
         own = {name: Stat(row.program[name]) for name in NUMBERS}
         lines.append(_line(row, "authors' program, seed 127", own, 1, "as published", ""))
-    by = "accuracy" if row.what == "teacher" else "f"
-    ours = _our_lines(row, by, groups)
-    return lines + (ours or [_line(row, "ours", {}, 0, "", _how_far(row, groups))])
-
-
-def _our_lines(row: PaperRow, by: str, groups: Sequence[RunGroup]) -> list[dict[str, Any]]:
     asked = [group for group in groups if is_same(group.config, row.same)]
+    return lines + (_our_lines(row, asked) or [_line(row, "ours", {}, 0, "", _how_far(row, asked))])
+
+
+def _our_lines(row: PaperRow, asked: Sequence[RunGroup]) -> list[dict[str, Any]]:
     if row.what == "teacher":
         found = _teachers(asked)
     elif row.what == "solution":
-        found = [
-            (
-                search_protocol(group.config),
-                [(run.solution, run.teacher) for run in group.finished if run.solution and run.teacher],
-            )
-            for group in asked
-        ]
+        found = [(group.search_protocol, group.solutions) for group in asked]
     else:
         found = [("as its notebook says", _from_summaries(row, group)) for group in asked]
     lines = []
     for protocol, pairs in found:
         if pairs:
-            stats = results_of(pairs, row.teacher_accuracy)
+            stats, by = results_of(pairs, row.teacher_accuracy), "f"
             if row.what == "teacher":
-                stats |= {name: Stat() for name in ("ratio", "times", "f")}
+                stats, by = {name: stats[name] for name in ("accuracy", "params")}, "accuracy"
             lines.append(_line(row, "ours", stats, len(pairs), protocol, verdict(stats[by], getattr(row, by))))
     return lines
 
 
-def _teachers(groups: Sequence[RunGroup]) -> list[tuple[str, list[tuple[Measurement, Measurement]]]]:
+def _teachers(groups: Sequence[RunGroup]) -> list[tuple[str, list[Pair]]]:
     """Reference teachers by the protocol of their training; studies with one seed share theirs."""
-    found: dict[str, dict[int, Measurement]] = {}
-    words: dict[str, str] = {}
+    found: dict[str, tuple[str, dict[int, Measurement]]] = {}
     for group in groups:
-        recipe = str([group.config[name] for name in TEACHER_PARAMETERS])
-        for run in group.runs:
-            if run.teacher is not None:
-                words[recipe] = teacher_protocol(group.config)
-                found.setdefault(recipe, {})[run.config["seed"]] = run.teacher
-    return [(words[recipe], [(t, t) for _, t in sorted(teachers.items())]) for recipe, teachers in found.items()]
+        if teachers := {run.config["seed"]: run.teacher for run in group.runs if run.teacher is not None}:
+            found.setdefault(group.teacher_recipe, (group.teacher_protocol, {}))[1].update(teachers)
+    return [(protocol, [(t, t) for _, t in sorted(teachers.items())]) for protocol, teachers in found.values()]
 
 
-def _from_summaries(row: PaperRow, group: RunGroup) -> list[tuple[Measurement, Measurement]]:
+def _from_summaries(row: PaperRow, group: RunGroup) -> list[Pair]:
     """The student, or a baseline, of Architecture Compression: in the summary next to the ledger."""
     name = row.key if row.what == "baseline" else "student"
-    found = [(run.summary.get(name), run.summary.get("teacher")) for run in group.runs]
-    pairs = [(_measured(network), _measured(teacher)) for network, teacher in found]
+    pairs = [(_measured(run.summary.get(name)), _measured(run.summary.get("teacher"))) for run in group.runs]
     return [(network, teacher) for network, teacher in pairs if network and teacher]
 
 
@@ -190,8 +149,8 @@ def _measured(entry: Any) -> Measurement | None:
     return Measurement(entry["accuracy"], entry["params"], entry.get("macs", nan))
 
 
-def _how_far(row: PaperRow, groups: Sequence[RunGroup]) -> str:
-    runs = [run for group in groups if is_same(group.config, row.same) for run in group.runs]
+def _how_far(row: PaperRow, asked: Sequence[RunGroup]) -> str:
+    runs = [run for group in asked for run in group.runs]
     if row.what != "solution" or not runs:
         return NOT_RUN
     observed, planned = sum(run.observed for run in runs), sum(run.planned for run in runs)
@@ -211,13 +170,6 @@ def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(lines, columns=list(COLUMNS), dtype=object)
     numeric = {label: "float64" for name in NUMBERS.values() for label in (name, f"{name} ±")}
     return frame.astype({**numeric, "runs": "Int64"})
-
-
-# -- text --------------------------------------------------------------------------------------------------------------
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def _markdown_report(tables: Mapping[str, pd.DataFrame]) -> str:

@@ -26,60 +26,42 @@ FULL, SHRINK = "remove,shrink,skip", "remove,shrink"
 MILLION = 1e6
 NUMBERS = {"accuracy": "accuracy [%]", "params": "parameters", "ratio": "ratio", "times": "compression (×)", "f": "f"}
 """What a row may print, in the order of a row that is printed as a list, and its heading in our tables."""
-PLAIN: Mapping[str, Any] = {"kernel_loss": "posterior", "acquisition": "random"}
-"""The settings of the paper's own search that its ablations change."""
+PLAIN: Mapping[str, Any] = {"kernel_loss": "posterior", "acquisition": "random"}  # what the paper's ablations change
+ESNAC: Mapping[str, Any] = {"sampler": "esnac", "K": 8, **PLAIN}
+_WITH_AND_WITHOUT_SKIPS = (("removal_shrink", "without skips", SHRINK), ("full", "with skips", FULL))
 
 Values = Mapping[str, Any]
 What = Literal["solution", "teacher", "compression", "baseline"]
-
-
 NOTHING = Stat()
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One printed row.
+    """One printed row."""
 
-    setting: what was compressed, on what. accuracy in %, params in numbers. teacher_accuracy: in %, of the printed
-    teacher; f is against it. what: which of our results is its counterpart: the solution or the teacher of a
-    study, or the student ("compression") or a named baseline of Architecture Compression. same: the parameters of such
-    a study. key: of the baseline. program: the authors' program's own run, seed 127, where there is one.
-    """
-
-    setting: str
+    setting: str  # what was compressed, on what
     method: str
-    accuracy: Stat
+    accuracy: Stat  # in %
     params: Stat
-    same: Values
-    what: What = "solution"
+    same: Values  # the parameters of our studies that are the same experiment
+    what: What = "solution"  # which of their results: of Architecture Compression the student or a baseline
     ratio: Stat = NOTHING
     times: Stat = NOTHING
     f: Stat = NOTHING
-    teacher_accuracy: float | None = None
-    key: str = ""
-    program: Mapping[str, float] = field(default_factory=dict)
+    teacher_accuracy: float | None = None  # in %, of the printed teacher; f is against it
+    key: str = ""  # of the baseline
+    program: Mapping[str, float] = field(default_factory=dict)  # the authors' program's own run, seed 127
 
 
 @lru_cache(maxsize=1)
 def paper_tables() -> dict[str, tuple[PaperRow, ...]]:
     """Return all printed tables by name, in the papers' order."""
     papers = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
-    esnac, other = papers["esnac"], papers["architecture_compression"]
-    return {
-        "ESNAC Table 1": tuple(_table1(esnac)),
-        "ESNAC Table 2": tuple(_table2(esnac)),
-        "ESNAC Table 3": tuple(_table3(esnac)),
-        "ESNAC Table 4": tuple(_table4(esnac)),
-        "ESNAC Table 5": tuple(_table5(esnac)),
-        "ESNAC Table 6": tuple(_table6(esnac)),
-        "ESNAC Table 7": tuple(_table7(esnac)),
-        "ESNAC Table 8": tuple(_table8(esnac)),
-        "Architecture Compression Table 1": tuple(_compression1(other)),
-        "Architecture Compression Table 2": tuple(_compression2(other)),
-    }
-
-
-# -- ESNAC -------------------------------------------------------------------------------------------------------------
+    printed = (_table1, _table2, _table3, _table4, _table5, _table6, _table7, _table8)
+    tables = {f"ESNAC Table {number}": tuple(rows(papers["esnac"])) for number, rows in enumerate(printed, 1)}
+    for number, rows in enumerate((_compression1, _compression2), 1):
+        tables[f"Architecture Compression Table {number}"] = tuple(rows(papers["architecture_compression"]))
+    return tables
 
 
 def _table1(esnac: Values) -> Iterator[PaperRow]:
@@ -87,31 +69,31 @@ def _table1(esnac: Values) -> Iterator[PaperRow]:
         "random_search": ("random search", {"sampler": "random", "operators": FULL}),
         "n2n": ("N2N", {"sampler": "n2n", "operators": (FULL, SHRINK)}),
         "n2n_removal": ("N2N, removal only", {"sampler": "n2n", "operators": "remove"}),
-        "esnac_removal": ("ESNAC, removal only", {"operators": "remove", **_esnac()}),
-        "esnac": ("ESNAC", {"operators": FULL, **_esnac()}),
+        "esnac_removal": ("ESNAC, removal only", {"operators": "remove", **ESNAC}),
+        "esnac": ("ESNAC", {"operators": FULL, **ESNAC}),
     }
     for dataset, teachers in esnac["table1"].items():
         for teacher, rows in teachers.items():
-            yield _teacher_row(esnac, dataset, teacher, "teacher")
-            for key, (method, same) in methods.items():
+            accuracy, params = Stat(rows["teacher"]["accuracy"]), Stat(rows["teacher"]["params"] * MILLION)
+            same = _of(dataset, teacher)
+            yield PaperRow(_setting(**same), "teacher", accuracy, params, same, "teacher")
+            for key, (method, search) in methods.items():
                 if key in rows:
                     program = esnac["authors_program"].get(teacher) if (key, dataset) == ("esnac", "cifar100") else None
-                    yield _row(esnac, dataset, teacher, method, rows[key], same, program)
+                    yield _row(esnac, dataset, teacher, method, rows[key], search, program)
 
 
 def _table2(esnac: Values) -> Iterator[PaperRow]:
     for teacher, (accuracy, params) in esnac["table2"]["esnac"].items():
         same_f = esnac["table1"]["cifar100"][teacher]["esnac"]["f"]  # the same students: Table 2 prints no f
         printed = {"accuracy": accuracy, "params": params, "f": same_f}
-        method = f"ESNAC from {TEACHERS[teacher].label}"
-        yield _row(esnac, "cifar100", teacher, method, printed, {"operators": FULL, **_esnac()})
+        label = TEACHERS[teacher].label
+        yield _row(esnac, "cifar100", teacher, f"ESNAC from {label}", printed, {"operators": FULL, **ESNAC})
     for name, (accuracy, params) in esnac["table2"]["shufflenet"].items():
         width, groups = name.split("x g")
-        same = {"teacher": f"shufflenet_{width}x_g{groups}", "dataset": "cifar100"}
-        yield PaperRow(
-            DATASETS["cifar100"].label, TEACHERS[same["teacher"]].label, Stat(accuracy), Stat(params * MILLION), same,
-            "teacher",
-        )  # fmt: skip
+        same = _of("cifar100", f"shufflenet_{width}x_g{groups}")
+        setting, method = DATASETS["cifar100"].label, TEACHERS[same["teacher"]].label
+        yield PaperRow(setting, method, Stat(accuracy), Stat(params * MILLION), same, "teacher")
 
 
 def _table3(esnac: Values) -> Iterator[PaperRow]:
@@ -120,7 +102,7 @@ def _table3(esnac: Values) -> Iterator[PaperRow]:
         "transfer_k1": ("kernels of (a), K = 1", {"sampler": "transfer", "K": 1, "operators": FULL}),
         "transfer_k8": ("kernels of (a), K = 8", {"sampler": "transfer", "K": 8, "operators": FULL}),
         "n2n_direct": ("N2N, direct", {"sampler": "n2n", "operators": (FULL, SHRINK)}),
-        "esnac_direct": ("ESNAC, direct", {"operators": FULL, **_esnac()}),
+        "esnac_direct": ("ESNAC, direct", {"operators": FULL, **ESNAC}),
     }
     for name, rows in esnac["table3"].items():
         dataset, teacher = settings[name.split()[0]]
@@ -131,90 +113,55 @@ def _table3(esnac: Values) -> Iterator[PaperRow]:
 
 def _table4(esnac: Values) -> Iterator[PaperRow]:
     for name, row in esnac["table4"].items():
-        kernels = int(name[1:])
-        same = {"operators": FULL, **_esnac(), "K": kernels}
-        yield _row(esnac, "cifar100", "resnet34", f"K = {kernels}", row, same)
+        same = {"operators": FULL, **ESNAC, "K": int(name[1:])}
+        yield _row(esnac, "cifar100", "resnet34", f"K = {same['K']}", row, same)
 
 
 def _table5(esnac: Values) -> Iterator[PaperRow]:
     for teacher, rows in esnac["table5"].items():
         for key, method, operators in _WITH_AND_WITHOUT_SKIPS:
-            same = {"operators": operators, **_esnac()}
+            same = {"operators": operators, **ESNAC}
             yield _row(esnac, "cifar100", teacher, f"ESNAC, {method}", rows[key], same)
 
 
 def _table6(esnac: Values) -> Iterator[PaperRow]:
     for name, row in esnac["table6"].items():
-        maximiser, kernels = name.split("_K")
-        acquisition = {"RS": "random", "EA": "evolution"}[maximiser]
-        method = f"EI by {'random sampling' if maximiser == 'RS' else 'evolution'}, K = {kernels}"
-        same = {"operators": FULL, **_esnac(), "acquisition": acquisition, "K": int(kernels)}
-        yield _row(esnac, "cifar100", "resnet34", method, row, same)
+        short, kernels = name.split("_K")
+        acquisition, maximiser = {"RS": ("random", "random sampling"), "EA": ("evolution", "evolution")}[short]
+        same = {"operators": FULL, **ESNAC, "acquisition": acquisition, "K": int(kernels)}
+        yield _row(esnac, "cifar100", "resnet34", f"EI by {maximiser}, K = {kernels}", row, same)
 
 
 def _table7(esnac: Values) -> Iterator[PaperRow]:
     for teacher in ("resnet18", "resnet34"):
-        rows = esnac["table7"][teacher]
-        for key, method, operators in _WITH_AND_WITHOUT_SKIPS:
-            classic = {"sampler": "tpe", "operators": operators}
-            yield _row(esnac, "cifar100", teacher, f"TPE, {method}", rows[f"tpe_{key}"], classic)
-            same = {"operators": operators, **_esnac()}
-            yield _row(esnac, "cifar100", teacher, f"ESNAC, {method}", rows[f"esnac_{key}"], same)
+        for key, skips, operators in _WITH_AND_WITHOUT_SKIPS:
+            for method, search in (("TPE", {"sampler": "tpe"}), ("ESNAC", ESNAC)):
+                row, same = esnac["table7"][teacher][f"{method.lower()}_{key}"], {"operators": operators, **search}
+                yield _row(esnac, "cifar100", teacher, f"{method}, {skips}", row, same)
 
 
 def _table8(esnac: Values) -> Iterator[PaperRow]:
     for teacher, rows in esnac["table8"].items():
-        for objective_name, row in rows.items():
-            same = {"operators": FULL, **_esnac(), "kernel_loss": objective_name}
-            yield _row(esnac, "cifar100", teacher, objective_name, row, same)
-
-
-_WITH_AND_WITHOUT_SKIPS = (("removal_shrink", "without skips", SHRINK), ("full", "with skips", FULL))
-
-
-def _esnac() -> dict[str, Any]:
-    return {"sampler": "esnac", "K": 8, **PLAIN}
-
-
-def _teacher_row(esnac: Values, dataset: str, teacher: str, method: str) -> PaperRow:
-    printed = esnac["table1"][dataset][teacher]["teacher"]
-    accuracy, params = Stat(printed["accuracy"]), Stat(printed["params"] * MILLION)
-    return PaperRow(_setting(dataset, teacher), method, accuracy, params, _of(dataset, teacher), "teacher")
+        for loss, row in rows.items():
+            yield _row(esnac, "cifar100", teacher, loss, row, {"operators": FULL, **ESNAC, "kernel_loss": loss})
 
 
 def _row(
-    esnac: Values,
-    dataset: str,
-    teacher: str,
-    method: str,
-    printed: Values | Sequence[Any] | None,
-    same: Values,
-    program: Sequence[float] | None = None,
+    esnac: Values, dataset: str, teacher: str, method: str, printed: Any, same: Values, program: Any = None
 ) -> PaperRow:
     """A row of a student; `printed` by name, or as a list of accuracy, params, ratio, times, f; None: no result."""
     values: Values = dict(zip(NUMBERS, printed, strict=True)) if isinstance(printed, Sequence) else printed or {}
-    accuracy, params, ratio, times, f = (_stat(values.get(name)) for name in NUMBERS)
+    numbers = {name: Stat(*value) if isinstance(value, list) else Stat(value) for name, value in values.items()}
+    if "params" in numbers:
+        numbers["params"] = Stat(*(None if x is None else x * MILLION for x in numbers["params"]))
     own = dict(zip(NUMBERS, program or (), strict=bool(program)))
     if own:
         own["params"] *= MILLION
-    return PaperRow(
-        setting=_setting(dataset, teacher),
-        method=method,
-        accuracy=accuracy,
-        params=Stat(*(None if x is None else x * MILLION for x in params)),
-        ratio=ratio,
-        times=times,
-        f=f,
-        same={**_of(dataset, teacher), **AS_PUBLISHED, **same},
-        teacher_accuracy=esnac["table1"][dataset][teacher]["teacher"]["accuracy"],
-        program=own,
-    )
-
-
-def _stat(value: float | Sequence[float] | None) -> Stat:
-    if value is None or not isinstance(value, Sequence):
-        return Stat(value)
-    return Stat(*value)
+    accuracy, params, ratio, times, f = (numbers.get(name, NOTHING) for name in NUMBERS)
+    same = {**_of(dataset, teacher), **AS_PUBLISHED, **same}
+    reference = esnac["table1"][dataset][teacher]["teacher"]["accuracy"]
+    rest = (ratio, times, f, reference, "", own)
+    return PaperRow(_setting(dataset, teacher), method, accuracy, params, same, "solution", *rest)
 
 
 def _of(dataset: str, teacher: str) -> dict[str, str]:
@@ -225,56 +172,33 @@ def _setting(dataset: str, teacher: str) -> str:
     return f"{TEACHERS[teacher].label} on {DATASETS[dataset].label}"
 
 
-# -- Architecture Compression ------------------------------------------------------------------------------------------
-
-
 def _compression1(paper: Values) -> Iterator[PaperRow]:
     for dataset, row in paper["table1"].items():
-        same = _of(dataset, row["model"].replace("-", "").lower())
-        setting, teacher_params = f"{row['model']} on {DATASETS[dataset].label}", row["params"] * MILLION
-        yield PaperRow(setting, "teacher", Stat(row["accuracy"]), Stat(teacher_params), same, "teacher")
-        accuracy = round(row["accuracy"] + row["delta_accuracy"], 2)
-        printed = (accuracy, teacher_params / row["times"])
-        yield _compressed(
-            setting, "Architecture Compression", printed, same, row["accuracy"], teacher_params, "compression"
-        )
+        same, teacher = _of(dataset, row["model"].replace("-", "").lower()), _measured(row["accuracy"], row["params"])
+        accuracy, params = Stat(teacher.accuracy), Stat(teacher.params)
+        yield PaperRow(_setting(**same), "teacher", accuracy, params, same, "teacher")
+        student = Measurement(round(row["accuracy"] + row["delta_accuracy"], 2), teacher.params / row["times"])
+        yield _compressed(same, "Architecture Compression", student, teacher)
 
 
 def _compression2(paper: Values) -> Iterator[PaperRow]:
-    keys = {"FitNet": "fitnet", "pruning": "pruning", "N2N": "n2n"}
-    printed = paper["table1"]["cifar10"]
-    same = _of("cifar10", "conv10")
-    for method, (accuracy, millions) in paper["table2"].items():
-        key = keys.get(method.split()[0], "")
-        what: What = "baseline" if key else "compression"
-        numbers = (accuracy, millions * MILLION)
-        yield _compressed(
-            "CONV-10 on CIFAR-10", method, numbers, same, printed["accuracy"], printed["params"] * MILLION, what, key
-        )
+    baselines, row = {"FitNet": "fitnet", "pruning": "pruning", "N2N": "n2n"}, paper["table1"]["cifar10"]
+    teacher = _measured(row["accuracy"], row["params"])
+    for method, printed in paper["table2"].items():
+        key = baselines.get(method.split()[0], "")
+        yield _compressed(_of("cifar10", "conv10"), method, _measured(*printed), teacher, key)
+
+
+def _measured(accuracy: float, millions: float) -> Measurement:
+    return Measurement(accuracy, millions * MILLION)
 
 
 def _compressed(
-    setting: str,
-    method: str,
-    printed: tuple[float, float],
-    same: Values,
-    teacher_accuracy: float,
-    teacher_params: float,
-    what: What,
-    key: str = "",
+    same: dict[str, str], method: str, student: Measurement, teacher: Measurement, key: str = ""
 ) -> PaperRow:
     """A row whose ratio, times and f follow from what is printed."""
-    accuracy, params = printed
-    return PaperRow(
-        setting,
-        method,
-        Stat(accuracy),
-        Stat(params),
-        same,
-        what,
-        Stat(compression_ratio(params, teacher_params)),
-        Stat(teacher_params / params),
-        Stat(PAPERS.value(Measurement(accuracy, params), Measurement(teacher_accuracy, teacher_params))),
-        teacher_accuracy,
-        key,
-    )
+    ratio, times = compression_ratio(student.params, teacher.params), teacher.params / student.params
+    derived = Stat(ratio), Stat(times), Stat(PAPERS.value(student, teacher))
+    accuracy, params = Stat(student.accuracy), Stat(student.params)
+    what: What = "baseline" if key else "compression"
+    return PaperRow(_setting(**same), method, accuracy, params, same, what, *derived, teacher.accuracy, key)

@@ -15,13 +15,9 @@ from esnac_lib.report.records.runs import is_same
 
 @dataclass(frozen=True)
 class Published:
-    """A printed result next to its teacher.
+    """A printed result next to its teacher. Accuracies are in %, on the test images; params as printed, so rounded."""
 
-    label: paper, table and row. accuracy, teacher_accuracy: in %, on the test images. params, teacher_params: as
-    printed, so rounded. f: against the printed teacher. note: the printed spreads, or what is derived.
-    """
-
-    label: str
+    label: str  # paper, table and row
     teacher_label: str
     teacher_accuracy: float
     teacher_params: float
@@ -29,8 +25,21 @@ class Published:
     params: float
     ratio: float
     times: float
-    f: float
-    note: str
+    f: float  # against the printed teacher
+    note: str  # the printed spreads, or what is derived
+
+    @property
+    def change(self) -> float:
+        """What the student gains over its teacher, in points."""
+        return self.accuracy - self.teacher_accuracy
+
+    @property
+    def claim(self) -> str:
+        """The result in words."""
+        return (
+            f"{self.change:+.2f} points at {self.times:g} times fewer parameters, from a teacher of "
+            f"{self.teacher_accuracy:.2f} %."
+        )
 
 
 def published(config: StudyConfig) -> Published | None:
@@ -39,16 +48,12 @@ def published(config: StudyConfig) -> Published | None:
     A search with anything beyond the ESNAC paper is compared with its method as a whole. CONV-7 and CONV-10 have
     Architecture Compression's Table 1, whatever the method.
     """
-    rows = [(table, row) for table, rows in paper_tables().items() for row in rows if _is_setting(config, row)]
+    setting = {"teacher": config.teacher, "dataset": config.dataset}
+    rows = [(table, row) for table, rows in paper_tables().items() for row in rows if is_same(row.same, setting)]
     for table, row in rows:
         if _is_compared_with(config, table, row):
-            teacher = next(other for _, other in rows if other.what == "teacher")
-            return _with_teacher(table, row, teacher)
+            return _with_teacher(table, row, next(other for _, other in rows if other.what == "teacher"))
     return None
-
-
-def _is_setting(config: StudyConfig, row: PaperRow) -> bool:
-    return (row.same["teacher"], row.same["dataset"]) == (config.teacher, config.dataset)
 
 
 def _is_compared_with(config: StudyConfig, table: str, row: PaperRow) -> bool:
@@ -69,7 +74,7 @@ def _with_teacher(table: str, row: PaperRow, teacher: PaperRow) -> Published:
     paper = table.partition(" Table")[0]
     label = table.replace(" Table", ", Table") + ("" if row.method == paper else f", {row.method}")
     values = {name: float(getattr(row, name).mean) for name in NUMBERS}
-    reference = float(teacher.accuracy.mean or 0.0)
+    reference, teacher_params = float(teacher.accuracy.mean or 0.0), float(teacher.params.mean or 0.0)
     if row.what == "compression":
         change = f"{values['accuracy'] - reference:+.2f} points at {values['times']:g} times"
         note = f"printed: {change}; the rest follows from that"
@@ -77,5 +82,4 @@ def _with_teacher(table: str, row: PaperRow, teacher: PaperRow) -> Published:
         spreads = [(heading, getattr(row, name).std) for name, heading in NUMBERS.items()]
         printed = [f"{heading} ± {std:,g}" for heading, std in spreads if std is not None]
         note = f"as printed; {', '.join(printed)}" if printed else "as printed"
-    teacher_params = float(teacher.params.mean or 0.0)
     return Published(label, f"{paper}, teacher", reference, teacher_params, **values, note=note)

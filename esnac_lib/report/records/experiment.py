@@ -24,15 +24,8 @@ from esnac_lib.space.operators.base import Operator
 from esnac_lib.space.registry import core_and
 
 NUMBERS = (
-    "accuracy [%]",
-    "parameters",
-    "ratio",
-    "compression (×)",
-    "f",
-    "best search f",
-    "proposing [s]",
-    "evaluating [s]",
-)
+    "accuracy [%]", "parameters", "ratio", "compression (×)", "f", "best search f", "proposing [s]", "evaluating [s]",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +45,19 @@ class ExperimentRecord:
 
     def first(self, variant: str) -> StudyRecord | None:
         """The variant's study of the first seed, finished or not; None if it has not begun."""
-        records = self.studies.get(variant, ())
-        return records[0] if records else None
+        return next(iter(self.studies.get(variant, ())), None)
+
+    @property
+    def records(self) -> tuple[StudyRecord, ...]:
+        """All studies that have a ledger."""
+        return tuple(record for records in self.studies.values() for record in records)
 
     @property
     def status(self) -> str:
         """How far the experiment is, in words."""
-        done = sum(len(self.finished(variant)) for variant in self.studies)
-        planned = len(self.config.studies())
-        shared = sum(len(record.results["shared"]) for records in self.studies.values() for record in records)
-        observed = sum(len(record.observed) for records in self.studies.values() for record in records)
+        done, planned = sum(map(is_complete, self.records)), len(self.config.studies())
+        shared = sum(len(record.results["shared"]) for record in self.records)
+        observed = sum(len(record.observed) for record in self.records)
         text = f"{done} of {planned} studies finished; {observed} architectures evaluated"
         return f"{text}, {shared} of them looked up in another study" if shared else text
 
@@ -107,37 +103,27 @@ def variants_table(experiment: ExperimentRecord, rows: Mapping[str, str]) -> pd.
 
 
 def _line(label: str, records: Sequence[StudyRecord]) -> dict[str, Any]:
-    values: dict[str, list[float]] = {name: [] for name in NUMBERS}
-    for record in records:
-        for name, value in _numbers(record).items():
-            values[name].append(value)
+    values = [_numbers(record) for record in records]
     line: dict[str, Any] = {"variant": label, "runs": len(records)}
     line["evaluated on"] = records[0].student.evaluated_on if records and records[0].student else None
-    for name in NUMBERS:
-        line[name], line[f"{name} ±"] = stat(values[name])
+    for number, name in enumerate(NUMBERS):
+        line[name], line[f"{name} ±"] = stat([numbers[number] for numbers in values])
     line["failed"] = sum(len(record.failed) for record in records) if records else None
     return line
 
 
-def _numbers(record: StudyRecord) -> dict[str, float]:
+def _numbers(record: StudyRecord) -> tuple[float, ...]:
+    """`NUMBERS` of a finished study."""
     student, teacher, best = record.student, record.teacher, record.best
     assert student is not None and teacher is not None and best is not None
-    return {
-        "accuracy [%]": 100 * student.accuracy,
-        "parameters": float(student.params),
-        "ratio": compression_ratio(student.params, teacher.params),
-        "compression (×)": teacher.params / student.params,
-        "f": student.f,
-        "best search f": best.f,
-        "proposing [s]": float(record.trials["propose_seconds"].sum()),
-        "evaluating [s]": float(record.observed["seconds"].sum()),
-    }
+    ratio, times = compression_ratio(student.params, teacher.params), teacher.params / student.params
+    seconds = float(record.trials["propose_seconds"].sum()), float(record.observed["seconds"].sum())
+    return 100 * student.accuracy, float(student.params), ratio, times, student.f, best.f, *seconds
 
 
 def operators_of(experiment: ExperimentRecord) -> tuple[Operator, ...]:
     """Return the paper's operators and all others that a study of the experiment may use."""
-    records = [record for records in experiment.studies.values() for record in records]
-    return core_and({name for record in records for name in record.config.operator_names})
+    return core_and({name for record in experiment.records for name in record.config.operator_names})
 
 
 def decisions_table(experiment: ExperimentRecord, rows: Mapping[str, str]) -> pd.DataFrame:

@@ -11,58 +11,27 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePath
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from esnac_lib.config.latent_descent import BASELINES, CompressionConfig
-from esnac_lib.config.paths import outputs_root
 from esnac_lib.errors import LedgerError
 from esnac_lib.latent_descent.sequence import Item, Items
 from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.report.records.study import LedgerRecord, ledger_path, read_environment
 
 KINDS = ("teacher", "codec", "path", "compressed", "compared", "width", "final", "full", "pruned")
-SOURCES = ("random", "around", "descent")
-"""Where trained architectures come from: the rules of Section 9, variations of the teacher, or a descent."""
+SOURCES = ("random", "around", "descent")  # by the rules of Section 9, variations of the teacher, or by a descent
 
 
-@dataclass(frozen=True, eq=False)
-class CompressionRecord:
-    """All that the ledger of one study says.
+@dataclass(frozen=True, eq=False, repr=False)
+class CompressionRecord(LedgerRecord):
+    """What the ledger of one study says. trials also has source, length and note (what was recorded with each)."""
 
-    trials: as `Ledger` gives them, with the columns source, length and note (what was recorded with each).
-    """
-
-    folder: Path
     config: CompressionConfig
-    trials: pd.DataFrame
-    epochs: pd.DataFrame
-    results: dict[str, dict[str, dict[str, Any]]]
-    environment: dict[str, Any]
-
-    def __repr__(self) -> str:
-        return f"CompressionRecord({self.config.study!r}: {self.status})"
-
-    @property
-    def place(self) -> PurePath:
-        """The study's folder, from the folder that holds the outputs: it names no place on a machine."""
-        return PurePath(self.folder.parent.name, self.folder.name)
-
-    @property
-    def has_summary(self) -> bool:
-        """Whether the study has written summary.json."""
-        return (self.folder / "summary.json").exists()
-
-    @cached_property
-    def observed(self) -> pd.DataFrame:
-        """The trials that are finished, failed ones included."""
-        return self.trials[self.trials["told_at"].notna()]
-
-    @cached_property
-    def complete(self) -> pd.DataFrame:
-        """The trials that have an accuracy."""
-        return self.trials[self.trials["state"] == "complete"]
 
     @cached_property
     def rejections(self) -> dict[str, pd.Series]:
@@ -73,11 +42,7 @@ class CompressionRecord:
                 found = counts.setdefault(note["source"], {"accepted": 0})
                 for reason, count in {"accepted": 1, **note["rejected"]}.items():
                     found[reason] = found.get(reason, 0) + count
-        return {
-            source: pd.Series(found).sort_values(ascending=False, kind="stable") for source, found in counts.items()
-        }
-
-    # -- the codec and the descents ----------------------------------------------------------------------------------
+        return {source: pd.Series(n).sort_values(ascending=False, kind="stable") for source, n in counts.items()}
 
     @property
     def codec(self) -> Mapping[str, Any]:
@@ -99,12 +64,8 @@ class CompressionRecord:
     @cached_property
     def descents(self) -> list[Mapping[str, Any]]:
         """The descents of all rounds that the study has now, in their order."""
-        names = [
-            f"round{number}-start{place}" for number in range(self.config.rounds) for place in range(self.config.starts)
-        ]
-        return [self.path(name) for name in names if self.path(name)]
-
-    # -- the networks ------------------------------------------------------------------------------------------------
+        numbers = product(range(self.config.rounds), range(self.config.starts))
+        return [path for number, place in numbers if (path := self.path(f"round{number}-start{place}"))]
 
     @property
     def teacher(self) -> Mapping[str, Any] | None:
@@ -144,8 +105,8 @@ class CompressionRecord:
     def status(self) -> str:
         """How far the study is, in words."""
         random = int(self.observed["source"].isin(("random", "around")).sum())
-        text = f"{random} of {self.config.architectures} random architectures trained"
         decoded = int((self.observed["source"] == "descent").sum())
+        text = f"{random} of {self.config.architectures} random architectures trained"
         text += f", {decoded} decoded ones" if decoded else ""
         if self.student is None:
             return f"{text}; no final result yet"
@@ -155,27 +116,19 @@ class CompressionRecord:
 
 def read_compression(study: str | Path) -> CompressionRecord:
     """Read a study by its name or its folder. Raises LedgerError where there is no ledger of such a study."""
-    path = outputs_root() / study if isinstance(study, str) else study
-    ledger = Ledger(path / "ledger.sqlite", read_only=True)
+    ledger = Ledger(ledger_path(study), read_only=True)
     if "architectures" not in ledger.config:
-        raise LedgerError(f"{path.name} is no Architecture Compression study: read it with report.read")
+        raise LedgerError(f"{ledger.path.parent.name} is no Architecture Compression study: read it with report.read")
     results = {kind: ledger.results(kind) for kind in KINDS}
     trials = ledger.trials()
     notes = [json.loads(text) for text in trials["decisions"]]
     trials["note"] = pd.Series(notes, dtype=object)
     trials["source"] = [note["source"] for note in notes]
     trials["length"] = [len(note["sequence"]) for note in notes]
-    config = CompressionConfig.from_stored(ledger.config)
-    return CompressionRecord(path.resolve(), config, trials, ledger.epochs(), results, _environment(path))
+    config, folder = CompressionConfig.from_stored(ledger.config), ledger.path.resolve().parent
+    return CompressionRecord(folder, config, trials, ledger.epochs(), results, read_environment(folder))
 
 
 def items_of(rows: list[list[int]]) -> Items:
     """Return a sequence from its JSON."""
     return tuple(Item(*row) for row in rows)
-
-
-def _environment(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / "environment.json").read_text()))
-    except (OSError, ValueError):
-        return {}

@@ -24,37 +24,31 @@ from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import PAPERS, Measurement, Objective, compression_ratio
 from esnac_lib.report.statistics import Stat, stat
 
-COMPRESSION = "architecture compression"
-"""The sampler of a study of the second paper, which has none."""
-
+COMPRESSION = "architecture compression"  # stands for the sampler of a study of the second paper, which has none
 _NO_PROTOCOL = RESULT_FREE | {"study", "seed"}
 _DEFAULTS = {name: field.default for name, field in StudyConfig.model_fields.items()}
-_SEARCH = ("operators", "grouping", "keep", "objective", "kernel_loss", *PRESETS["paper"])
-"""Parameters of a search that its protocol names where they are not at their defaults."""
-TEACHER_PARAMETERS = (
-    "teacher", "dataset", "teacher_epochs", "teacher_lr", "batch_size", "augment", "schedule", "validation",
-)  # fmt: skip
+_SEARCH = ("operators", "grouping", "keep", "objective", "kernel_loss", *PRESETS["paper"])  # named if not the defaults
+_TEACHER = ("teacher", "dataset", "teacher_epochs", "teacher_lr", "batch_size", "augment", "schedule", "validation")
+
+
+Pair = tuple[Measurement, Measurement]
+"""A network with its teacher."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A summary of one study's ledger.
-
-    config: its parameters, those that it does not know at their defaults. observed, planned, failed: numbers of
-    architectures. best_f: of the search. teacher: the reference teacher, evaluated on the test images as solution and
-    narrowed are; each None before it exists. summary: of summary.json next to the ledger, empty where there is none.
-    """
+    """A summary of one study's ledger. Networks, each None before it exists, are evaluated on the test images."""
 
     study: str
-    config: Mapping[str, Any]
-    observed: int
+    config: Mapping[str, Any]  # parameters that the study does not know are at their defaults
+    observed: int  # architectures, as planned and failed
     planned: int
     failed: int
-    best_f: float | None
-    teacher: Measurement | None
+    best_f: float | None  # of the search
+    teacher: Measurement | None  # the reference teacher
     solution: Measurement | None
     narrowed: Measurement | None
-    summary: Mapping[str, Any]
+    summary: Mapping[str, Any]  # of summary.json next to the ledger, empty where there is none
 
     @property
     def protocol(self) -> str:
@@ -79,9 +73,42 @@ class RunGroup:
         return tuple(run.study for run in self.runs)
 
     @property
-    def finished(self) -> tuple[Run, ...]:
-        """The runs that came to a solution."""
-        return tuple(run for run in self.runs if run.solution is not None and run.teacher is not None)
+    def solutions(self) -> list[Pair]:
+        """The solutions of the finished runs, each with its teacher."""
+        return [(run.solution, run.teacher) for run in self.runs if run.solution and run.teacher]
+
+    @property
+    def narrowed(self) -> list[Pair]:
+        """The narrowed teachers of the finished runs, each with the teacher itself."""
+        return [(run.narrowed, run.teacher) for run in self.runs if run.solution and run.narrowed and run.teacher]
+
+    @property
+    def search_protocol(self) -> str:
+        """How students were evaluated and finally trained, in words."""
+        config = self.config
+        images = f"{config['search_images']:,}" if config["search_images"] else "all training"
+        if config["sampler"] == COMPRESSION:
+            text = f"{config['architectures']} random architectures, {config['epochs']} epochs on {images} images"
+            return f"{text}; final {config['final_epochs']} epochs (chosen on validation, last epoch)"
+        text = f"{config['K'] * config['steps']} evaluations ({config['steps']} × {config['K']}), "
+        text += f"{config['epochs']} epochs on {images} images"
+        text += "".join(f", {name} {config[name]}" for name in _SEARCH if config[name] != _DEFAULTS[name])
+        if config["final"] == "none":
+            return f"{text}; no final training"
+        paper = config["final"] == "paper"
+        form = "best test epoch of the best by test f" if paper else "chosen on validation, last epoch"
+        return f"{text}; final {config['final_epochs']} epochs ({form})"
+
+    @property
+    def teacher_protocol(self) -> str:
+        """How the teacher was trained, in words."""
+        schedule = self.config["schedule"].replace("_", "-")
+        return f"{self.config['teacher_epochs']} epochs on all images, {schedule} schedule, last epoch"
+
+    @property
+    def teacher_recipe(self) -> str:
+        """Equal for groups whose runs of one seed share their teacher."""
+        return str([self.config[name] for name in _TEACHER])
 
 
 def read_runs(root: Path) -> tuple[Run, ...]:
@@ -106,51 +133,26 @@ def is_same(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def results_of(
-    pairs: Sequence[tuple[Measurement, Measurement]], published_teacher: float | None, objective: Objective = PAPERS
+    pairs: Sequence[Pair], published_teacher: float | None, objective: Objective = PAPERS
 ) -> dict[str, Stat]:
     """Return accuracy (%), params, ratio, times and f of networks, each given with its teacher.
 
     published_teacher: accuracy in % of the printed teacher; f is against the better of it and ours, as the paper's is.
     """
-    values: dict[str, list[float]] = {name: [] for name in ("accuracy", "params", "ratio", "times", "f")}
+    rows = []
     for network, teacher in pairs:
         better = replace(teacher, accuracy=max(teacher.accuracy, (published_teacher or 0.0) / 100))
-        values["accuracy"].append(100 * network.accuracy)
-        values["params"].append(network.params)
-        values["ratio"].append(compression_ratio(network.params, teacher.params))
-        values["times"].append(teacher.params / network.params)
-        values["f"].append(objective.value(network, better))
-    return {name: stat(numbers) for name, numbers in values.items()}
-
-
-def search_protocol(config: Mapping[str, Any]) -> str:
-    """Return in words how students were evaluated and finally trained."""
-    images = f"{config['search_images']:,}" if config["search_images"] else "all training"
-    if config["sampler"] == COMPRESSION:
-        text = f"{config['architectures']} random architectures, {config['epochs']} epochs on {images} images"
-        return f"{text}; final {config['final_epochs']} epochs (chosen on validation, last epoch)"
-    text = f"{config['K'] * config['steps']} evaluations ({config['steps']} × {config['K']}), "
-    text += f"{config['epochs']} epochs on {images} images"
-    text += "".join(f", {name} {config[name]}" for name in _SEARCH if config[name] != _DEFAULTS[name])
-    if config["final"] == "none":
-        return f"{text}; no final training"
-    form = "best test epoch of the best by test f" if config["final"] == "paper" else "chosen on validation, last epoch"
-    return f"{text}; final {config['final_epochs']} epochs ({form})"
-
-
-def teacher_protocol(config: Mapping[str, Any]) -> str:
-    """Return in words how a teacher was trained."""
-    return (
-        f"{config['teacher_epochs']} epochs on all images, {config['schedule'].replace('_', '-')} schedule, last epoch"
-    )
+        ratio, times = compression_ratio(network.params, teacher.params), teacher.params / network.params
+        rows.append((100 * network.accuracy, network.params, ratio, times, objective.value(network, better)))
+    names = ("accuracy", "params", "ratio", "times", "f")
+    return {name: stat([row[number] for row in rows]) for number, name in enumerate(names)}
 
 
 def _read(path: Path, root: Path) -> Run:
     ledger = Ledger(path, read_only=True)
     results = {kind: ledger.results(kind) for kind in ("teacher", "solution", "baseline")}  # first: see `read`
     config, summary = _parameters(ledger.config), _summary(path.parent / "summary.json")
-    trials = ledger.trials()
-    planned = config["K"] * config["steps"]
+    trials, planned = ledger.trials(), config["K"] * config["steps"]
     trained: Mapping[str, Any] = {**results["solution"], **results["baseline"]}
     if config["sampler"] == COMPRESSION:
         planned, trained = config["architectures"], summary

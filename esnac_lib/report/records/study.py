@@ -25,24 +25,19 @@ from esnac_lib.objective import OBJECTIVES, Measurement, Objective
 from esnac_lib.samplers.registry import SAMPLERS
 from esnac_lib.space.decisions import Decisions
 
-KINDS = ("teacher", "final", "full", "narrowed", "solution", "baseline", "shared", "pruned")
-"""The kinds of results that a study leaves in its ledger."""
+KINDS = ("teacher", "final", "full", "narrowed", "solution", "baseline", "shared", "pruned")  # of results in a ledger
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A network of a study with what was measured of it.
-
-    accuracy: a fraction, on the test images (after final training) or on the validation images (during the search).
-    f: against the teacher that was evaluated on the same images. trial: where the search found it.
-    """
+    """A network of a study with what was measured of it."""
 
     params: int
     macs: int
-    accuracy: float
+    accuracy: float  # a fraction, on the test images (after final training) or the validation images (in the search)
     evaluated_on: Literal["test", "validation"]
-    f: float
-    trial: int | None = None
+    f: float  # against the teacher that was evaluated on the same images
+    trial: int | None = None  # where the search found it
     architecture: Architecture | None = None
     arch_id: str | None = None
 
@@ -53,22 +48,23 @@ class Measured:
 
 
 @dataclass(frozen=True, eq=False)
-class StudyRecord:
-    """What the ledger of one study says.
-
-    folder: of the study. config: its parameters. trials, epochs: as `Ledger` gives them. results: by kind and name.
-    environment: device and versions, as the study's environment.json has them; empty where there is none.
-    """
+class LedgerRecord:
+    """What the ledger of one study says, a search or an Architecture Compression."""
 
     folder: Path
-    config: StudyConfig
-    trials: pd.DataFrame
+    config: Any
+    trials: pd.DataFrame  # trials and epochs: as `Ledger` gives them
     epochs: pd.DataFrame
-    results: dict[str, dict[str, dict[str, Any]]]
-    environment: dict[str, Any]
+    results: dict[str, dict[str, dict[str, Any]]]  # by kind and name
+    environment: dict[str, Any]  # device and versions, from environment.json; empty where there is none
 
     def __repr__(self) -> str:
-        return f"StudyRecord({self.config.study!r}: {self.status})"
+        return f"{type(self).__name__}({self.config.study!r}: {self.status})"
+
+    @property
+    def status(self) -> str:
+        """How far the study is, in words."""
+        raise NotImplementedError
 
     @property
     def place(self) -> PurePath:
@@ -79,18 +75,6 @@ class StudyRecord:
     def has_summary(self) -> bool:
         """Whether the study came to its end and wrote summary.json."""
         return (self.folder / "summary.json").exists()
-
-    @property
-    def name(self) -> str:
-        """The sampler's name in tables and legends."""
-        return SAMPLERS[self.config.sampler].label
-
-    @property
-    def objective(self) -> Objective:
-        """What f is."""
-        return OBJECTIVES[self.config.objective]
-
-    # -- the trials --------------------------------------------------------------------------------------------------
 
     @cached_property
     def observed(self) -> pd.DataFrame:
@@ -107,20 +91,31 @@ class StudyRecord:
         """The trials that diverged, or that a machine fault stopped."""
         return self.trials[self.trials["state"] == "failed"]
 
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StudyRecord(LedgerRecord):
+    """What the ledger of one search says."""
+
+    config: StudyConfig
+
+    @property
+    def name(self) -> str:
+        """The sampler's name in tables and legends."""
+        return SAMPLERS[self.config.sampler].label
+
+    @property
+    def objective(self) -> Objective:
+        """What f is."""
+        return OBJECTIVES[self.config.objective]
+
     @property
     def status(self) -> str:
         """How far the study is, in words."""
-        observed, planned = len(self.observed), self.config.num_evaluations
-        text = f"{observed} of {planned} architectures evaluated"
-        if len(self.failed):
-            text += f", {len(self.failed)} of them failed"
+        text = f"{len(self.observed)} of {self.config.num_evaluations} architectures evaluated"
+        text += f", {len(self.failed)} of them failed" if len(self.failed) else ""
         if self.solution is not None:
             return f"{text}; final training done"
-        if self.config.final == "none":
-            return f"{text}; no final training asked for"
-        return f"{text}; no final result yet"
-
-    # -- the networks ------------------------------------------------------------------------------------------------
+        return f"{text}; no final {'training asked for' if self.config.final == 'none' else 'result yet'}"
 
     @cached_property
     def search_teacher(self) -> Measured | None:
@@ -151,8 +146,7 @@ class StudyRecord:
         if found is None:
             return None
         trial = trial_of(found["student"])
-        rows = self.trials.loc[self.trials["trial"] == trial, "architecture"]
-        return self._final(found, trial, Architecture.from_json(rows.iloc[0]))
+        return self._final(found, trial, self.architecture(trial))
 
     @cached_property
     def narrowed(self) -> Measured | None:
@@ -165,10 +159,12 @@ class StudyRecord:
 
     def _final(self, found: dict[str, Any], trial: int | None, architecture: Architecture | None) -> Measured:
         """An entry of the summary. The paper's form of final training counts the best test epoch."""
-        accuracy = found["best_epoch_accuracy" if self.config.final == "paper" else "accuracy"]
-        return Measured(
-            found["params"], found["macs"], accuracy, "test", found["f"], trial, architecture, found["arch_id"]
-        )
+        params, macs, accuracy = found["params"], found["macs"], found[self._counted]
+        return Measured(params, macs, accuracy, "test", found["f"], trial, architecture, found["arch_id"])
+
+    @property
+    def _counted(self) -> str:
+        return "best_epoch_accuracy" if self.config.final == "paper" else "accuracy"
 
     @cached_property
     def best(self) -> Measured | None:
@@ -176,15 +172,10 @@ class StudyRecord:
         if self.complete.empty:
             return None
         row = self.complete.sort_values(["f", "trial"], ascending=[False, True]).iloc[0]
+        accuracy, f, trial = float(row["accuracy"]), float(row["f"]), int(row["trial"])
+        architecture = Architecture.from_json(row["architecture"])
         return Measured(
-            int(row["params"]),
-            int(row["macs"]),
-            float(row["accuracy"]),
-            "validation",
-            float(row["f"]),
-            int(row["trial"]),
-            Architecture.from_json(row["architecture"]),
-            row["arch_id"],
+            int(row["params"]), int(row["macs"]), accuracy, "validation", f, trial, architecture, row["arch_id"]
         )
 
     @property
@@ -194,11 +185,14 @@ class StudyRecord:
 
     def decisions(self, trial: int) -> Decisions:
         """Return what was decided about the teacher for a trial."""
-        return Decisions.from_json(self.trials.loc[self.trials["trial"] == trial, "decisions"].iloc[0])
+        return Decisions.from_json(self._of_trial(trial, "decisions"))
 
     def architecture(self, trial: int) -> Architecture:
         """Return the architecture of a trial."""
-        return Architecture.from_json(self.trials.loc[self.trials["trial"] == trial, "architecture"].iloc[0])
+        return Architecture.from_json(self._of_trial(trial, "architecture"))
+
+    def _of_trial(self, trial: int, column: str) -> str:
+        return str(self.trials.loc[self.trials["trial"] == trial, column].iloc[0])
 
     @cached_property
     def finalists(self) -> pd.DataFrame:
@@ -207,19 +201,16 @@ class StudyRecord:
         final_f: against the teacher that was evaluated on the same images; in the `paper` form of the best test epoch.
         A single student is trained on all images only, and evaluated there.
         """
-        paper = self.config.final == "paper"
-        accuracy = "best_epoch_accuracy" if paper else "accuracy"
-        if paper or not self.results["final"]:
-            teacher, kind = self.reference_teacher, "full"
-        else:
-            teacher, kind = self.search_teacher, "final"
+        full = self.config.final == "paper" or not self.results["final"]
+        teacher, kind = (self.reference_teacher, "full") if full else (self.search_teacher, "final")
         search_f = dict(zip(self.trials["trial"], self.trials["f"], strict=True))
         rows = []
         for key, result in sorted(self.results[kind].items()):
             if key.startswith("trial") and teacher is not None:
-                student = Measurement(result[accuracy], result["params"], result["macs"])
+                trial, accuracy = trial_of(key), result[self._counted]
+                student = Measurement(accuracy, result["params"], result["macs"])
                 f = self.objective.value(student, teacher.measurement)
-                rows.append((trial_of(key), search_f[trial_of(key)], f, result[accuracy], teacher.evaluated_on))
+                rows.append((trial, search_f[trial], f, accuracy, teacher.evaluated_on))
         return pd.DataFrame(rows, columns=["trial", "search_f", "final_f", "accuracy", "evaluated_on"])
 
 
@@ -240,9 +231,8 @@ def record_of(ledger: Ledger) -> StudyRecord:
     """Return what an open ledger says at this moment."""
     # results first: in a running study, what they refer to was recorded before them
     results = {kind: ledger.results(kind) for kind in KINDS}
-    config = StudyConfig.from_stored(ledger.config)
-    folder = ledger.path.resolve().parent
-    return StudyRecord(folder, config, ledger.trials(), ledger.epochs(), results, _environment(folder))
+    config, folder = StudyConfig.from_stored(ledger.config), ledger.path.resolve().parent
+    return StudyRecord(folder, config, ledger.trials(), ledger.epochs(), results, read_environment(folder))
 
 
 def trial_of(key: str) -> int:
@@ -254,7 +244,8 @@ def trial_of(key: str) -> int:
     return int(key.removeprefix("trial"))
 
 
-def _environment(folder: Path) -> dict[str, Any]:
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Return what a study's environment.json says; nothing where there is none."""
     try:
         return dict(json.loads((folder / "environment.json").read_text()))
     except (OSError, ValueError):

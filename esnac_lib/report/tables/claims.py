@@ -15,44 +15,35 @@ from esnac_lib.report.statistics import mean_and_band
 def claim(record: StudyRecord) -> str:
     """Return the result in Markdown; for a study that has none yet, how far it is."""
     teacher, student = record.teacher, record.student
-    if teacher is None:
-        return f"**No result yet.** The teacher is not trained; {record.status}."
-    if student is None:
-        return f"**No result yet.** No student could be trained so far; {record.status}."
-    size = (
+    if teacher is None or student is None:
+        why = "The teacher is not trained" if teacher is None else "No student could be trained so far"
+        return f"**No result yet.** {why}; {record.status}."
+    gain = (
         f"{teacher.params / student.params:.2f} times fewer parameters than {record.config.teacher} "
-        f"({student.params:,} instead of {teacher.params:,})"
+        f"({student.params:,} instead of {teacher.params:,}) and {_gap(student, teacher)}"
     )
     if record.solution is None:
-        text = (
-            f"**The best student so far has {size} and {_gap(student, teacher)}.** It was trained by search training "
-            f"alone and evaluated on the validation images: {record.status}."
+        return (
+            f"**The best student so far has {gain}.** It was trained by search training alone and evaluated on the "
+            f"validation images: {record.status}."
         )
-        return text
-    text = f"**The student that {record.name} found has {size} and {_gap(student, teacher)}.**"
+    text = f"**The student that {record.name} found has {gain}.**"
     if record.narrowed is not None:
-        ahead = 100 * (student.accuracy - record.narrowed.accuracy)
-        which = "more" if ahead >= 0 else "less"
+        narrowed = record.narrowed
+        ahead = 100 * (student.accuracy - narrowed.accuracy)
         text += (
-            f" That is {abs(ahead):.2f} points {which} than the teacher uniformly narrowed to that size and trained "
-            f"alike ({record.narrowed.accuracy:.2%} with {record.narrowed.params:,} parameters)."
+            f" That is {abs(ahead):.2f} points {'more' if ahead >= 0 else 'less'} than the teacher uniformly narrowed "
+            f"to that size and trained alike ({narrowed.accuracy:.2%} with {narrowed.params:,} parameters)."
         )
-    printed = published(record.config)
-    if printed is not None:
-        text += (
-            f" Published ({printed.label}): {printed.accuracy - printed.teacher_accuracy:+.2f} points at "
-            f"{printed.times:g} times fewer parameters, from a teacher of {printed.teacher_accuracy:.2f} %."
-        )
+    if (printed := published(record.config)) is not None:
+        text += f" Published ({printed.label}): {printed.claim}"
     return f"{text} One run, seed {record.config.seed}; {record.status}."
 
 
 def _gap(student: Measured, teacher: Measured) -> str:
     points = 100 * (student.accuracy - teacher.accuracy)
-    way = "loses" if points < 0 else "gains"
-    return (
-        f"{way} {abs(points):.2f} points of {student.evaluated_on} accuracy ({student.accuracy:.2%} instead of "
-        f"{teacher.accuracy:.2%})"
-    )
+    change = f"{'loses' if points < 0 else 'gains'} {abs(points):.2f} points of {student.evaluated_on} accuracy"
+    return f"{change} ({student.accuracy:.2%} instead of {teacher.accuracy:.2%})"
 
 
 def ranking(experiment: ExperimentRecord, rows: Mapping[str, str]) -> str:
@@ -69,9 +60,8 @@ def ranking(experiment: ExperimentRecord, rows: Mapping[str, str]) -> str:
     means = {label: float(np.mean(list(f_by_seed(records).values()))) for label, records in found.items()}
     order = sorted(means, key=lambda label: -means[label])
     student = found[order[0]][0].student
-    images = (
-        "after final training, on the test images" if student and student.evaluated_on == "test" else "of the search"
-    )
+    tested = student is not None and student.evaluated_on == "test"
+    images = "after final training, on the test images" if tested else "of the search"
     listed = ", ".join(f"{label} {means[label]:.4f}" for label in order)
     equal = [label for label in order if means[label] == means[order[0]]]
     verb = "ends" if len(equal) == 1 else "end"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, Final
 
 import pandas as pd
 
-from esnac_lib.latent_descent.sequence import ACTIVATIONS, BATCH_NORM, CONV, DROPOUT, KINDS, LINEAR, POOLS, Item
+from esnac_lib.latent_descent.sequence import ACTIVATIONS, BATCH_NORM, CONV, DROPOUT, KINDS, LINEAR, POOLS, Item, Items
 from esnac_lib.report.papers.published import published
 from esnac_lib.report.records.latent_descent import SOURCES, CompressionRecord, items_of
 from esnac_lib.report.records.study import StudyRecord
@@ -32,10 +32,12 @@ def compression_claim(record: CompressionRecord) -> str:
     teacher, student = record.teacher, record.student
     if teacher is None or student is None:
         return f"**No result yet.** {record.status}."
+    points = 100 * student["delta_accuracy"]
     text = (
         f"**Gradient descent in the embedding found a network with {student['times']:.2f} times fewer parameters than "
-        f"{record.config.teacher} ({student['params']:,} instead of {teacher['params']:,}) and "
-        f"{_change(student)} ({student['accuracy']:.2%} instead of {teacher['accuracy']:.2%}).**"
+        f"{record.config.teacher} ({student['params']:,} instead of {teacher['params']:,}) and {abs(points):.2f} "
+        f"points {'more' if points >= 0 else 'less'} test accuracy ({student['accuracy']:.2%} instead of "
+        f"{teacher['accuracy']:.2%}).**"
     )
     for name, entry in record.baselines.items():
         ahead = 100 * (student["accuracy"] - entry["accuracy"])
@@ -43,18 +45,9 @@ def compression_claim(record: CompressionRecord) -> str:
             f" {NAMES[name].capitalize() if name != 'n2n' else 'N2N'}: {entry['accuracy']:.2%} with "
             f"{entry['params']:,} parameters, {'behind' if ahead >= 0 else 'ahead of'} it by {abs(ahead):.2f} points."
         )
-    printed = published(record.config.study_config)
-    if printed is not None:
-        text += (
-            f" Published: {printed.accuracy - printed.teacher_accuracy:+.2f} points at {printed.times:g} times fewer "
-            f"parameters, from a teacher of {printed.teacher_accuracy:.2f} %."
-        )
+    if (printed := published(record.config.study_config)) is not None:
+        text += f" Published: {printed.claim}"
     return f"{text} One run, seed {record.config.seed}; {record.status}."
-
-
-def _change(entry: Mapping[str, Any]) -> str:
-    points = 100 * entry["delta_accuracy"]
-    return f"{abs(points):.2f} points {'more' if points >= 0 else 'less'} test accuracy"
 
 
 def compression_table(record: CompressionRecord, *others: StudyRecord) -> pd.DataFrame:
@@ -63,7 +56,7 @@ def compression_table(record: CompressionRecord, *others: StudyRecord) -> pd.Dat
     Test accuracies after the last epoch of the same final training; f and changes are against our own teacher.
     """
     teacher, student = record.teacher, record.student
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     if teacher is not None:
         rows.append(_row(f"teacher {record.config.teacher}", {**teacher, "delta_accuracy": 0.0, "f": 0.0}, teacher, ""))
     if teacher is not None and student is not None:
@@ -75,43 +68,27 @@ def compression_table(record: CompressionRecord, *others: StudyRecord) -> pd.Dat
         }
         for name, entry in record.baselines.items():
             rows.append(_row(NAMES[name], entry, teacher, notes.get(name, lambda e: "")(entry)))
-        for entry in record.widths:
-            rows.append(_row(NAMES["narrowed"], entry, teacher, "another size"))
-    for other in others:
-        rows += _other_rows(other)
-    printed = published(record.config.study_config)
-    if printed is not None:
-        change = round(printed.accuracy - printed.teacher_accuracy, 2)
+        rows += [_row(NAMES["narrowed"], entry, teacher, "another size") for entry in record.widths]
+    rows += [row for other in others for row in _other_rows(other)]
+    if (printed := published(record.config.study_config)) is not None:
         note = f"from a teacher of {printed.teacher_accuracy:.2f} %; {printed.note}"
-        rows.append(
-            {"network": f"published: {printed.label}", "accuracy [%]": printed.accuracy, "change [points]": change,
-             "parameters": round(printed.params), "compression (×)": printed.times, "MACs": None, "f": None,
-             "note": note}
-        )  # fmt: skip
+        numbers = printed.accuracy, round(printed.change, 2), round(printed.params), printed.times
+        rows.append((f"published: {printed.label}", *numbers, None, None, note))
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS), dtype=object).astype(RESULT_COLUMNS)
 
 
-def _row(name: str, entry: Mapping[str, Any], teacher: Mapping[str, Any], note: str) -> dict[str, Any]:
-    return {
-        "network": name,
-        "accuracy [%]": 100 * entry["accuracy"],
-        "change [points]": 100 * entry["delta_accuracy"],
-        "parameters": entry["params"],
-        "compression (×)": teacher["params"] / entry["params"],
-        "MACs": entry["macs"],
-        "f": entry["f"],
-        "note": note,
-    }
+def _row(name: str, entry: Mapping[str, Any], teacher: Mapping[str, Any], note: str) -> tuple[Any, ...]:
+    accuracy, change, params = 100 * entry["accuracy"], 100 * entry["delta_accuracy"], entry["params"]
+    return name, accuracy, change, params, teacher["params"] / params, entry["macs"], entry["f"], note
 
 
-def _other_rows(other: StudyRecord) -> list[dict[str, Any]]:
+def _other_rows(other: StudyRecord) -> list[tuple[Any, ...]]:
     teacher, rows = other.reference_teacher, []
     for name, found in ((other.name, other.solution), (f"teacher narrowed to {other.name}'s size", other.narrowed)):
         if found is not None and teacher is not None:
-            entry = {"accuracy": found.accuracy, "params": found.params, "macs": found.macs, "f": found.f}
-            entry["delta_accuracy"] = found.accuracy - teacher.accuracy
-            against = {"params": teacher.params}
-            rows.append(_row(name, entry, against, f"study {other.config.study}, {len(other.observed)} evaluated"))
+            entry = vars(found) | {"delta_accuracy": found.accuracy - teacher.accuracy}
+            note = f"study {other.config.study}, {len(other.observed)} evaluated"
+            rows.append(_row(name, entry, vars(teacher), note))
     return rows
 
 
@@ -130,9 +107,7 @@ def codec_table(record: CompressionRecord) -> pd.DataFrame:
     parts = {f"held out, {SOURCE_NAMES[source]}": part for source, part in held_out.items()}
     parts |= {"held out, all": record.codec.get("held_out", {}), "trained on": record.codec.get("trained", {})}
     rows = []
-    for name, part in parts.items():
-        if not part:
-            continue
+    for name, part in ((name, part) for name, part in parts.items() if part):
         decoded, accuracy, params = part["reconstruction"], part["accuracy_regressor"], part["params_regressor"]
         rows.append(
             {
@@ -158,12 +133,10 @@ def _percent(share: float | None) -> float | None:
 
 def patterns_table(record: CompressionRecord) -> pd.DataFrame:
     """Return the share of trained and decoded networks that show each pattern of Section 5.3."""
-    groups: dict[str, list[tuple[Item, ...]]] = {
-        SOURCE_NAMES[source]: [
-            items_of(note["sequence"]) for note in record.observed["note"] if note["source"] == source
-        ]
-        for source in ("random", "around")
-    }
+    groups: dict[str, list[Items]] = {SOURCE_NAMES[source]: [] for source in ("random", "around")}
+    for note in record.observed["note"]:
+        if note["source"] in ("random", "around"):
+            groups[SOURCE_NAMES[note["source"]]].append(items_of(note["sequence"]))
     groups["decoded along the descent"] = _decoded(record.descents)
     groups["decoded, L = 0.1 L_a + L_p"] = _decoded([record.path("analysis")])
     rows = []
@@ -178,7 +151,7 @@ def patterns_table(record: CompressionRecord) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _decoded(paths: Sequence[Mapping[str, Any]]) -> list[tuple[Item, ...]]:
+def _decoded(paths: Sequence[Mapping[str, Any]]) -> list[Items]:
     """The different networks on some descents."""
     steps = [step for path in paths for step in path.get("steps", [])]
     return list({step["arch_id"]: items_of(step["items"]) for step in steps if step["items"] is not None}.values())
@@ -186,12 +159,9 @@ def _decoded(paths: Sequence[Mapping[str, Any]]) -> list[tuple[Item, ...]]:
 
 def layers_table(**sequences: Sequence[Item]) -> pd.DataFrame:
     """Return sequences side by side, one layer per row: "conv 3×3, 64, stride 1, padding 1"."""
-    longest = max(map(len, sequences.values()), default=0)
-    columns = {
-        name.replace("_", " "): [*map(layer_text, items), *[""] * (longest - len(items))]
-        for name, items in sequences.items()
-    }
-    return pd.DataFrame(columns, index=pd.RangeIndex(1, longest + 1, name="layer"))
+    rows = list(zip_longest(*(map(layer_text, items) for items in sequences.values()), fillvalue=""))
+    names = [name.replace("_", " ") for name in sequences]
+    return pd.DataFrame(rows, columns=names, index=pd.RangeIndex(1, len(rows) + 1, name="layer"))
 
 
 def layer_text(item: Item) -> str:
@@ -205,7 +175,7 @@ def layer_text(item: Item) -> str:
         return f"{name} {item.k}×{item.k}, {item.o}, stride {item.s}, padding {item.p}"
     if item.t in POOLS:
         return f"{name} {item.k}×{item.k}, stride {item.s}" + (f", padding {item.p}" if item.p else "")
-    return f"{name} {item.o}" if item.t == LINEAR else f"{name} {item.p / 10:g}" if KINDS[item.t] == "dropout" else name
+    return f"{name} {item.o}" if item.t == LINEAR else f"{name} {item.p / 10:g}" if item.t == DROPOUT else name
 
 
 PATTERNS: Final = (
@@ -226,8 +196,7 @@ def patterns_of(items: Sequence[Item]) -> dict[str, int]:
     [1, 1, 1, 0, 0, 1]
     """
     types = [item.t for item in items]
-    first = types.index(CONV) if CONV in types else len(types)
-    pairs = list(pairwise(types))
+    first, pairs = types.index(CONV) if CONV in types else len(types), list(pairwise(types))
     counts = (
         int(BATCH_NORM in types[:first]),
         sum(a in ACTIVATIONS and b in ACTIVATIONS for a, b in pairs),

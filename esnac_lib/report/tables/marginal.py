@@ -35,18 +35,15 @@ def marginal_table(teacher: Architecture, sizes: Sequence[int], seed: int) -> pd
     from esnac_lib.surrogate.fitting import KernelSettings
     from esnac_lib.surrogate.kernel import learn_kernel
 
-    marginal = KernelSettings(objective="marginal")
-    space = SearchSpace(teacher)
-    students = [teacher]
-    for index in range(max(sizes) - 1):
-        students.append(space.apply(space.sample(make_rng(seed, "marginal-table", index))))
+    marginal, space = KernelSettings(objective="marginal"), SearchSpace(teacher)
+    rngs = [make_rng(seed, "marginal-table", index) for index in range(max(sizes) - 1)]
+    students = [teacher, *(space.apply(space.sample(rng)) for rng in rngs)]
     encodings = [encode(student) for student in students]
     values = [PAPERS.gain(student.num_params, teacher.num_params) for student in students]
     lines = []
     for n in sizes:
         for when, settings in (("before", replace(marginal, max_steps=0)), ("after", marginal)):
-            generator = make_generator(seed, "marginal-table")
-            kernel = learn_kernel(encodings[:n], values[:n], settings, generator)
+            kernel = learn_kernel(encodings[:n], values[:n], settings, make_generator(seed, "marginal-table"))
             lines.append({"observations": n, "learning": when, "steps": kernel.steps, **_numerics(kernel)})
     return pd.DataFrame(lines)
 

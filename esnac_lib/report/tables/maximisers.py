@@ -55,10 +55,8 @@ def _lines(space: SearchSpace, record: StudyRecord, observed: pd.DataFrame, kern
     known = [Candidate.of(space.teacher)]
     known += [Candidate.of(Architecture.from_json(text)) for text in observed["architecture"]]
     values = [0.0, *observed["f"]]
-    subsets = [
-        choose_subset(len(values), make_rng(config.seed, "maximisers-subset", size, k), settings.subset_probability)
-        for k in range(kernels)
-    ]
+    rngs = [make_rng(config.seed, "maximisers-subset", size, k) for k in range(kernels)]
+    subsets = [choose_subset(len(values), rng, settings.subset_probability) for rng in rngs]
     seeds = [derive_seed(config.seed, "maximisers-kernel", size, k) for k in range(kernels)]
     learned = learn_kernels([candidate.encode() for candidate in known], values, subsets, settings, seeds)
     best = observed.sort_values("f", ascending=False, kind="stable").head(PARENTS)
@@ -68,10 +66,7 @@ def _lines(space: SearchSpace, record: StudyRecord, observed: pd.DataFrame, kern
     for k, kernel in enumerate(learned):
         given = space, maker, scorer(kernel), known, config.candidates
         rng = [make_rng(config.seed, "maximisers", size, k, which) for which in range(2)]
-        found = [
-            maximise_by_sampling(*given, rng[0]),
-            maximise_by_evolution(*given, rng[1], start=start),
-        ]
+        found = [maximise_by_sampling(*given, rng[0]), maximise_by_evolution(*given, rng[1], start=start)]
         for name, candidate in zip(MAXIMISERS, found, strict=True):
             if candidate is not None:
                 deviation = float(np.sqrt(candidate.variance))

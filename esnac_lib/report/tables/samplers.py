@@ -1,14 +1,8 @@
-"""A comparison of samplers: what sampler_comparison.ipynb claims, from the ledgers of its studies.
-
->>> experiment = read_experiment(config)                  # a ComparisonConfig
->>> comparison_table(experiment), margins_table(experiment, "esnac_ours_k8")
->>> write_summary(experiment)
-"""
+"""A comparison of samplers: what sampler_comparison.ipynb claims, from the ledgers of its studies."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +17,7 @@ from esnac_lib.report.records.experiment import ExperimentRecord
 from esnac_lib.report.records.study import StudyRecord, trial_of
 from esnac_lib.report.statistics import LEAST, mean_and_band, rank_correlation, stat
 
-PRUNING = "magnitude pruning"
+PRUNING, TIMES = "magnitude pruning", "compression (×)"
 
 
 def comparison_summary(experiment: ExperimentRecord) -> dict[str, dict[str, Any]]:
@@ -34,20 +28,19 @@ def comparison_summary(experiment: ExperimentRecord) -> dict[str, dict[str, Any]
     run that never reaches random search's final best with the same seed counts with all its evaluations, and not as
     reached.
     """
-    found = {}
+    found, references = {}, _bests(experiment, REFERENCE)
     for name in searched(experiment):
         records = experiment.finished(name)
         if not records:
             continue
-        best = [float(best_so_far([record])[0, -1]) for record in records]
-        needed = [_needed(record, _of_seed(experiment, REFERENCE, record.config.seed)) for record in records]
-        counted = [n for n, _ in needed if n is not None]
+        needed = [_needed(record, references.get(record.config.seed)) for record in records]
         ranks = [rank for record in records if (rank := _rank_correlation(record)) is not None]
-        entry: dict[str, Any] = {"best_f": _spread(best) | {"ci95": _half_width(best)}}
-        entry["evaluations_to_random_best"] = _spread(counted) | {"reached": sum(reached for _, reached in needed)}
-        if ranks:
-            entry["rank_correlation"] = _spread(ranks)
-        found[name] = entry | {
+        best = list(_bests(experiment, name).values())
+        counted = [n for n, _ in needed if n is not None]
+        found[name] = {
+            "best_f": _spread(best) | {"ci95": _half_width(best)},
+            "evaluations_to_random_best": _spread(counted) | {"reached": sum(reached for _, reached in needed)},
+            **({"rank_correlation": _spread(ranks)} if ranks else {}),
             "seeds": [record.config.seed for record in records],
             "evaluations": [len(record.observed) for record in records],
         }
@@ -60,13 +53,13 @@ def comparison_table(experiment: ExperimentRecord) -> pd.DataFrame:
     for name, entry in comparison_summary(experiment).items():
         records = experiment.finished(name)
         trials = pd.concat([record.trials for record in records])
-        to_best, ranks = entry["evaluations_to_random_best"], entry.get("rank_correlation", {})
+        best, to_best, ranks = entry["best_f"], entry["evaluations_to_random_best"], entry.get("rank_correlation", {})
         lines.append(
             {
                 "sampler": label_of(name),
-                "best f": entry["best_f"]["mean"],
-                "best f ±": entry["best_f"]["std"],
-                "95 % half-width": entry["best_f"]["ci95"],
+                "best f": best["mean"],
+                "best f ±": best["std"],
+                "95 % half-width": best["ci95"],
                 "evaluations to random's best": to_best["mean"],
                 "evaluations to random's best ±": to_best["std"],
                 "reached": f"{to_best['reached']} of {len(records)}",
@@ -87,14 +80,13 @@ def margins_table(experiment: ExperimentRecord, ahead: str) -> pd.DataFrame:
     One line has the mean difference, half the width of its 95 % interval, the number of seeds, and whether the
     difference is beyond that band.
     """
-    mine = {record.config.seed: best_so_far([record])[0, -1] for record in experiment.finished(ahead)}
-    lines = []
+    mine, lines = _bests(experiment, ahead), []
     for name in searched(experiment):
-        theirs = {record.config.seed: best_so_far([record])[0, -1] for record in experiment.finished(name)}
-        seeds = sorted(set(mine) & set(theirs))
+        theirs = _bests(experiment, name)
+        seeds = sorted(mine.keys() & theirs.keys())
         if name == ahead or not seeds:
             continue
-        differences = [float(mine[seed] - theirs[seed]) for seed in seeds]
+        differences = [mine[seed] - theirs[seed] for seed in seeds]
         mean, half = float(np.mean(differences)), _half_width(differences)
         said = "above" if half is None or mean > half else "below" if mean < -half else "within"
         said = "one seed tells nothing" if half is None else said
@@ -104,9 +96,9 @@ def margins_table(experiment: ExperimentRecord, ahead: str) -> pd.DataFrame:
 
 def without_a_search(experiment: ExperimentRecord) -> pd.DataFrame:
     """Return width scaling and magnitude pruning at the same sizes: seed, method, params, times, accuracy, f."""
-    variants = [variant for variant in sampler_variants().values() if not variant.searches]
+    names = [variant.name for variant in sampler_variants().values() if not variant.searches]
     lines = []
-    for record in (record for variant in variants for record in experiment.finished(variant.name)):
+    for record in (record for name in names for record in experiment.finished(name)):
         teacher = record.search_teacher
         assert teacher is not None
         found: list[tuple[str, dict[Any, Any]]] = [(record.name, row) for row in record.complete.to_dict("records")]
@@ -114,19 +106,16 @@ def without_a_search(experiment: ExperimentRecord) -> pd.DataFrame:
         for method, row in sorted(found, key=lambda one: (one[0], one[1]["params"])):
             times, accuracy = teacher.params / row["params"], 100 * row["accuracy"]
             lines.append((record.config.seed, method, row["params"], times, accuracy, row["f"]))
-    return pd.DataFrame(lines, columns=["seed", "method", "params", "times", "accuracy [%]", "f"])
+    return pd.DataFrame(lines, columns=["seed", "method", "params", TIMES, "accuracy [%]", "f"])
 
 
 def without_a_search_table(experiment: ExperimentRecord) -> pd.DataFrame:
-    """Return the best of each seed without a search: mean and deviation of f, its times, and the seeds."""
-    table = without_a_search(experiment)
+    """Return the best of each seed without a search: mean and deviation of f and of its compression, and the seeds."""
     lines = []
-    for method, rows in table.groupby("method", sort=False):
+    for method, rows in without_a_search(experiment).groupby("method", sort=False):
         best = rows.loc[rows.groupby("seed")["f"].idxmax()]
-        f, times = stat(list(best["f"])), stat(list(best["times"]))
-        sizes = len(rows) // len(best)
-        lines.append((method, f.mean, f.std, times.mean, times.std, len(best), sizes))
-    columns = ["method", "best f", "best f ±", "times", "times ±", "seeds", "sizes tried"]
+        lines.append((method, *stat(list(best["f"])), *stat(list(best[TIMES])), len(best), len(rows) // len(best)))
+    columns = ["method", "best f", "best f ±", TIMES, f"{TIMES} ±", "seeds", "sizes tried"]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -135,13 +124,11 @@ def draws_table(experiment: ExperimentRecord) -> pd.DataFrame:
     lines = []
     variants = sorted(sampler_variants().values(), key=lambda variant: not variant.searches)
     for name in (one.name for one in variants if one.sampler == REFERENCE or not one.searches):
-        trials = [record.observed for record in experiment.finished(name)]
-        if trials:
+        if trials := [record.observed for record in experiment.finished(name)]:
             rows = pd.concat(trials)
             f = rows["f"].fillna(0.0)
-            low, middle, high = np.percentile(f, (25, 50, 75))
-            accuracy = 100 * rows["accuracy"].fillna(0.0).median()
-            lines.append((label_of(name), len(rows), float(f.mean()), low, middle, high, float(f.max()), accuracy))
+            quartiles, accuracy = np.percentile(f, (25, 50, 75)), 100 * rows["accuracy"].fillna(0.0).median()
+            lines.append((label_of(name), len(rows), float(f.mean()), *quartiles, float(f.max()), accuracy))
     columns = ["drawn", "students", "mean f", "lower quartile", "median f", "upper quartile", "best f"]
     return pd.DataFrame(lines, columns=[*columns, "median accuracy [%]"])
 
@@ -175,23 +162,19 @@ def proxy_table(record: StudyRecord) -> pd.DataFrame:
 
 
 def write_summary(experiment: ExperimentRecord) -> dict[str, Any]:
-    """Write summary.json into the experiment's folder, and return what it holds.
-
-    That is one entry a sampler, the best without a search, and what search f is worth.
-    """
-    config = experiment.config
-    proxy = read_proxy(experiment)
+    """Write each sampler's numbers, the best without a search and what search f is worth to summary.json; return it."""
+    config, proxy = experiment.config, read_proxy(experiment)
+    without = without_a_search_table(experiment).rename(columns=lambda name: name.replace(TIMES, "times"))
     summary: dict[str, Any] = {
         "study": config.study,
         "teacher": config.teacher,
         "dataset": config.dataset,
         "evaluations": config.num_evaluations,
         "samplers": comparison_summary(experiment),
-        "without_a_search": _records(without_a_search_table(experiment)),
+        "without_a_search": _records(without),
         "proxy": [] if proxy is None else _records(proxy_table(proxy)),
     }
-    path = experiment.folder / "summary.json"
-    write_atomically(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_atomically(experiment.folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return summary
 
 
@@ -209,18 +192,16 @@ def label_of(variant: str) -> str:
     return sampler_variants()[variant].label
 
 
-# -- parts -------------------------------------------------------------------------------------------------------------
+def _bests(experiment: ExperimentRecord, name: str) -> dict[int, float]:
+    """The best f of each finished run, by seed."""
+    return {record.config.seed: float(best_so_far([record])[0, -1]) for record in experiment.finished(name)}
 
 
-def _of_seed(experiment: ExperimentRecord, name: str, seed: int) -> StudyRecord | None:
-    return next((record for record in experiment.finished(name) if record.config.seed == seed), None)
-
-
-def _needed(record: StudyRecord, random: StudyRecord | None) -> tuple[int | None, bool]:
+def _needed(record: StudyRecord, wanted: float | None) -> tuple[int | None, bool]:
     """Return how many evaluations it took to reach the random study's final best, and whether it was reached."""
-    if random is None:
+    if wanted is None:
         return None, False
-    best, wanted = best_so_far([record])[0], best_so_far([random])[0, -1]
+    best = best_so_far([record])[0]
     reached = np.flatnonzero(best >= wanted)
     return (int(reached[0]) + 1, True) if len(reached) else (len(best), False)
 
@@ -231,9 +212,8 @@ def _rank_correlation(record: StudyRecord) -> float | None:
     return rank_correlation(rows["mean"], rows["f"])
 
 
-def _spread(values: Sequence[float]) -> dict[str, float | None]:
-    mean, std = stat(values)
-    return {"mean": mean, "std": std}
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return stat(values)._asdict()
 
 
 def _half_width(values: Sequence[float]) -> float | None:
@@ -241,9 +221,7 @@ def _half_width(values: Sequence[float]) -> float | None:
     return float(mean_and_band(np.array(values, float)[:, None])[1][0]) if len(values) > 1 else None
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _records(table: pd.DataFrame) -> list[dict[Any, Any]]:
     """Return plain data, missing numbers as None."""
-    return [
-        {str(name): None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
-        for row in table.to_dict("records")
-    ]
+    rows: list[dict[Any, Any]] = table.astype(object).where(table.notna(), None).to_dict("records")
+    return rows

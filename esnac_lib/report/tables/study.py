@@ -11,20 +11,11 @@ from esnac_lib.objective import PAPERS, compression_ratio
 from esnac_lib.report.papers.published import Published, published
 from esnac_lib.report.records.study import Measured, StudyRecord
 
-F, F_BETTER, TIMES = "f", "f vs better teacher", "compression (×)"
 SOLUTION_COLUMNS = {
-    "method": "object",
-    "accuracy [%]": "float64",
-    "evaluated on": "object",
-    "change [points]": "float64",
-    "parameters": "Int64",
-    "MACs": "Int64",
-    "ratio": "float64",
-    TIMES: "float64",
-    F: "float64",
-    F_BETTER: "float64",
-    "note": "object",
-}
+    "method": "object", "accuracy [%]": "float64", "evaluated on": "object", "change [points]": "float64",
+    "parameters": "Int64", "MACs": "Int64", "ratio": "float64", "compression (×)": "float64", "f": "float64",
+    "f vs better teacher": "float64", "note": "object",
+}  # fmt: skip
 
 
 def solution_table(*records: StudyRecord) -> pd.DataFrame:
@@ -35,26 +26,25 @@ def solution_table(*records: StudyRecord) -> pd.DataFrame:
     f is against our own teacher on the same images; "f vs better teacher", for the comparison with the published f,
     against the larger of our teacher's and the published teacher's accuracy, as the paper's is.
     """
-    rows: list[dict[str, Any]] = []
-    prints: list[Published] = []
-    for record in records:
-        printed = published(record.config)
-        rows += [row for row in _rows_of(record, printed) if row not in rows]
-        prints += [printed] if printed is not None and printed not in prints else []
-    for printed in prints:
-        rows += [row for row in _published_rows(printed) if row not in rows]
-    rows.sort(key=lambda row: row["order"])
-    return _frame(SOLUTION_COLUMNS, [{key: row[key] for key in SOLUTION_COLUMNS} for row in rows])
+    prints = [published(record.config) for record in records]
+    rows = [row for record, printed in zip(records, prints, strict=True) for row in _rows_of(record, printed)]
+    rows += [row for printed in prints if printed is not None for row in _published_rows(printed)]
+    lines = [row for _, row in sorted(dict.fromkeys(rows), key=lambda row: row[0])]
+    return pd.DataFrame(lines, columns=list(SOLUTION_COLUMNS), dtype=object).astype(SOLUTION_COLUMNS)
 
 
-def _rows_of(record: StudyRecord, printed: Published | None) -> list[dict[str, Any]]:
+Row = tuple[int, tuple[Any, ...]]
+"""Its place among the kinds of rows, and its cells."""
+
+
+def _rows_of(record: StudyRecord, printed: Published | None) -> list[Row]:
     teacher = record.teacher
     if teacher is None:
         return []
-    role = "search" if teacher.evaluated_on == "validation" else "reference"
-    rows = [_row(0, f"teacher {record.config.teacher} ({role})", teacher, teacher, None, "trained on all images")]
-    if role == "search":
-        rows[0]["note"] = "trained on the training split"
+    role, note = "reference", "trained on all images"
+    if teacher.evaluated_on == "validation":
+        role, note = "search", "trained on the training split"
+    rows = [_row(0, f"teacher {record.config.teacher} ({role})", teacher, teacher, None, note)]
     if record.solution is not None:
         paper = record.config.final == "paper"
         note = "best test epoch of the best student by test f, as in the paper" if paper else "last epoch"
@@ -70,72 +60,36 @@ def _rows_of(record: StudyRecord, printed: Published | None) -> list[dict[str, A
     return rows
 
 
-def _row(
-    order: int, method: str, network: Measured, teacher: Measured, printed: Published | None, note: str
-) -> dict[str, Any]:
+def _row(order: int, method: str, network: Measured, teacher: Measured, printed: Published | None, note: str) -> Row:
     better = None
     if printed is not None:
         reference = max(teacher.accuracy, printed.teacher_accuracy / 100)
         better = PAPERS.value(network.measurement, replace(teacher.measurement, accuracy=reference))
         whose = "ours" if reference == teacher.accuracy else "the published one"
         note += f"; the better teacher is {whose} ({reference:.2%})"
-    return {
-        "order": order,
-        "method": method,
-        "accuracy [%]": 100 * network.accuracy,
-        "evaluated on": network.evaluated_on,
-        "change [points]": 100 * (network.accuracy - teacher.accuracy),
-        "parameters": network.params,
-        "MACs": network.macs,
-        "ratio": compression_ratio(network.params, teacher.params),
-        TIMES: teacher.params / network.params,
-        F: network.f,
-        F_BETTER: better,
-        "note": note,
-    }
+    accuracy, change = 100 * network.accuracy, 100 * (network.accuracy - teacher.accuracy)
+    ratio, times = compression_ratio(network.params, teacher.params), teacher.params / network.params
+    sizes = network.params, network.macs, ratio, times
+    return order, (method, accuracy, network.evaluated_on, change, *sizes, network.f, better, note)
 
 
-def _published_rows(printed: Published) -> list[dict[str, Any]]:
-    row = {
-        "order": 3,
-        "method": f"published: {printed.label}",
-        "accuracy [%]": printed.accuracy,
-        "evaluated on": "test",
-        "change [points]": round(printed.accuracy - printed.teacher_accuracy, 2),
-        "parameters": round(printed.params),
-        "MACs": None,
-        "ratio": printed.ratio,
-        TIMES: printed.times,
-        F: None,
-        F_BETTER: printed.f,
-        "note": f"{printed.note}; f against the published teacher",
-    }
-    teacher = {
-        "order": 3,
-        "method": f"published: {printed.teacher_label}",
-        "accuracy [%]": printed.teacher_accuracy,
-        "change [points]": 0.0,
-        "parameters": round(printed.teacher_params),
-        "ratio": 0.0,
-        TIMES: 1.0,
-        F_BETTER: None,
-        "note": "as printed",
-    }
-    return [row | teacher, row]
+def _published_rows(printed: Published) -> list[Row]:
+    teacher, student = f"published: {printed.teacher_label}", f"published: {printed.label}"
+    sizes, change = (round(printed.params), None, printed.ratio, printed.times), round(printed.change, 2)
+    first = (printed.teacher_accuracy, "test", 0.0, round(printed.teacher_params), None, 0.0, 1.0, None, None)
+    note = f"{printed.note}; f against the published teacher"
+    return [
+        (3, (teacher, *first, "as printed")),
+        (3, (student, printed.accuracy, "test", change, *sizes, None, printed.f, note)),
+    ]
 
 
 def finalists_table(record: StudyRecord) -> pd.DataFrame:
     """Return the students in final training: f after the search, f at the end, and the accuracy behind it."""
     found = record.finalists
-    return pd.DataFrame(
-        {
-            "trial": found["trial"].astype("int64"),
-            "search f": found["search_f"].astype("float64"),
-            "final f": found["final_f"].astype("float64"),
-            "accuracy [%]": 100 * found["accuracy"].astype("float64"),
-            "evaluated on": found["evaluated_on"],
-        }
-    )
+    kinds = {"trial": "int64", "search_f": "float64", "final_f": "float64", "accuracy": "float64"}
+    found = found.astype(kinds).assign(accuracy=lambda rows: 100 * rows["accuracy"])
+    return found.set_axis(["trial", "search f", "final f", "accuracy [%]", "evaluated on"], axis=1)
 
 
 def seconds_table(record: StudyRecord) -> pd.DataFrame:
@@ -159,10 +113,5 @@ def seconds_table(record: StudyRecord) -> pd.DataFrame:
 def failures_table(record: StudyRecord) -> pd.DataFrame:
     """Return why trials failed: each reason, how often, and the first trial that met it."""
     groups = record.failed.groupby("error", dropna=False)["trial"]
-    table = groups.agg(trials="count", first="min").reset_index()
-    table = table.rename(columns={"error": "reason", "first": "first trial"})
-    return table.sort_values("first trial", ignore_index=True)
-
-
-def _frame(columns: dict[str, str], rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(columns), dtype=object).astype(columns)
+    table = groups.agg(trials="count", first="min").rename_axis("reason").reset_index()
+    return table.rename(columns={"first": "first trial"}).sort_values("first trial", ignore_index=True)
