@@ -8,9 +8,5 @@ import lazy_loader as lazy
 
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
-    submod_attrs={
-        "datasets": ["Dataset", "load_dataset"],
-        "splits": ["StudyData"],
-        "batches": ["DeviceData"],
-    },
+    submod_attrs={"datasets": ["Dataset", "load_dataset"], "splits": ["StudyData"], "batches": ["DeviceData"]},
 )

@@ -33,19 +33,15 @@ KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory. The arrays are read-only.
-
-    ``train_images`` and ``test_images`` are uint8 (N, H, W, C), the labels int64 (N,). ``flip`` says whether a mirrored
-    image keeps its class, so that augmentation may flip.
-    """
+    """A data set in memory. The arrays are read-only."""
 
     name: str
-    train_images: np.ndarray
-    train_labels: np.ndarray
+    train_images: np.ndarray  # uint8 (N, H, W, C)
+    train_labels: np.ndarray  # int64 (N,)
     test_images: np.ndarray
     test_labels: np.ndarray
     classes: tuple[str, ...]
-    flip: bool
+    flip: bool  # whether a mirrored image keeps its class, so that augmentation may flip
 
     def __repr__(self) -> str:
         size = f"{self.image_size}×{self.image_size}×{self.in_channels}"
@@ -68,11 +64,7 @@ class Dataset:
         return int(self.train_images.shape[1])
 
     def with_channels(self, channels: int) -> Dataset:
-        """Return the same images with this number of channels: grey ones are repeated, 0 leaves them as they are.
-
-        Raises:
-            DataError: The images are not grey.
-        """
+        """Return the same images with this number of channels, 0 as they are; only grey ones can be repeated."""
         if channels in (0, self.in_channels):
             return self
         if self.in_channels != 1:
@@ -81,17 +73,14 @@ class Dataset:
                 "grey ones can be repeated; give 0"
             )
         train, test = (np.repeat(images, channels, axis=3) for images in (self.train_images, self.test_images))
-        for images in (train, test):
-            images.setflags(write=False)
+        train.flags.writeable = test.flags.writeable = False
         return replace(self, train_images=train, test_images=test)
 
 
 def load_dataset(name: str, root: str | Path = "") -> Dataset:
-    """Load a named data set, or a user's own ``….npz``.
+    """Load a data set named in `DATASETS`, or a user's own ``….npz``, which is looked for as given, then in `root`.
 
-    Args:
-        name: A name in `DATASETS`, or a path that ends in .npz, which is looked for as given, then in `root`.
-        root: Folder of the .npz files; empty means the environment's ESNAC_DATA, else ``data`` in the checkout.
+    `root` is the folder of the .npz files; empty means the environment's ESNAC_DATA, else ``data`` in the checkout.
 
     Raises:
         DataError: The name is unknown, or the file is missing (and cannot be downloaded), damaged or not of the form
@@ -104,11 +93,7 @@ def load_dataset(name: str, root: str | Path = "") -> Dataset:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), DATASETS, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DataError(f"no data set {name!r}: allowed are {', '.join(DATASETS)}, or a path that ends in .npz{hint}")
-    return _named(DATASETS[name], folder / f"{name}.npz")
-
-
-def _named(entry: DatasetEntry, path: Path) -> Dataset:
-    """Load a named data set from its file, else from an installed package, else from a download."""
+    entry, path = DATASETS[name], folder / f"{name}.npz"
     if os.path.exists(path):  # false, where Path.exists would raise, if a folder may not be entered
         return dataset_from_arrays(entry.name, _read_npz(path), str(path))
     if entry.load and (arrays := entry.load()) is not None:
@@ -119,19 +104,14 @@ def _named(entry: DatasetEntry, path: Path) -> Dataset:
 def dataset_from_arrays(name: str, arrays: Mapping[str, Any], where: str) -> Dataset:
     """Check arrays in the on-disk form (see the module's header) and make a `Dataset` of them.
 
-    Without ``classes`` a user's labels must be 0 … K-1 without a gap, so that labels counted from 1 are noticed.
-
-    Args:
-        name: A name in `DATASETS`, which the arrays must then fit, or another one.
-        arrays: The arrays by name.
-        where: What a message calls the source.
+    They must fit the row of `DATASETS` with this name, if there is one. Without ``classes`` a user's labels must be
+    0 … K-1 without a gap, so that labels counted from 1 are noticed.
 
     Raises:
-        DataError: The arrays are not of that form.
+        DataError: The arrays are not of that form. The message calls their source `where`.
     """
     known = DATASETS.get(name)
-    missing = [key for key in KEYS if key not in arrays]
-    if missing:
+    if missing := [key for key in KEYS if key not in arrays]:
         raise DataError(
             f"{where} has no array {missing[0]!r} (it has: {', '.join(arrays) or 'none'}); it needs {', '.join(KEYS)}"
         )
@@ -151,10 +131,13 @@ def dataset_from_arrays(name: str, arrays: Mapping[str, Any], where: str) -> Dat
             raise DataError(f"{where}: {part}_labels hold {labels.max()}; allowed are 0 to {len(classes) - 1}")
     if len(np.unique(train_labels)) < 2:
         raise DataError(f"{where}: train_labels hold one class only; at least two are needed")
-    flip = known.flip if known else _checked_flip(arrays.get("flip", np.False_), where)
-    for array in (train_images, train_labels, test_images, test_labels):
+    flip = known.flip if known else arrays.get("flip", np.False_)
+    if not known and (not isinstance(flip, np.ndarray | np.bool_) or flip.dtype != np.bool_ or flip.shape != ()):
+        raise DataError(f"{where}: flip must be one bool: true if a mirrored image keeps its class")
+    checked = (train_images, train_labels, test_images, test_labels)
+    for array in checked:
         array.flags.writeable = False  # each is a view or a copy of our own
-    return Dataset(name, train_images, train_labels, test_images, test_labels, classes, flip)
+    return Dataset(name, *checked, classes, bool(flip))
 
 
 def _checked_images(array: Any, part: str, where: str) -> np.ndarray:
@@ -190,18 +173,11 @@ def _checked_classes(array: Any, labels: np.ndarray, known: DatasetEntry | None,
             raise DataError(f"{where}: classes has {len(names)} names; this data set has {known.num_classes} classes")
         return names
     if known:
-        return tuple(str(label) for label in range(known.num_classes))
+        return tuple(map(str, range(known.num_classes)))
     present = np.unique(labels)
-    gaps = np.flatnonzero(present != np.arange(len(present)))
-    if len(gaps):
+    if len(gaps := np.flatnonzero(present != np.arange(len(present)))):
         raise DataError(f"{where}: no training label is {gaps[0]}, yet some are above it; count from 0, or add classes")
-    return tuple(str(label) for label in present)
-
-
-def _checked_flip(array: Any, where: str) -> bool:
-    if not isinstance(array, np.ndarray | np.bool_) or array.dtype != np.bool_ or array.shape != ():
-        raise DataError(f"{where}: flip must be one bool: true if a mirrored image keeps its class")
-    return bool(array)
+    return tuple(map(str, present))
 
 
 def _own_file(name: str, folder: Path) -> Dataset:
@@ -209,9 +185,8 @@ def _own_file(name: str, folder: Path) -> Dataset:
     path = next((place for place in places if os.path.isfile(place)), None)
     if path is None:
         raise DataError(f"no file {' nor '.join(map(str, places))}; give the path of an .npz with {', '.join(KEYS)}")
-    return dataset_from_arrays(
-        path.stem if path.stem not in DATASETS else f"own-{path.stem}", _read_npz(path), str(path)
-    )
+    own = f"own-{path.stem}" if path.stem in DATASETS else path.stem
+    return dataset_from_arrays(own, _read_npz(path), str(path))
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -233,9 +208,9 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 def _downloaded(entry: DatasetEntry, path: Path) -> Dataset:
     """Download a named data set, check it, and store it as `path`."""
-    if entry.download is None:
-        raise _not_found(entry, path, "no download is known")
     try:
+        if entry.download is None:
+            raise DataError("no download is known")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{entry.name}-") as scratch:
             arrays: dict[str, Any] = entry.download(Path(scratch))
@@ -245,12 +220,9 @@ def _downloaded(entry: DatasetEntry, path: Path) -> Dataset:
             partial.replace(path)
         return dataset
     except Exception as error:  # whatever went wrong between here and a far server, the user needs the one line
-        raise _not_found(entry, path, one_line(error, kind=False)) from None
-
-
-def _not_found(entry: DatasetEntry, path: Path, reason: str) -> DataError:
-    package = f", or install {entry.package}" if entry.package else ""
-    return DataError(
-        f"{entry.name} is not at {path} and cannot be downloaded ({reason}): go online, set ESNAC_DATA or the data "
-        f"root to the folder that has {path.name}, put such a file there ({', '.join(KEYS)}){package}"
-    )
+        package = f", or install {entry.package}" if entry.package else ""
+        raise DataError(
+            f"{entry.name} is not at {path} and cannot be downloaded ({one_line(error, kind=False)}): go online, set "
+            f"ESNAC_DATA or the data root to the folder that has {path.name}, put such a file there "
+            f"({', '.join(KEYS)}){package}"
+        ) from None

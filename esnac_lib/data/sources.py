@@ -11,8 +11,8 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +43,11 @@ def digits() -> Arrays:
     images, labels = np.rint(loaded.images * (255 / 16)).astype(np.uint8)[..., None], loaded.target
     test = stratified(labels, DIGITS_TEST, make_rng(0, "digits-test-split"))
     train = np.setdiff1d(np.arange(len(labels)), test)
-    return {
-        "train_images": images[train],
-        "train_labels": labels[train],
-        "test_images": images[test],
-        "test_labels": labels[test],
-    }
+    return _arrays(train=(images[train], labels[train]), test=(images[test], labels[test]))
 
 
 def debian_fashion() -> Arrays | None:
-    """Return Fashion-MNIST from the four original .gz files in `DEBIAN_FASHION`; None without that folder.
-
-    Raises:
-        DataError: A file is missing or damaged.
-    """
+    """Return Fashion-MNIST from the four original .gz files in `DEBIAN_FASHION`; None without that folder."""
     if not DEBIAN_FASHION.is_dir():
         return None
     arrays = {"classes": np.array(FASHION_CLASSES)}
@@ -82,39 +73,38 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 
 def torchvision(name: str) -> Callable[[Path], Arrays]:
-    """Return the download of a data set of torchvision: "CIFAR10", "CIFAR100" or "FashionMNIST".
+    """Return the download of a data set of torchvision: "CIFAR10", "CIFAR100", "FashionMNIST" or "SVHN".
 
     It is called with a folder for the archives, which torchvision checks by their MD5, and raises whatever the network,
-    the disk or torchvision raise.
+    the disk or torchvision raise. SVHN's training split is the 73,257 images without the "extra" ones.
     """
 
     def download(folder: Path) -> Arrays:
         from torchvision import datasets  # here, since it loads PyTorch
 
-        arrays: Arrays = {}
         source: Any = getattr(datasets, name)
-        probe(source.url if hasattr(source, "url") else source.mirrors[0])
-        with _read_timeout(STALL_SECONDS):
-            for part in ("train", "test"):
-                loaded = source(str(folder), train=part == "train", download=True)
-                arrays[f"{part}_images"] = np.asarray(loaded.data)  # (N, H, W, C), or (N, H, W)
-                arrays[f"{part}_labels"] = np.asarray(loaded.targets)
-        return arrays | {"classes": np.array(loaded.classes)}
+        svhn = name == "SVHN"
+        choices = {part: {"split": part} if svhn else {"train": part == "train"} for part in ("train", "test")}
+        probe(source.split_list["train"][0] if svhn else source.url if hasattr(source, "url") else source.mirrors[0])
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(STALL_SECONDS)  # torchvision itself would wait forever
+        try:
+            loaded = {part: source(str(folder), download=True, **choice) for part, choice in choices.items()}
+        finally:
+            socket.setdefaulttimeout(before)
+        if svhn:  # (N, C, H, W) to (N, H, W, C)
+            return _arrays(**{part: (data.data.transpose(0, 2, 3, 1), data.labels) for part, data in loaded.items()})
+        arrays = _arrays(**{part: (data.data, data.targets) for part, data in loaded.items()})
+        return arrays | {"classes": np.array(loaded["test"].classes)}
 
     return download
 
 
-def svhn(folder: Path) -> Arrays:
-    """Download SVHN as `torchvision` does; its training split is the 73,257 images without the "extra" ones."""
-    from torchvision.datasets import SVHN  # here, since it loads PyTorch
-
+def _arrays(**parts: tuple[Any, Any]) -> Arrays:
+    """Return the images and labels of each part, (N, H, W, C) or (N, H, W) and (N,), under their names on the disk."""
     arrays: Arrays = {}
-    probe(SVHN.split_list["train"][0])
-    with _read_timeout(STALL_SECONDS):
-        for part in ("train", "test"):
-            loaded = SVHN(str(folder), split=part, download=True)
-            arrays[f"{part}_images"] = np.ascontiguousarray(loaded.data.transpose(0, 2, 3, 1))  # (N, H, W, C)
-            arrays[f"{part}_labels"] = np.asarray(loaded.labels)
+    for part, (images, labels) in parts.items():
+        arrays |= {f"{part}_images": np.ascontiguousarray(images), f"{part}_labels": np.asarray(labels)}
     return arrays
 
 
@@ -123,34 +113,21 @@ def probe(url: str) -> None:
 
     Any answer will do, even an error: the download itself then says what is wrong.
     """
-    answers: list[str] = []
+    reason = f"no answer within {PROBE_SECONDS:g} s"
 
     def ask() -> None:
+        nonlocal reason
         try:
-            request = urllib.request.Request(url, method="HEAD")
-            urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
-            answers.append("")
-        except urllib.error.HTTPError:
-            answers.append("")
+            with suppress(urllib.error.HTTPError):
+                urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
+            reason = ""
         except urllib.error.URLError as error:
-            answers.append(str(error.reason))
+            reason = str(error.reason)
         except Exception as error:  # name lookup, TLS, proxies: each has errors of its own
-            answers.append(one_line(error, kind=False))
+            reason = one_line(error, kind=False)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)
-    reason = answers[0] if answers else f"no answer within {PROBE_SECONDS:g} s"
     if reason:
         raise ConnectionError(f"the server cannot be reached: {reason}")
-
-
-@contextmanager
-def _read_timeout(seconds: float) -> Iterator[None]:
-    """Limit the time of each read from the network, which torchvision does not; restore the limit afterwards."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

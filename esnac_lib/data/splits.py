@@ -26,11 +26,10 @@ def pick_device(name: str) -> str:
     Raises:
         ConfigError: CUDA is asked for on a machine without it.
     """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    available = torch.cuda.is_available()
+    if name.startswith("cuda") and not available:
         raise ConfigError(f"device = {name!r}: this machine has no CUDA device; give 'cpu' or 'auto'")
-    return name
+    return name if name != "auto" else "cuda" if available else "cpu"
 
 
 class StudyData:
@@ -44,8 +43,7 @@ class StudyData:
 
     def __init__(self, dataset: Dataset, config: StudyConfig, device: str) -> None:
         self.dataset = dataset = dataset.with_channels(config.image_channels)
-        self.device = device
-        self.augment = config.augment
+        self.device, self.augment = device, config.augment
         self.splits = split(dataset, config.validation, config.seed, config.search_images)
         self.normalisation = config.own_normalisation or normalisation(dataset.train_images[self.splits.train])
         if len(self.normalisation[0]) != dataset.in_channels:
@@ -82,19 +80,16 @@ class StudyData:
     @cached_property
     def test(self) -> DeviceData:
         """The test images. For final results only."""
-        return self._device_data(self.dataset.test_images, self.dataset.test_labels)
+        return DeviceData(**self._plain(self.dataset.test_images, self.dataset.test_labels), device=self.device)
 
-    def plain(self, part: Literal["search", "validation"]) -> dict[str, Any]:
+    def plain(self, part: Literal["search", "validation"] | np.ndarray) -> dict[str, Any]:
         """Return a part as plain data, the arguments that `DeviceData` needs to make it on another machine."""
-        positions = getattr(self.splits, part)
+        positions = getattr(self.splits, part) if isinstance(part, str) else part
         return self._plain(self.dataset.train_images[positions], self.dataset.train_labels[positions])
 
     def part(self, positions: np.ndarray) -> DeviceData:
         """Return the images at these positions of all that may be trained on."""
-        return self._device_data(self.dataset.train_images[positions], self.dataset.train_labels[positions])
-
-    def _device_data(self, images: np.ndarray, labels: np.ndarray) -> DeviceData:
-        return DeviceData(**self._plain(images, labels), device=self.device)
+        return DeviceData(**self.plain(positions), device=self.device)
 
     def _plain(self, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         mean, std = self.normalisation
@@ -104,22 +99,18 @@ class StudyData:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Positions in the training images, each sorted, int64.
-
-    ``train`` and ``validation`` share none and together are all; ``search`` is what search training uses: ``train``, or
-    a fixed stratified subset of it.
-    """
+    """Positions in the training images, each sorted, int64. `train` and `validation` are disjoint and together all."""
 
     train: np.ndarray
     validation: np.ndarray
-    search: np.ndarray
+    search: np.ndarray  # what search training uses: `train`, or a fixed stratified subset of it
 
 
 def split(dataset: Dataset, validation: int, seed: int, search_images: int = 0) -> Splits:
     """Divide the training images into training and validation (ESNAC §4.1 keeps 5,000 of 50,000), both stratified.
 
-    Exactly `validation` images are kept for validation. `search_images` > 0 picks that many of the training split for
-    search training; 0 takes all. The same (data, numbers, seed) give the same split in every process.
+    `search_images` of the training split are picked for search training; 0 takes all. The same (data, numbers, seed)
+    give the same split in every process.
 
     Raises:
         DataError: The numbers leave nothing to validate on, or a class without a training image, or do not fit.
@@ -136,7 +127,5 @@ def split(dataset: Dataset, validation: int, seed: int, search_images: int = 0) 
     train = np.setdiff1d(np.arange(len(labels)), held)
     if not 0 <= search_images <= len(train):
         raise DataError(f"search_images = {search_images}: allowed are 0 (all) to {len(train)}, the training split")
-    search = train
-    if search_images:
-        search = train[stratified(labels[train], search_images, make_rng(seed, "search-subset"))]
-    return Splits(train, held, search)
+    few = stratified(labels[train], search_images, make_rng(seed, "search-subset")) if search_images else slice(None)
+    return Splits(train, held, train[few])

@@ -9,16 +9,13 @@ def stratified(labels: np.ndarray, count: int, rng: np.random.Generator, leave: 
     """Return `count` sorted positions in `labels` (N,), each class in proportion, rounded by largest remainder.
 
     Ties go to the lower label. At least `leave` of every class are not taken; what a class then lacks is taken from the
-    classes with the next largest remainders.
-
-    Raises:
-        ValueError: `count` is negative, or more than the classes can give.
+    classes with the next largest remainders. A `count` that the classes cannot give is a ValueError.
     """
     present, sizes = np.unique(labels, return_counts=True)
-    if not 0 <= count <= np.maximum(sizes - leave, 0).sum():
+    limit = np.maximum(sizes - leave, 0)
+    if not 0 <= count <= limit.sum():
         raise ValueError(f"cannot take {count} of {len(labels)} labels and leave {leave} a class")
     share, remainder = np.divmod(sizes * count, len(labels))  # exact: integers
-    limit = np.maximum(sizes - leave, 0)
     quota = np.minimum(share, limit)
     order = np.argsort(-remainder, kind="stable")
     while (short := count - int(quota.sum())) > 0:  # each round adds at least one

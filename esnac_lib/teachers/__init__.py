@@ -6,8 +6,5 @@ Start with `registry.py`: `teacher("resnet18", 10)` is an ordinary `nn.Module`; 
 import lazy_loader as lazy
 
 __getattr__, __dir__, __all__ = lazy.attach(
-    __name__,
-    submod_attrs={
-        "registry": ["TEACHERS", "TeacherEntry", "teacher"],
-    },
+    __name__, submod_attrs={"registry": ["TEACHERS", "TeacherEntry", "teacher"]}
 )

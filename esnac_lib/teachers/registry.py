@@ -1,7 +1,4 @@
-"""The registry of teachers: one row for each network. To add one, write its class in a file here, and add a row.
-
-`teacher("resnet18", 10)` returns an ordinary `nn.Module`; `trace` makes an architecture of it or of your own module.
-"""
+"""The registry of teachers: one row for each network. To add one, write its class in a file here, and add a row."""
 
 from __future__ import annotations
 
@@ -19,22 +16,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 Builder = Callable[[int, int, int], "nn.Module"]
+"""Maps num_classes, in_channels and image_size to the network, (B, C, S, S) to logits. It may load PyTorch."""
 
 
 @dataclass(frozen=True)
 class TeacherEntry:
-    """A row of the registry of teachers.
+    """A row of the registry of teachers."""
 
-    Attributes:
-        name: What `StudyConfig.teacher` calls it.
-        label: What papers, tables and figures call it.
-        smallest: The smallest image that it takes, in pixels a side.
-        build: Called with num_classes, in_channels and image_size, in this order. It may load PyTorch.
-    """
-
-    name: str
-    label: str
-    smallest: int
+    name: str  # as in `StudyConfig.teacher`
+    label: str  # as in papers, tables and figures
+    smallest: int  # image that it takes, in pixels a side
     build: Builder
 
 
@@ -76,11 +67,9 @@ for _entry in (
     TeacherEntry("cnn4", "CNN-4", 4, _plain(CNN4, bias=False, average=True)),
     TeacherEntry("resnet20_s2", "ResNet-20, stride 2", 8, _resnet((3, 3, 3), widths=(16, 32, 64), stem_stride=2)),
     *(
-        TeacherEntry(
-            f"shufflenet_{width}x_g{groups}", f"ShuffleNet {width}× (g = {groups})", 8, _shuffle(width, groups)
-        )
+        TeacherEntry(f"shufflenet_{width}x_g{g}", f"ShuffleNet {width}× (g = {g})", 8, _shuffle(width, g))
         for width in (0.5, 1.0, 1.5)
-        for groups in (1, 2, 3, 4, 8)
+        for g in (1, 2, 3, 4, 8)
     ),
 ):
     TEACHERS.register(_entry)
@@ -89,18 +78,10 @@ for _entry in (
 def teacher(
     name: str, num_classes: int, in_channels: int = 3, image_size: int = 32, *, seed: int | None = None
 ) -> nn.Module:
-    """Return a freshly initialised teacher on the CPU, in training mode.
+    """Return a freshly initialised teacher of `TEACHERS` on the CPU, in training mode.
 
-    Args:
-        name: A name in `TEACHERS`.
-        num_classes: Number of logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images in pixels.
-        seed: With a seed the weights depend on it alone and the global random state stays as it was; without one they
-            are drawn from the global state.
-
-    Returns:
-        A module that maps (B, in_channels, image_size, image_size) to logits (B, num_classes).
+    It maps (B, in_channels, image_size, image_size) to logits (B, num_classes). With a seed the weights depend on it
+    alone and the global random state stays as it was; without one they are drawn from the global state.
 
     Raises:
         ArchitectureError: The name is unknown, a number is not a positive integer, or the image is too small.

@@ -6,6 +6,7 @@ ResNet-18 and ResNet-34 are as ESNAC uses them; ResNet-20 is He et al.'s for CIF
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -35,49 +36,35 @@ class BasicBlock(nn.Module):
         return self.relu2(main + self.shortcut(x))
 
 
-class ResNet(nn.Module):
-    """Stages of `BasicBlock`s, average pool, one linear layer.
+class StagedNet(nn.Sequential):
+    """A stem with batch norm and ReLU, stages of blocks, an average over `size` × `size` pixels, one linear layer."""
 
-    Args:
-        blocks: Number of blocks in each stage.
-        num_classes: Features of the linear layer.
-        in_channels: Channels of the input.
-        image_size: Height and width of the input in pixels.
-        widths: Channels of each stage.
-        stem_stride: Stride of the first convolution; 2 quarters the cost of the whole network.
+    def __init__(
+        self, stem: nn.Conv2d, stages: Sequence[nn.Module], channels: int, size: int, num_classes: int
+    ) -> None:
+        body = nn.Sequential(OrderedDict((f"stage{number}", stage) for number, stage in enumerate(stages, 1)))
+        layers = OrderedDict(conv=stem, bn=nn.BatchNorm2d(stem.out_channels), relu=nn.ReLU(), stages=body)
+        tail = OrderedDict(average=nn.AvgPool2d(size), flatten=nn.Flatten(), linear=nn.Linear(channels, num_classes))
+        super().__init__(layers | tail)
 
-    Shape:
-        (B, in_channels, image_size, image_size) to logits (B, num_classes).
-    """
+
+class ResNet(StagedNet):
+    """Stages of `blocks` `BasicBlock`s, with `widths` channels; a `stem_stride` of 2 quarters the network's cost."""
 
     def __init__(
         self,
-        blocks: tuple[int, ...],
+        blocks: Sequence[int],
         num_classes: int,
         in_channels: int,
         image_size: int,
-        *,
-        widths: tuple[int, ...] = (64, 128, 256, 512),
+        widths: Sequence[int] = (64, 128, 256, 512),
         stem_stride: int = 1,
     ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, widths[0], 3, stem_stride, 1, bias=False)
-        self.bn = nn.BatchNorm2d(widths[0])
-        self.relu = nn.ReLU()
+        stem = nn.Conv2d(in_channels, widths[0], 3, stem_stride, 1, bias=False)
         stages, channels, size = [], widths[0], -(-image_size // stem_stride)
         for index, (count, width) in enumerate(zip(blocks, widths, strict=True)):
-            stride = 1 if index == 0 else 2
-            size = -(-size // stride)
-            units = [BasicBlock(channels, width, stride)]
-            units += [BasicBlock(width, width, 1) for _ in range(count - 1)]
-            stages.append((f"stage{index + 1}", nn.Sequential(*units)))
-            channels = width
-        self.stages = nn.Sequential(OrderedDict(stages))
-        self.average = nn.AvgPool2d(size)
-        self.flatten = nn.Flatten()
-        self.linear = nn.Linear(channels, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in_channels, H, W) to logits (B, num_classes)."""
-        x = self.stages(self.relu(self.bn(self.conv(x))))
-        return self.linear(self.flatten(self.average(x)))
+            stride = 2 if index else 1
+            units = [BasicBlock(channels, width, stride), *(BasicBlock(width, width, 1) for _ in range(count - 1))]
+            stages.append(nn.Sequential(*units))
+            channels, size = width, -(-size // stride)
+        super().__init__(stem, stages, channels, size, num_classes)

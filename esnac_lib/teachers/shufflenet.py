@@ -12,6 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from esnac_lib.teachers.resnet import StagedNet
+
 STEM: Final = 24
 UNITS: Final = (4, 8, 4)
 # Channels of the three stages at normal width, for each number of groups.
@@ -65,49 +67,22 @@ class ShuffleUnit(nn.Module):
         return self.relu2(torch.cat([main, other], 1) if self.joins else main + other)
 
 
-class ShuffleNet(nn.Module):
+class ShuffleNet(StagedNet):
     """A 1 × 1 stem with 24 channels, three stages of 4, 8 and 4 `ShuffleUnit`s, average pool, one linear layer.
 
-    Args:
-        width: Factor on the stages' channels (0.5, 1.0, 1.5).
-        groups: 1, 2, 3, 4 or 8.
-        num_classes: Features of the linear layer.
-        in_channels: Channels of the input.
-        image_size: Height and width of the input in pixels.
-        inserted_groups: Groups of the convolutions inserted for compression; 0: the original network.
-
-    Shape:
-        (B, in_channels, image_size, image_size) to logits (B, num_classes).
+    `width` (0.5, 1.0, 1.5) is a factor on the stages' channels, `groups` 1, 2, 3, 4 or 8, `inserted_groups` are those
+    of the convolutions inserted for compression; 0 gives the original network.
     """
 
     def __init__(
-        self,
-        width: float,
-        groups: int,
-        num_classes: int,
-        in_channels: int,
-        image_size: int,
-        *,
-        inserted_groups: int = 0,
+        self, width: float, groups: int, num_classes: int, in_channels: int, image_size: int, inserted_groups: int = 0
     ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, STEM, 1, bias=False)
-        self.bn = nn.BatchNorm2d(STEM)
-        self.relu = nn.ReLU()
+        stem = nn.Conv2d(in_channels, STEM, 1, bias=False)
         stages, channels, size = [], STEM, image_size
         for stage, (count, normal) in enumerate(zip(UNITS, WIDTHS[groups], strict=True)):
-            out_channels = int(normal * width)
-            first_groups = 1 if stage == 0 else groups
-            units = [ShuffleUnit(channels, out_channels, 2, groups, first_groups, inserted_groups)]
-            units += [ShuffleUnit(out_channels, out_channels, 1, groups, groups, 0) for _ in range(count - 1)]
-            stages.append((f"stage{stage + 1}", nn.Sequential(*units)))
-            channels, size = out_channels, -(-size // 2)
-        self.stages = nn.Sequential(OrderedDict(stages))
-        self.average = nn.AvgPool2d(size)
-        self.flatten = nn.Flatten()
-        self.linear = nn.Linear(channels, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in_channels, H, W) to logits (B, num_classes)."""
-        x = self.stages(self.relu(self.bn(self.conv(x))))
-        return self.linear(self.flatten(self.average(x)))
+            out = int(normal * width)
+            units = [ShuffleUnit(channels, out, 2, groups, groups if stage else 1, inserted_groups)]
+            units += [ShuffleUnit(out, out, 1, groups, groups, 0) for _ in range(count - 1)]
+            stages.append(nn.Sequential(*units))
+            channels, size = out, -(-size // 2)
+        super().__init__(stem, stages, channels, size, num_classes)

@@ -35,11 +35,9 @@ def is_own(config: StudyConfig) -> bool:
 def own_teacher(config: StudyConfig, dataset: Dataset, seed: int) -> nn.Module:
     """Return the user's module on the CPU, in training mode, with their weights or those that it draws with this seed.
 
-    It maps (B, C, H, W) images of the data set to (B, classes).
-
     Raises:
         ConfigError: The callable cannot be found or fails, the weights do not fit, or the outputs are not one for each
-            class.
+            class: it must map images of the data set, (B, C, H, W), to (B, classes).
     """
     make = _callable(config.teacher)
     options = json.loads(config.teacher_options or "{}")
@@ -83,39 +81,33 @@ def _file(path: Path) -> Any:
 
 
 def _load(module: nn.Module, path: Path) -> None:
-    weights = _read(path)
+    if not path.exists():
+        raise ConfigError(f"teacher_weights = {str(path)!r}: there is no such file")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"teacher_weights = {path.name!r} cannot be read: {one_line(error)}") from None
     own = module.state_dict()
-    lacking = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
-    strange = [name for name in weights if name not in own]
-    other = [name for name in own if name in weights and own[name].shape != weights[name].shape]
-    faults = {"lacks": lacking, "has, unlike the teacher,": strange, "has in another shape": other}
+    faults = {
+        "lacks": [name for name in own if name not in weights and not name.endswith("num_batches_tracked")],
+        "has, unlike the teacher,": [name for name in weights if name not in own],
+        "has in another shape": [name for name in own if name in weights and own[name].shape != weights[name].shape],
+    }
     for fault, names in faults.items():
         if names:
             more = f" and {len(names) - 1} more" if names[1:] else ""
             raise ConfigError(f"teacher_weights = {path.name!r} {fault} {names[0]!r}{more}: is it of this teacher?")
-    module.load_state_dict(own | dict(weights))
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
-        raise ConfigError(f"teacher_weights = {str(path)!r}: there is no such file")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"teacher_weights = {path.name!r} cannot be read: {one_line(error)}") from None
+    module.load_state_dict(own | weights)
 
 
 def _check_outputs(module: nn.Module, config: StudyConfig, dataset: Dataset) -> None:
-    channels = config.image_channels or dataset.in_channels
-    shape = (2, channels, dataset.image_size, dataset.image_size)
+    shape = (config.image_channels or dataset.in_channels, dataset.image_size, dataset.image_size)
     try:
         with torch.no_grad():
-            outputs = module.eval()(torch.zeros(shape))
+            outputs = module.eval()(torch.zeros(2, *shape))
     except Exception as error:
-        hint = "; give image_channels = 3 for grey images" if channels == 1 else ""
-        raise ConfigError(
-            f"teacher = {config.teacher!r} fails on images of shape {shape[1:]}: {one_line(error)}{hint}"
-        ) from None
+        why = one_line(error) + ("; give image_channels = 3 for grey images" if shape[0] == 1 else "")
+        raise ConfigError(f"teacher = {config.teacher!r} fails on images of shape {shape}: {why}") from None
     finally:
         module.train()
     if not isinstance(outputs, Tensor) or tuple(outputs.shape) != (2, dataset.num_classes):

@@ -7,19 +7,14 @@
 None of them needs the teacher's source, and loading one cannot run code.
 """
 
-from esnac_lib.architecture.export.bundle import Bundle, load_bundle, read_bundle, save_bundle
-from esnac_lib.architecture.export.everything import save_all
-from esnac_lib.architecture.export.onnx_model import to_onnx
-from esnac_lib.architecture.export.python_file import python_weights, save_python, to_python
+import lazy_loader as lazy
 
-__all__ = [
-    "Bundle",
-    "load_bundle",
-    "python_weights",
-    "read_bundle",
-    "save_all",
-    "save_bundle",
-    "save_python",
-    "to_onnx",
-    "to_python",
-]
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "bundle": ["Bundle", "load_bundle", "read_bundle", "save_bundle"],
+        "everything": ["save_all"],
+        "onnx_model": ["to_onnx"],
+        "python_file": ["python_weights", "save_python", "to_python"],
+    },
+)

@@ -35,19 +35,12 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """What a bundle holds.
-
-    Attributes:
-        architecture: The student's graph.
-        weights: Its weights.
-        classes: The name of each output, if given.
-        normalisation: (mean, std) of each channel, if given: the student reads (value / 255 - mean) / std.
-    """
+    """What a bundle holds."""
 
     architecture: Architecture
     weights: Weights
-    classes: tuple[str, ...] | None
-    normalisation: Normalisation | None
+    classes: tuple[str, ...] | None  # the name of each output, if given
+    normalisation: Normalisation | None  # (mean, std) of each channel: the student reads (value / 255 - mean) / std
 
 
 def save_bundle(
@@ -60,12 +53,8 @@ def save_bundle(
 ) -> None:
     """Write a student into a folder; a bundle that is there already is replaced, other files are left alone.
 
-    Args:
-        folder: made if need be.
-        architecture: the student's graph.
-        weights: its weights; their dtype is kept, their device is not.
-        classes: one name an output, in order.
-        normalisation: (mean, std), each with one number a channel of the input, of images scaled to [0, 1].
+    The weights' dtype is kept, their device is not. `classes` names the outputs in order; `normalisation` is (mean,
+    std), each with one number a channel of the input, of images scaled to [0, 1].
 
     Raises:
         ArchitectureError: the weights are not those of the architecture, or a layer is opaque.
@@ -74,26 +63,17 @@ def save_bundle(
     refuse_opaque(architecture, "a bundle")
     architecture = architecture.standing_alone()
     tensors = exportable(architecture, weights)
-    if classes is not None:
-        classes = _checked_classes(classes, architecture)
-    if normalisation is not None:
-        normalisation = _checked_normalisation(normalisation, architecture)
+    names, scale = _checked_classes(classes, architecture), _checked_normalisation(normalisation, architecture)
     contents = {WEIGHTS: save(tensors), GRAPH: architecture.to_json().encode()}
-    facts = _facts(architecture) | {
-        "classes": classes,
-        "normalisation": normalisation and {"mean": normalisation[0], "std": normalisation[1]},
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
-    }
-    text = json.dumps({"format": FORMAT, "version": FORMAT_VERSION} | facts, indent=1)
+    facts = {"format": FORMAT, "version": FORMAT_VERSION} | _facts(architecture)
+    facts |= {"classes": names, "normalisation": scale and {"mean": scale[0], "std": scale[1]}}
+    facts["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    text = json.dumps(facts, indent=1)
     write_files(folder, contents | {METADATA: f"{text}\n".encode()})
 
 
 def load_bundle(folder: str | Path) -> Network:
-    """Return the student of a bundle as a module on the CPU, in evaluation mode. Its `.architecture` is the graph.
-
-    Raises:
-        EsnacError: As `read_bundle` does.
-    """
+    """Return the student of a bundle, read as by `read_bundle`, as a module on the CPU in evaluation mode."""
     bundle = read_bundle(folder)
     return build(bundle.architecture, bundle.weights).eval()
 
@@ -118,12 +98,12 @@ def read_bundle(folder: str | Path) -> Bundle:
         for name in ("input_shape", "output_shape", "params"):
             if facts[name] != expected[name]:
                 raise ArchitectureError(f"{METADATA} says {name} = {facts[name]!r}, the graph {expected[name]!r}")
-        classes, scale = facts["classes"], facts["normalisation"]
+        names, scale = facts["classes"], facts["normalisation"]
         return Bundle(
             architecture,
             {name: weights[name] for name in weight_shapes(architecture)},  # the file has no order
-            None if classes is None else _checked_classes(classes, architecture),
-            None if scale is None else _checked_normalisation((scale["mean"], scale["std"]), architecture),
+            _checked_classes(names, architecture),
+            _checked_normalisation(None if scale is None else (scale["mean"], scale["std"]), architecture),
         )
     except EsnacError as error:
         raise EsnacError(f"the bundle {str(folder)!r} cannot be used: {error}") from None
@@ -133,24 +113,21 @@ def read_bundle(folder: str | Path) -> Bundle:
 
 def _read_facts(folder: Path) -> dict[str, Any]:
     """Return the contents of bundle.json, of a version that this library knows."""
+    place, hint = repr(str(folder)), "give a folder that save_bundle wrote"
     try:
         facts = json.loads((folder / METADATA).read_bytes())
     except OSError as error:
-        raise EsnacError(
-            f"no bundle in {str(folder)!r} ({METADATA}: {error.strerror}): give a folder that save_bundle wrote"
-        ) from None
+        raise EsnacError(f"no bundle in {place} ({METADATA}: {error.strerror}): {hint}") from None
     except (RecursionError, ValueError) as error:
-        raise EsnacError(f"{METADATA} in {str(folder)!r} is damaged ({one_line(error)}): save it again") from None
+        raise EsnacError(f"{METADATA} in {place} is damaged ({one_line(error)}): save it again") from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise EsnacError(f"{METADATA} in {str(folder)!r} is not of a bundle: give a folder that save_bundle wrote")
+        raise EsnacError(f"{METADATA} in {place} is not of a bundle: {hint}")
     version = facts.get("version")
     if type(version) is not int or version < 1:
-        raise EsnacError(f"the bundle {str(folder)!r} has the version {version!r}, which does not exist: save it again")
+        raise EsnacError(f"the bundle {place} has the version {version!r}, which does not exist: save it again")
     if version > FORMAT_VERSION:
-        raise EsnacError(
-            f"the bundle {str(folder)!r} has version {version}, this library reads up to version {FORMAT_VERSION}: "
-            "install a newer esnac_lib"
-        )
+        known = f"this library reads up to version {FORMAT_VERSION}"
+        raise EsnacError(f"the bundle {place} has version {version}, {known}: install a newer esnac_lib")
     return facts
 
 
@@ -167,16 +144,14 @@ def _read_file(folder: Path, name: str, digest: str) -> bytes:
 
 def _facts(architecture: Architecture) -> dict[str, Any]:
     """Return what bundle.json says about the graph, in the form in which JSON gives it back."""
-    return {
-        "arch_id": architecture.arch_id,
-        "input_shape": list(architecture.input_shape),
-        "output_shape": list(architecture.output_shape),
-        "params": architecture.num_params,
-        "macs": architecture.macs,
-    }
+    shapes = {"input_shape": list(architecture.input_shape), "output_shape": list(architecture.output_shape)}
+    costs = {"params": architecture.num_params, "macs": architecture.macs}
+    return {"arch_id": architecture.arch_id} | shapes | costs
 
 
-def _checked_classes(classes: Sequence[str], architecture: Architecture) -> tuple[str, ...]:
+def _checked_classes(classes: Sequence[str] | None, architecture: Architecture) -> tuple[str, ...] | None:
+    if classes is None:
+        return None
     outputs = architecture.output_shape[0]
     listed = isinstance(classes, list | tuple)
     if not listed or len(classes) != outputs or not all(isinstance(name, str) for name in classes):
@@ -185,16 +160,16 @@ def _checked_classes(classes: Sequence[str], architecture: Architecture) -> tupl
 
 
 def _checked_normalisation(
-    normalisation: tuple[Sequence[float], Sequence[float]], architecture: Architecture
-) -> Normalisation:
+    normalisation: tuple[Sequence[float], Sequence[float]] | None, architecture: Architecture
+) -> Normalisation | None:
+    if normalisation is None:
+        return None
     channels = architecture.input_shape[0]
     try:
         mean, std = (tuple(map(float, part)) for part in normalisation)
     except (TypeError, ValueError):
         mean = std = ()
     if not len(mean) == len(std) == channels or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-        raise EsnacError(
-            f"normalisation = {normalisation!r}: it must be (mean, std), each with {channels} numbers, one for each "
-            "channel of the input, std above 0"
-        )
+        form = f"(mean, std), each with {channels} numbers, one for each channel of the input, std above 0"
+        raise EsnacError(f"normalisation = {normalisation!r}: it must be {form}")
     return mean, std

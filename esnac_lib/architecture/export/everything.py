@@ -24,8 +24,8 @@ def save_all(
 ) -> dict[str, str]:
     """Write a student as a bundle, as Python and as ONNX into a folder; return where each is, or why not.
 
-    A student with opaque layers has no form that does without its teacher's source, and ONNX needs the extra `onnx`:
-    the other forms are written all the same. Arguments as for `save_bundle`.
+    Arguments as for `save_bundle`. Forms that a student cannot have (one with opaque layers has none that does without
+    its teacher's source, and ONNX needs the extra `onnx`) do not keep the others from being written.
     """
     place = Path(folder)
     forms: dict[str, tuple[str, Callable[[], None]]] = {

@@ -14,14 +14,7 @@ from esnac_lib.files import write_together
 
 
 def write_files(folder: str | Path, contents: Mapping[str, bytes]) -> None:
-    """Write the named files into a folder, which is made if need be.
-
-    All are written to temporary files in the same folder before the first is renamed, in the order given, so that the
-    last one can vouch for the others: an error, or a full disk, leaves the folder as it was.
-
-    Raises:
-        EsnacError: A file cannot be written.
-    """
+    """Write the named files into a folder, which is made if need be, as `write_together` does; EsnacError if not."""
     folder = Path(folder)
     try:
         write_together({folder / name: data for name, data in contents.items()})
@@ -32,8 +25,7 @@ def write_files(folder: str | Path, contents: Mapping[str, bytes]) -> None:
 def exportable(architecture: Architecture, weights: Mapping[str, Tensor]) -> Weights:
     """Return copies of the weights on the CPU, in execution order, none sharing memory with another.
 
-    Raises:
-        ArchitectureError: They are not exactly those of the architecture, in floating point.
+    Raises ArchitectureError unless they are exactly those of the architecture, in floating point.
     """
     check_weights(architecture, weights)
     check_floating(architecture, weights)

@@ -6,6 +6,7 @@ import builtins
 import keyword
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain, count
 
 from torch import nn
 
@@ -30,9 +31,8 @@ def variable_names(layers: Sequence[Layer], taken: Iterable[str]) -> list[str]:
 
 def is_class_name(name: object) -> bool:
     """Return whether a class of the generated program can have this name."""
-    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        return False
-    return name not in OUTSIDE and name not in dir(builtins) and not name.startswith("_")
+    valid = isinstance(name, str) and name.isidentifier() and not name.startswith("_")
+    return valid and name not in {*keyword.kwlist, *OUTSIDE, *dir(builtins)}
 
 
 def _unique(layers: Sequence[Layer], taken: Iterable[str], limit: int) -> list[str]:
@@ -42,23 +42,16 @@ def _unique(layers: Sequence[Layer], taken: Iterable[str], limit: int) -> list[s
         wanted = _identifier(parts, layer.kind, limit)
         if wanted in reserved:
             wanted = f"{wanted}_{layer.kind}"
-        name, count = wanted, 1
-        while name in names or name in reserved:
-            count += 1
-            name = f"{wanted}_{count}"
-        names[name] = None
+        candidates = chain([wanted], (f"{wanted}_{number}" for number in count(2)))
+        names[next(name for name in candidates if name not in names and name not in reserved)] = None
     return list(names)
 
 
 def _identifier(parts: Sequence[str], kind: str, limit: int) -> str:
     """Return the end of a path that fits the limit, as one word; after the kind where that starts with a digit."""
-    first = 0
-    while first < len(parts) - 1 and len("_".join(parts[first:])) > limit:
-        first += 1
-    word = "_".join(parts[first:])[-limit:].strip("_")
-    if word and not word[0].isdigit():
-        return word
-    return kind + word[-(limit - len(kind)) :]
+    ends = ("_".join(parts[first:]) for first in range(len(parts)))
+    word = next((end for end in ends if len(end) <= limit), "_".join(parts[-1:]))[-limit:].strip("_")
+    return word if word and not word[0].isdigit() else kind + word[-(limit - len(kind)) :]
 
 
 def _paths(layers: Sequence[Layer]) -> list[list[str]]:
@@ -67,7 +60,8 @@ def _paths(layers: Sequence[Layer]) -> list[list[str]]:
     An outermost container whose members are all containers with names of their own, like the "stages" of
     "stages.stage1.0.conv1", says nothing and is left out, unless two layers would get one name by that.
     """
-    paths = [_parts(layer.name) for layer in layers]
+    cleaned = [[re.sub(r"[^0-9A-Za-z]+", "_", part).strip("_") for part in layer.name.split(".")] for layer in layers]
+    paths = [list(filter(None, parts)) for parts in cleaned]
     for outermost in dict.fromkeys(path[0] for path in paths if path):
         members = [path for path in paths if path[:1] == [outermost]]
         if all(len(path) > 2 and not path[1][0].isdigit() for path in members):
@@ -75,8 +69,3 @@ def _paths(layers: Sequence[Layer]) -> list[list[str]]:
             if len({"_".join(path) for path in shorter}) == len({"_".join(path) for path in paths}):
                 paths = shorter
     return paths
-
-
-def _parts(name: str) -> list[str]:
-    cleaned = (re.sub(r"[^0-9A-Za-z]+", "_", part).strip("_") for part in name.split("."))
-    return [part for part in cleaned if part]

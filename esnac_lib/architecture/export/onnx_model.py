@@ -35,24 +35,17 @@ def to_onnx(
 ) -> None:
     """Write a student, as it computes in evaluation mode and in float32, as one ONNX file.
 
-    The file maps "input" (B, *input_shape) to "output" (B, *output_shape). Before it gets its name, onnxruntime runs it
-    on noise, which must give the outputs of the student itself.
-
-    Args:
-        path: the file; its folder is made if need be.
-        architecture: the student's graph.
-        weights: its weights.
-        opset: version of ONNX's operators, 18 or later; None leaves the choice to PyTorch.
-        dynamic_batch: whether B may be anything; if not, it is 1.
+    The file maps "input" (B, *input_shape) to "output" (B, *output_shape), with B = 1 unless `dynamic_batch`. Before it
+    gets its name, onnxruntime runs it on noise, which must give the outputs of the student itself. The version of
+    ONNX's operators is `opset`, 18 or later; None leaves the choice to PyTorch.
 
     Raises:
-        ArchitectureError: the weights are not those of the architecture.
-        EsnacError: a package is missing, PyTorch cannot export with this opset, or the file cannot be written or gives
+        ArchitectureError: The weights are not those of the architecture.
+        EsnacError: A package is missing, PyTorch cannot export with this opset, or the file cannot be written or gives
             other outputs.
     """
     _check_opset(opset)
-    tensors = exportable(architecture, weights)
-    network = build(architecture, tensors).eval().float()
+    network = build(architecture, exportable(architecture, weights)).eval().float()
     path = Path(path)
 
     def write(part: Path) -> None:
@@ -71,8 +64,8 @@ def _check_opset(opset: int | None) -> None:
         raise EsnacError(f"ONNX needs packages that are missing: pip install {' '.join(missing)}")
     newest = import_module("onnx").defs.onnx_opset_version()
     if opset is not None and (type(opset) is not int or not LEAST_OPSET <= opset <= newest):
-        allowed = f"integers from {LEAST_OPSET} to {newest}"
-        raise EsnacError(f"opset = {opset!r}: allowed are {allowed}, or None for PyTorch's choice")
+        allowed = f"integers from {LEAST_OPSET} to {newest}, or None for PyTorch's choice"
+        raise EsnacError(f"opset = {opset!r}: allowed are {allowed}")
 
 
 def _export(network: Network, opset: int | None, dynamic_batch: bool) -> Any:
@@ -80,32 +73,21 @@ def _export(network: Network, opset: int | None, dynamic_batch: bool) -> Any:
     # a batch of 1 would be taken for a constant
     example = torch.zeros(2 if dynamic_batch else 1, *network.architecture.input_shape)
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    options: dict[str, Any] = {"opset_version": opset, "dynamic_shapes": shapes, "dynamo": True, "verbose": False}
+    options |= {"input_names": [INPUT_NAME], "output_names": [OUTPUT_NAME]}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's about itself
-            program: Any = torch.onnx.export(
-                network,
-                (example,),
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                opset_version=opset,
-                dynamic_shapes=shapes,
-                dynamo=True,
-                verbose=False,
-            )
+            program: Any = torch.onnx.export(network, (example,), **options)
     except Exception as error:  # whatever goes wrong in there, this student has no ONNX
-        raise EsnacError(f"PyTorch cannot export this student as ONNX ({one_line(_origin(error))})") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # PyTorch wraps its own several times, with advice for its developers
+            cause = cause.__cause__
+        raise EsnacError(f"PyTorch cannot export this student as ONNX ({one_line(cause)})") from error
     written = program.model.opset_imports[""]
     if opset not in (None, written):
         raise EsnacError(f"opset = {opset}: this PyTorch can only export opset {written}; give that, or None")
     return program
-
-
-def _origin(error: BaseException) -> BaseException:
-    """Return the first cause of an error: PyTorch wraps its own several times, with advice for its developers."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _check(path: Path, network: Network, batches: tuple[int, ...]) -> None:

@@ -16,30 +16,22 @@ from esnac_lib.architecture.layer_types import Shape
 MOST_SLICES = 4  # that are joined; of more runs, the constructor lists the channels
 MOST_DIGITS = 24  # of two numbers on one line with what they change
 
-# Functions of the input alone.
-FUNCTIONS: Mapping[str, str] = {
-    "relu": "F.relu",
-    "sigmoid": "torch.sigmoid",
-    "tanh": "torch.tanh",
-    "square": "torch.square",
-    "abs": "torch.abs",
-    "gelu_tanh": "F.gelu",
-}  # others have the name that they have in F
-# Their other arguments, with PyTorch's defaults.
-ARGUMENTS: Mapping[str, Mapping[str, object]] = {
-    "elu": {"alpha": 1.0},
-    "celu": {"alpha": 1.0},
-    "leaky_relu": {"negative_slope": 0.01},
-    "hardtanh": {"min_val": -1.0, "max_val": 1.0},
-    "softplus": {"beta": 1.0, "threshold": 20.0},
+# Functions of the input alone; others have the name that they have in F.
+FUNCTIONS: Mapping[str, str] = {"gelu_tanh": "F.gelu"} | {
+    name: f"torch.{name}" for name in ("sigmoid", "tanh", "square", "abs")
 }
+# The other arguments of functions, with PyTorch's defaults.
+ARGUMENTS: Mapping[str, Mapping[str, object]] = {
+    "elu": {"alpha": 1.0}, "celu": {"alpha": 1.0}, "leaky_relu": {"negative_slope": 0.01},
+    "hardtanh": {"min_val": -1.0, "max_val": 1.0}, "softplus": {"beta": 1.0, "threshold": 20.0},
+}  # fmt: skip
 OPERATORS = ("affine", "multiply", "add", "unflatten")
+OTHERS = ("relu", "sigmoid", "activation", "concat", "flatten", "pad", "upsample", "zeros")
 
 
 def is_known(layer: Layer) -> bool:
     """Return whether a layer can be written at all."""
-    others = ("activation", "concat", "flatten", "pad", "upsample", "zeros")
-    return layer.kind in (*MODULES, *FUNCTIONS, *OPERATORS, *others)
+    return layer.kind in (*MODULES, *OPERATORS, *OTHERS)
 
 
 def has_module(layer: Layer, shapes: Sequence[Shape]) -> bool:
@@ -66,7 +58,7 @@ def expression(layer: Layer, shapes: Sequence[Shape], module: str, inputs: Seque
         case "flatten":
             return Call("torch.flatten", [x.text, "1"])
         case "relu" | "sigmoid":
-            return Call(FUNCTIONS[layer.kind], [x.text])
+            return Call(FUNCTIONS.get(layer.kind, f"F.{layer.kind}"), [x.text])
         case "activation":
             return _activation(layer, x)
         case "multiply":
@@ -99,8 +91,7 @@ def _activation(layer: Layer, x: Text) -> Call:
     name = layer["function"]
     values = zip(ARGUMENTS.get(name, {}).items(), layer["arguments"], strict=True)
     others = [f"{key}={value}" for (key, default), value in values if value != default]
-    if name == "gelu_tanh":
-        others = ['approximate="tanh"']
+    others += ['approximate="tanh"'] if name == "gelu_tanh" else []
     return Call(FUNCTIONS.get(name, f"F.{name}"), [x.text, *others])
 
 
@@ -116,12 +107,12 @@ def _affine(layer: Layer, x: Text) -> Text | Call:
 
 
 def _picks(layer: Layer, shapes: Sequence[Shape]) -> list[str]:
-    """Return the slices that a selection joins, {} being its input, or a slice of its shuffle; nothing if too many."""
     return _pieces(layer["runs"], shapes[0][0])
 
 
 @lru_cache(maxsize=1024)
 def _pieces(runs: tuple[tuple[int, int], ...], channels: int) -> list[str]:
+    """Return the slices that a selection joins, {} being its input, or a slice of its shuffle; nothing if too many."""
     picked = np.concatenate([np.arange(*run) for run in runs])
     steps = set(np.diff(picked).tolist()) or {1}
     if len(steps) == 1 and min(steps) > 0:

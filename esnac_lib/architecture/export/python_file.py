@@ -30,8 +30,7 @@ PROGRAM, WEIGHTS = "student.py", "student.safetensors"
 def to_python(architecture: Architecture, class_name: str = "Student") -> str:
     """Return the text of a Python file that defines the architecture as a class without arguments.
 
-    The module maps (B, *input_shape) to (B, *output_shape). Its attributes are called after the layers;
-    `python_weights` returns its state dict.
+    The module maps (B, *input_shape) to (B, *output_shape); its attributes are named after the layers.
 
     Raises:
         EsnacError: The class name is not allowed by Python, or would hide something else.
@@ -52,13 +51,20 @@ def to_python(architecture: Architecture, class_name: str = "Student") -> str:
     return _TEMPLATE.format(
         name=class_name,
         weights=WEIGHTS,
-        imports="\n".join(_imports(code + classes)),
+        imports="\n".join(lines for used, lines in _IMPORTS.items() if re.search(used, code + classes)),
         classes=classes,
         maps=f"Maps ({source}) to ({target}).",
         counts=f"{architecture.num_params:,} parameters; {architecture.macs:,} multiply-accumulates an image.",
         code=code,
     )
 
+
+_IMPORTS = {
+    r"\btorch\.": "import torch",
+    r"\bF\.": "import torch.nn.functional as F",
+    "": "from torch import Tensor, nn",
+}
+"""What the code uses, as a pattern, and the import for it, in the usual order."""
 
 _TEMPLATE = '''"""{name}: a network found by esnac_lib, which is not needed to use it.
 
@@ -87,8 +93,7 @@ With its weights:
 def python_weights(architecture: Architecture, weights: Mapping[str, Tensor]) -> Weights:
     """Return the state dict of the class that `to_python` writes: copies on the CPU under the names of its attributes.
 
-    Raises:
-        ArchitectureError: The weights are not those of the architecture.
+    Raises ArchitectureError unless the weights are those of the architecture.
     """
     tensors = exportable(architecture, weights)
     state: Weights = {}
@@ -104,22 +109,9 @@ def python_weights(architecture: Architecture, weights: Mapping[str, Tensor]) ->
 def save_python(
     folder: str | Path, architecture: Architecture, weights: Mapping[str, Tensor], class_name: str = "Student"
 ) -> None:
-    """Write student.py and student.safetensors into a folder, which is made if need be.
-
-    Raises:
-        EsnacError: As `to_python` and `python_weights` do, or the folder cannot be written.
-    """
+    """Write student.py and student.safetensors into a folder, which is made if need be; EsnacError if that fails."""
     program = to_python(architecture, class_name)
     write_files(folder, {WEIGHTS: save(python_weights(architecture, weights)), PROGRAM: program.encode()})
-
-
-def _imports(code: str) -> list[str]:
-    """Return the imports that the code needs, in the usual order."""
-    return [
-        *(["import torch"] if re.search(r"\btorch\.", code) else []),
-        *(["import torch.nn.functional as F"] if re.search(r"\bF\.", code) else []),
-        "from torch import Tensor, nn",
-    ]
 
 
 def _constructor(architecture: Architecture, attributes: list[str]) -> list[str]:

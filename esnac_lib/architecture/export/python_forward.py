@@ -37,10 +37,10 @@ def forward_body(architecture: Architecture, attributes: Sequence[str]) -> tuple
 
 
 def layer_blocks(architecture: Architecture) -> list[Block]:
-    """Return what each layer is part of.
+    """Return what each layer is part of, which the path in its name says.
 
-    The path in its name says so. A function has none: an activation, a concat or a product is then part of what stands
-    before it, and so is any other layer without weights if that goes on after it.
+    A function has no path: an activation, a concat or a product is then part of what stands before it, and so is any
+    other layer without weights if that goes on after it.
     """
     paths = [tuple(layer.name.split(".")[:-1][:DEEPEST]) for layer in architecture.layers]
     known = [bool(path or params) for path, params in zip(paths, architecture.layer_params, strict=True)]
@@ -71,20 +71,16 @@ class _Writer:
         self.statements = _statements(architecture, self.blocks)
         last = self.statements[-1][-1] if self.statements else INPUT
         self.returns_last = last != INPUT and architecture.output == ((last, 1),)
-        self.last_read = self._last_reads()
+        self.last_read: dict[int, int] = {}  # statement that reads each tensor; one after all others returns the output
+        for position, run in enumerate(self.statements):
+            self.last_read.update(dict.fromkeys(architecture.layers[run[0]].sources, position))
+        end = len(self.statements) - self.returns_last
+        self.last_read |= {source: end for source, _ in architecture.output}
         slots = max((len(layer.inputs) for layer in architecture.layers), default=1)
         self.totals = ["total", *(f"total_{n}" for n in range(2, slots + 1))]
         self.long_names = variable_names(architecture.layers, (*SHORT_NAMES, FAR_INPUT, *self.totals))
         self.names: dict[int, str] = {}  # of the tensors that are still needed
         self.lines: list[str] = []
-
-    def _last_reads(self) -> dict[int, int]:
-        """Return the last statement that reads each tensor; the one after all others returns the output."""
-        found: dict[int, int] = {}
-        for position, run in enumerate(self.statements):
-            found.update(dict.fromkeys(self.architecture.layers[run[0]].sources, position))
-        end = len(self.statements) - self.returns_last
-        return found | {source: end for source, _ in self.architecture.output}
 
     def write(self) -> tuple[str, list[str]]:
         """Write all statements, and return what `forward_body` returns."""
@@ -122,8 +118,7 @@ class _Writer:
 
     def _cuts(self, run: Sequence[int]) -> list[int]:
         """Return how many layers of a run a line may hold, best first: all, those before a convolution, then fewer."""
-        layers = [self.architecture.layers[index] for index in run]
-        before = [count for count in range(1, len(run)) if layers[count].has_filters]
+        before = [count for count in range(1, len(run)) if self.architecture.layers[run[count]].has_filters]
         fewer = range(min(len(run), MOST_CALLS + 1) - 1, 0, -1)
         return [*([len(run)] if len(run) <= MOST_CALLS else []), *before, *fewer]
 
@@ -162,17 +157,15 @@ def _statements(architecture: Architecture, blocks: Sequence[Block]) -> list[lis
     runs: list[list[int]] = []
     for index, layer in enumerate(layers):
         before = index - 1
-        goes_on = (
-            index > 0
-            and layer.inputs == (((before, 1),),)
-            and len(architecture.consumers[before]) == 1
-            and layers[before].kind not in ACTIVATIONS
-            and not needs_name(layer, architecture.in_shapes[index])
-            and not (layer.has_filters and any(layers[i].has_filters for i in runs[-1]))
-            and not is_new_part(blocks[before], blocks[index])
-        )
-        if goes_on:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
+        if (
+            index == 0
+            or layer.inputs != (((before, 1),),)
+            or len(architecture.consumers[before]) != 1
+            or layers[before].kind in ACTIVATIONS
+            or needs_name(layer, architecture.in_shapes[index])
+            or (layer.has_filters and any(layers[i].has_filters for i in runs[-1]))
+            or is_new_part(blocks[before], blocks[index])
+        ):
+            runs.append([])
+        runs[-1].append(index)
     return runs

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from textwrap import wrap
 from typing import Any
 
 from esnac_lib.architecture.channel_routing import selected
-from esnac_lib.architecture.export.python_text import INDENT, WIDTH, Argument, call
+from esnac_lib.architecture.export.python_text import INDENT, WIDTH, Argument, Call
 from esnac_lib.architecture.graph import Layer
 from esnac_lib.architecture.layer_types import LAYER_TYPES, REQUIRED, Shape
 
 # The class of each kind that is no plain function. Attributes have the names of its arguments.
 MODULES: Mapping[str, str] = {
-    "conv": "nn.Conv2d",
-    "linear": "nn.Linear",
-    "batch_norm": "nn.BatchNorm2d",
-    "dropout": "nn.Dropout",
-    "max_pool": "nn.MaxPool2d",
-    "avg_pool": "nn.AvgPool2d",
-    "adaptive_avg_pool": "nn.AdaptiveAvgPool2d",
-    "channel_shuffle": "nn.ChannelShuffle",
-    "prelu": "nn.PReLU",
-    "layer_norm": "LayerNorm2d",
-    "group_norm": "nn.GroupNorm",
-    "instance_norm": "nn.InstanceNorm2d",
-    "scale": "Scale",
-    "select": "Select",
-    "adaptive_max_pool": "nn.AdaptiveMaxPool2d",
-    "stochastic_depth": "StochasticDepth",
-}
+    "conv": "nn.Conv2d", "linear": "nn.Linear", "prelu": "nn.PReLU", "dropout": "nn.Dropout", "scale": "Scale",
+    "batch_norm": "nn.BatchNorm2d", "layer_norm": "LayerNorm2d", "group_norm": "nn.GroupNorm",
+    "instance_norm": "nn.InstanceNorm2d", "max_pool": "nn.MaxPool2d", "avg_pool": "nn.AvgPool2d",
+    "adaptive_avg_pool": "nn.AdaptiveAvgPool2d", "adaptive_max_pool": "nn.AdaptiveMaxPool2d",
+    "channel_shuffle": "nn.ChannelShuffle", "select": "Select", "stochastic_depth": "StochasticDepth",
+}  # fmt: skip
 # Instead, after a flatten.
 OF_FEATURES: Mapping[str, str] = {"batch_norm": "nn.BatchNorm1d", "layer_norm": "nn.LayerNorm"}
 # Kinds whose first argument is the number of input channels.
@@ -91,26 +81,27 @@ class StochasticDepth(nn.Module):
 
 def module_lines(layer: Layer, shape: Shape, attribute: str) -> list[str]:
     """Return the lines that make the module of a layer whose (first) input has this shape."""
-    target = f"self.{attribute}"
-    start = f"{target} = {OF_FEATURES.get(layer.kind, MODULES[layer.kind]) if len(shape) == 1 else MODULES[layer.kind]}"
-    if layer.kind == "select":
-        return _picking_lines(start, [str(channel) for channel in selected(layer)])
-    lines = call(start, _arguments(layer, shape))
+    names = {**MODULES, **OF_FEATURES} if len(shape) == 1 else MODULES
+    lines = Call(names[layer.kind], _arguments(layer, shape)).lines(f"self.{attribute} = ")
+    if layer.kind == "select" and len(lines) > 1:  # as many numbers on a line as it holds, where there would be one
+        rows = wrap(" ".join(map(str.strip, lines[1:-1])), WIDTH - len(INDENT) - 4)
+        return [lines[0], *(f"{INDENT}    {row}" for row in rows), f"{lines[-1]}  # fmt: skip"]
     if layer.kind == "layer_norm" and layer["bias"] and not layer["weight"]:  # which no argument of PyTorch's says
-        lines.append(f'{INDENT}{target}.register_parameter("weight", None)')
+        lines.append(f'{INDENT}self.{attribute}.register_parameter("weight", None)')
     return lines
 
 
 def _arguments(layer: Layer, shape: Shape) -> list[Argument]:
     """Return the arguments of a layer's module: channels, size, and every attribute that is not PyTorch's default."""
+    if layer.kind == "select":
+        return [str(channel) for channel in selected(layer)]
     if layer.kind == "prelu":
         return [] if layer["shared"] else [str(shape[0])]
     if layer.kind == "layer_norm":
         flags = {"bias": layer["bias"]} if layer["weight"] else {"elementwise_affine": layer["bias"]}
         return [str(shape[0]), *_changed({"eps": layer["eps"]} | flags, {"eps": 1e-5} | dict.fromkeys(flags, True))]
     arguments: list[Argument] = [str(shape[0])] if layer.kind in TAKES_CHANNELS else []
-    if layer.has_filters:
-        arguments.append(str(layer.channels))
+    arguments += [str(layer.channels)] if layer.has_filters else []
     defaults = dict(LAYER_TYPES[layer.kind].attrs)
     name, default = next(iter(defaults.items()))
     if default is REQUIRED:
@@ -131,15 +122,3 @@ def _shortest(value: Any) -> str:
     if isinstance(value, str):
         return f'"{value}"'
     return repr(value[0] if isinstance(value, tuple) and value[0] == value[1] else value)
-
-
-def _picking_lines(start: str, channels: Sequence[str]) -> list[str]:
-    """Return a call with as many numbers on a line as it holds, where a formatter would put one."""
-    if len(lines := call(start, channels)) == 1:
-        return lines
-    rows = [f"{INDENT}   "]
-    for channel in channels:
-        if len(rows[-1]) + len(channel) + 2 > WIDTH:
-            rows.append(f"{INDENT}   ")
-        rows[-1] += f" {channel},"
-    return [f"{INDENT}{start}(", *rows, f"{INDENT})  # fmt: skip"]

@@ -28,7 +28,7 @@ class Text(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A call of a function."""
+    """A call of a function. An argument is an expression, or a list of them."""
 
     function: str
     arguments: Sequence[Argument]
@@ -39,27 +39,19 @@ class Call(NamedTuple):
         return Text(f"{self.function}({', '.join(map(_flat, self.arguments))})")
 
     def lines(self, start: str) -> list[str]:
-        """Return the lines of `start` followed by this call: a single one, or one per argument if that is too long."""
-        return call(f"{start}{self.function}", self.arguments)
+        """Return the lines of `start` followed by this call: a single one, or one per argument if that is too long.
 
-
-def call(start: str, arguments: Sequence[Argument]) -> list[str]:
-    """Return the lines of `start(arguments)`: a single one, or one per argument if that is too long.
-
-    An argument is an expression, or a list of them. The comma at the end of every line keeps formatters from joining
-    them again.
-    """
-    line = f"{INDENT}{start}({', '.join(map(_flat, arguments))})"
-    if len(line) <= WIDTH:
-        return [line]
-    lines = [f"{INDENT}{start}("]
-    for argument in arguments:
-        line = f"{INDENT}    {_flat(argument)},"
-        if isinstance(argument, list) and len(line) > WIDTH:
-            lines += [f"{INDENT}    [", *(f"{INDENT}        {part}," for part in argument), f"{INDENT}    ],"]
-        else:
-            lines.append(line)
-    return [*lines, f"{INDENT})"]
+        The comma at the end of every line keeps formatters from joining them again.
+        """
+        if len(line := f"{INDENT}{start}{self.flat.text}") <= WIDTH:
+            return [line]
+        lines = []
+        for argument in self.arguments:
+            if isinstance(argument, list) and len(f"{INDENT}    {_flat(argument)},") > WIDTH:
+                lines += ["    [", *(f"        {part}," for part in argument), "    ],"]
+            else:
+                lines.append(f"    {_flat(argument)},")
+        return [f"{INDENT}{line}" for line in (f"{start}{self.function}(", *lines, ")")]
 
 
 def _flat(argument: Argument) -> str:
