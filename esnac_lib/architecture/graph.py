@@ -84,8 +84,6 @@ class Architecture:
         if any(a[0] >= b[0] for a, b in pairwise(part)):
             raise ArchitectureError(f"{reader!r} reads a sum that is not sorted: {part}")
 
-    # -- shapes and costs --------------------------------------------------------------------------------------------
-
     @cached_property
     def _shapes(self) -> tuple[tuple[Shape, ...], tuple[tuple[Shape, ...], ...]]:
         out: list[Shape] = []
@@ -149,8 +147,6 @@ class Architecture:
         """Multiply-accumulates of one image in convolutions and linear layers."""
         return sum(self.layer_macs)
 
-    # -- the graph ---------------------------------------------------------------------------------------------------
-
     def edges(self) -> list[tuple[int, int]]:
         """Return all pairs (i, j) where layer j reads layer i, sorted, without the network's input."""
         return sorted((i, j) for j, layer in enumerate(self.layers) for i in layer.sources if i != INPUT)
@@ -191,8 +187,6 @@ class Architecture:
     def arch_id(self) -> str:
         """32 hexadecimal digits: one hash for a network, whatever the names and order of its layers, in any process."""
         return canonical_id(self.graph, self.canonical_order, self.input_shape, self.output)
-
-    # -- text --------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> str:
         """Return the architecture as JSON, with origins and kept channels (these as runs [start, stop)).

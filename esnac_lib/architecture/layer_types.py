@@ -61,9 +61,6 @@ class LayerType:
         return sum(prod(size) for name, size in tensors if not name.startswith("running_") and name not in fixed)
 
 
-# -- shapes ------------------------------------------------------------------------------------------------------------
-
-
 def _same(channels: int, attrs: Attrs, inputs: list[Shape]) -> Shape:
     return inputs[0]
 
@@ -170,9 +167,6 @@ def _opaque_shape(channels: int, attrs: Attrs, inputs: list[Shape]) -> Shape:
             f"{attrs['inputs']}, not {tuple(inputs)}"
         )
     return attrs["output"]
-
-
-# -- tensors and costs -------------------------------------------------------------------------------------------------
 
 
 def _conv_tensors(channels: int, attrs: Attrs, shape: Shape) -> dict[str, Shape]:
@@ -282,9 +276,6 @@ _FORMS: Mapping[str, form.Form] = {
     "groups": form.integer(1),
     "p": form.number(0, 1),
 }
-
-
-# -- attributes --------------------------------------------------------------------------------------------------------
 
 
 def normalise_attrs(kind: str, attrs: Attrs | tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:

@@ -135,9 +135,6 @@ def reduce(draft: Draft, call: Call) -> None:
     draft.move(call.results[0], found, index.squeeze(gone), call)
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------------
-
-
 def _alike(draft: Draft, a: Value, b: Value) -> tuple[Part, Part]:
     """Return two maps in the same layout, so that what is done to their tensors is done to them."""
     first, second = draft.read(a, expanded=True), draft.read(b, expanded=True)

@@ -116,9 +116,6 @@ class Recording:
     tensor: Any  # the output as it was
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------------
-
-
 def name_of(target: Any) -> str:
     """Return the name of a function ("add" for `Tensor.add_` and `+=`), a property, or a module's class."""
     if isinstance(target, nn.Module):

@@ -59,8 +59,6 @@ class Draft:
         self.parts: dict[Value, Part] = {images: Part(slot(INPUT), self.input_shape, "chw")}
         self.read_parts: dict[Value, Part] = {}  # moved ones, once layers made what they hold
 
-    # -- going back ----------------------------------------------------------------------------------------------------
-
     @property
     def _books(self) -> tuple[Any, ...]:
         return (self.layers, self.shapes, self.tensors, self.names, self.owners, self.used, self.notes, self.parts,
@@ -75,8 +73,6 @@ class Draft:
         for book, length in zip(self._books, mark, strict=True):
             while len(book) > length:
                 book.pop() if isinstance(book, list) else book.popitem()
-
-    # -- reading and giving --------------------------------------------------------------------------------------------
 
     def read(self, value: Any, layouts: tuple[str, ...] = (), expanded: bool = False) -> Part:
         """Return what a tensor stands for, in one of some layouts; layers are made for what was cut out of a map.
@@ -132,8 +128,6 @@ class Draft:
         if reading and reading.layout in ("chw", "f"):
             self.read(value, expanded=True)
 
-    # -- layers --------------------------------------------------------------------------------------------------------
-
     def layer(self, call: Call, step: Step, inputs: tuple[Slot, ...], first: bool = True, **extra: Any) -> Slot:
         """Add a layer, the first or a later one of a call. Raises Refused if it does not fit its inputs or tensors."""
         name = extra.pop("name", None) or self._name(call, step, first)
@@ -185,8 +179,6 @@ class Draft:
             raise Refused("reads a constant that is changed in place later")
         return constant.tensor.detach()
 
-    # -- names ---------------------------------------------------------------------------------------------------------
-
     def _name(self, call: Call, step: Step, first: bool) -> str:
         """Return the path of a PyTorch module that is one layer, else of its tensors' holder, else a function name."""
         path, kind = call.place.path, step.kind
@@ -205,8 +197,6 @@ class Draft:
             count += 1
             name = f"{wanted}_{count}"
         return name
-
-    # -- the end -------------------------------------------------------------------------------------------------------
 
     def finish(self, output: Slot) -> tuple[Architecture, dict[str, Tensor]]:
         """Return the architecture of all layers that the output needs, and their tensors (the user's, not copies)."""

@@ -74,9 +74,6 @@ def _tensors(options: Any, *names: str) -> dict[str, Constant]:
     return {name: constant(getattr(options, name), name) for name in names if getattr(options, name) is not None}
 
 
-# -- layers with tensors -----------------------------------------------------------------------------------------------
-
-
 def _pair(value: Any) -> tuple[Any, Any]:
     first, second = value if isinstance(value, tuple | list) and len(value) == 2 else 2 * (_single(value),)
     return first, second
@@ -159,9 +156,6 @@ def prelu(options: Any, seen: Seen) -> list[Step]:
     tensors = _tensors(options, "weight")
     shared = tensors["weight"].tensor.numel() == 1
     return [Step("prelu", {"shared": shared}, tensors)]
-
-
-# -- layers without tensors --------------------------------------------------------------------------------------------
 
 
 def kind(kind: str) -> Reader:

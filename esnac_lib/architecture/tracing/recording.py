@@ -63,8 +63,6 @@ def record(module: nn.Module, images: Tensor, atomic: Callable[[nn.Module], bool
     return recorder.recording(output)
 
 
-# -- what calls do -----------------------------------------------------------------------------------------------------
-
 # Functions of a tensor that tell its form and not its values.
 _FORM = frozenset({
     "size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "storage_offset", "element_size",
@@ -94,8 +92,6 @@ def _shaped_by_values(function: Any, args: Any, indices: list[Value]) -> bool:
     by_mask = name == "getitem" and any(value.dtype in (torch.bool, torch.uint8) for value in indices)
     return name in _SHAPED_BY_VALUES or by_mask or (name == "where" and len(args) == 1)
 
-
-# -- the recorder ------------------------------------------------------------------------------------------------------
 
 _LIBRARIES = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (str(torch.__file__), __file__))
 
@@ -138,8 +134,6 @@ class _Recorder(TorchFunctionMode):
     def recording(self, output: Any) -> Recording:
         """Return what was recorded."""
         return Recording(self.root, self.calls, self.input, self._noted(output), output)
-
-    # -- modules -------------------------------------------------------------------------------------------------------
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """Before a module's forward."""
@@ -202,8 +196,6 @@ class _Recorder(TorchFunctionMode):
         module, path = self.stack[-1].module, self.stack[-1].path
         plain = type(module).__module__.startswith("torch.nn.")
         return Place(path, type(module).__name__, _user_line(), plain, bool(module._parameters or module._buffers))
-
-    # -- functions -----------------------------------------------------------------------------------------------------
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -78,8 +78,6 @@ class Translation:
             found.append(dead[0] if dead else name)
         return list(dict.fromkeys(found))
 
-    # -- walking -------------------------------------------------------------------------------------------------------
-
     def _visit(self, visit: Visit) -> None:
         """Translate what a module does, or the module as one opaque layer where that is not understood."""
         mark = self.draft.mark()
@@ -209,8 +207,6 @@ class Translation:
         """Return the constant of a tensor that a module of the user's holds."""
         names = frozenset((self.names[tensor],)) if tensor in self.names else frozenset[str]()
         return Constant(tensor, names, True, tensor._version)
-
-    # -- what is not understood ----------------------------------------------------------------------------------------
 
     def _opaque_call(self, call: Call, reason: str) -> None:
         """Translate a function as an opaque layer. In PyTorch's own modules the module is the better one."""
