@@ -18,22 +18,14 @@ from typing import Any
 
 from esnac_lib.architecture.layer_types import Shape, Slot
 
-Consumers = Sequence[Sequence[tuple[int, int, int]]]
-
 
 @dataclass(frozen=True)
 class Graph:
-    """A network as a labelled graph.
+    """A network as a labelled graph."""
 
-    Attributes:
-        labels: What each layer is, without name and place.
-        inputs: The slots that each layer reads; source -1 is the network's input.
-        consumers: Who reads each layer, as (reader, slot, multiplicity); reader -1 is the output.
-    """
-
-    labels: Sequence[Any]
-    inputs: Sequence[tuple[Slot, ...]]
-    consumers: Consumers
+    labels: Sequence[Any]  # what each layer is, without name and place
+    inputs: Sequence[tuple[Slot, ...]]  # the slots that each layer reads; source -1 is the network's input
+    consumers: Sequence[Sequence[tuple[int, int, int]]]  # of each layer: (reader, slot, multiplicity); -1: the output
 
 
 def canonical_order(graph: Graph) -> tuple[int, ...]:
@@ -70,12 +62,9 @@ def _topology(graph: Graph) -> tuple[list[set[int]], list[int], list[int]]:
     readers = [{reader for reader, _, _ in found if reader >= 0} for found in graph.consumers]
     height, missing = ([0] * len(graph.labels) for _ in range(2))
     for i in reversed(range(len(height))):
-        highest = 0
         for j in readers[i]:
             missing[j] += 1
-            if height[j] > highest:
-                highest = height[j]
-        height[i] = 1 + highest
+        height[i] = 1 + max([height[j] for j in readers[i]], default=0)
     return readers, height, missing
 
 
@@ -117,16 +106,14 @@ def _individualised(graph: Graph, colours: list[bytes], i: int) -> list[bytes]:
 def _exchangeable(graph: Graph, i: int, j: int, done: Collection[int]) -> bool:
     """Return whether an automorphism swaps i and j, and with them one by one what hangs on them (parallel branches).
 
-    No layer in `done` may move. False proves nothing: another automorphism may exchange the two.
+    No layer in `done` may move. After False another automorphism may still exchange the two.
     """
     swap = {i: j, j: i}
     stack = [(i, j)]
     while stack:
         a, b = stack.pop()
-        places: list[tuple[Any, Any]] = [*zip(graph.inputs[a], graph.inputs[b], strict=False)]
-        places.append(
-            ([(k, (s, n)) for k, s, n in graph.consumers[a]], [(k, (s, n)) for k, s, n in graph.consumers[b]])
-        )
+        places: list[Any] = [*zip(graph.inputs[a], graph.inputs[b], strict=False)]
+        places.append([[(k, (s, n)) for k, s, n in graph.consumers[x]] for x in (a, b)])
         for one, other in places:
             left, right = ([item for item in x if item not in y] for x, y in ((one, other), (other, one)))
             if len(left) > 1 or len(left) != len(right) or (left and left[0][1] != right[0][1]):
@@ -138,14 +125,14 @@ def _exchangeable(graph: Graph, i: int, j: int, done: Collection[int]) -> bool:
                 if x not in swap:
                     swap |= {x: y, y: x}
                     stack.append((x, y))
+    if any(graph.labels[x] != graph.labels[y] for x, y in swap.items()):
+        return False
     touched = {reader for x in swap for reader, _, _ in graph.consumers[x] if reader >= 0} | set(swap)
-    return all(_placed_slots(graph, x, swap) == graph.inputs[swap.get(x, x)] for x in touched) and all(
-        graph.labels[x] == graph.labels[y] for x, y in swap.items()
-    )
-
-
-def _placed_slots(graph: Graph, index: int, swap: dict[int, int]) -> tuple[Slot, ...]:
-    return tuple(tuple(sorted((swap.get(i, i), n) for i, n in part)) for part in graph.inputs[index])
+    for x in touched:
+        moved = tuple(tuple(sorted((swap.get(i, i), n) for i, n in part)) for part in graph.inputs[x])
+        if moved != graph.inputs[swap.get(x, x)]:
+            return False
+    return True
 
 
 def _refined(graph: Graph, colours: list[bytes]) -> list[bytes]:

@@ -29,13 +29,8 @@ def expand(channels: np.ndarray, times: int) -> np.ndarray:
 def route_channels(layer: Layer, shapes: tuple[tuple[int, ...], ...], kept: list[np.ndarray]) -> np.ndarray:
     """Return the former output positions that remain, in order, when a layer without filters keeps some input channels.
 
-    Args:
-        layer: The layer, as it was before shrinking.
-        shapes: Shapes of its input slots before shrinking.
-        kept: The channels of each slot that stay.
-
-    Raises:
-        ArchitectureError: A selection would be empty, or the slots of a sum or product keep different channels.
+    Layer and shapes of its slots are those before shrinking; `kept` has the channels of each slot that stay. Raises
+    ArchitectureError if a selection would be empty, or the slots of a sum or product keep different channels.
     """
     if layer.kind == "concat":
         offsets = np.cumsum([0] + [shape[0] for shape in shapes[:-1]])
@@ -45,8 +40,7 @@ def route_channels(layer: Layer, shapes: tuple[tuple[int, ...], ...], kept: list
     if layer.kind == "channel_shuffle":
         groups = layer["groups"]
         former, now = shuffled(shapes[0][0], groups), shuffled(len(kept[0]), groups)
-        landing = np.argsort(former)  # where each channel used to land
-        return landing[kept[0][now]]
+        return np.argsort(former)[kept[0][now]]  # where each channel used to land
     if layer.kind == "select":
         flow = np.flatnonzero(np.isin(selected(layer), kept[0]))
         if not len(flow):

@@ -45,7 +45,7 @@ def encode(architecture: Architecture, max_edge: int = MAX_EDGE) -> np.ndarray:
             result[position, first - 2 : first] = architecture.in_shapes[index][0][0], layer.channels
     for source, target in architecture.edges():
         # DEVIATION: the paper wants n as long as the longest edge, which is 128 for its teachers. In networks of
-        # hundreds of layers that width would cost more than it tells, so that longer edges share the last element.
+        # hundreds of layers that width would cost more than it is worth, so that longer edges share the last element.
         length = min(place[target] - place[source], max_edge)
         result[place[target], first + length - 1] = 1
         result[place[source], first + max_edge + length - 1] = 1
@@ -56,12 +56,6 @@ def encode(architecture: Architecture, max_edge: int = MAX_EDGE) -> np.ndarray:
 def kind_and_attributes(kind: str, attrs: tuple[tuple[str, Any], ...]) -> tuple[float, ...]:
     """Return the one-hot kind, kernel size, stride, padding, groups."""
     known = dict(attrs)
-    none = (0, 0)
-    kernel, stride, padding = known.get("kernel_size", none), known.get("stride", none), known.get("padding", none)
-    return (
-        *(float(kind == other) for other in KINDS),
-        sqrt(kernel[0] * kernel[1]),
-        sqrt(stride[0] * stride[1]),
-        (padding[0] + padding[1]) / 2,
-        float(known.get("groups", 0)),
-    )
+    kernel, stride, padding = (known.get(name, (0, 0)) for name in ("kernel_size", "stride", "padding"))
+    numbers = (sqrt(kernel[0] * kernel[1]), sqrt(stride[0] * stride[1]), (padding[0] + padding[1]) / 2)
+    return (*(float(kind == other) for other in KINDS), *numbers, float(known.get("groups", 0)))

@@ -37,18 +37,12 @@ FORMAT_VERSION = 1
 class Architecture:
     """A directed acyclic graph of layers in execution order: every layer reads only earlier ones or the input.
 
-    Attributes:
-        layers: The layers.
-        input_shape: (channels, height, width).
-        output: The slot that is the network's output.
-
-    Raises:
-        ArchitectureError: Two layers have one name, a source does not exist, a layer does not contribute to the output,
-            or shapes do not fit.
+    Raises ArchitectureError if two layers have one name, a source does not exist, a layer does not contribute to the
+    output, or shapes do not fit.
     """
 
     layers: tuple[Layer, ...]
-    input_shape: Shape
+    input_shape: Shape  # (channels, height, width)
     output: Slot
 
     def __post_init__(self) -> None:
@@ -84,12 +78,9 @@ class Architecture:
         if any(a[0] >= b[0] for a, b in pairwise(part)):
             raise ArchitectureError(f"{reader!r} reads a sum that is not sorted: {part}")
 
-    # -- shapes and costs --------------------------------------------------------------------------------------------
-
     @cached_property
     def _shapes(self) -> tuple[tuple[Shape, ...], tuple[tuple[Shape, ...], ...]]:
-        out: list[Shape] = []
-        into: list[tuple[Shape, ...]] = []
+        out, into = list[Shape](), list[tuple[Shape, ...]]()
 
         def of(part: Slot, reader: str) -> Shape:
             found = {self.input_shape if source == INPUT else out[source] for source, _ in part}
@@ -149,8 +140,6 @@ class Architecture:
         """Multiply-accumulates of one image in convolutions and linear layers."""
         return sum(self.layer_macs)
 
-    # -- the graph ---------------------------------------------------------------------------------------------------
-
     def edges(self) -> list[tuple[int, int]]:
         """Return all pairs (i, j) where layer j reads layer i, sorted, without the network's input."""
         return sorted((i, j) for j, layer in enumerate(self.layers) for i in layer.sources if i != INPUT)
@@ -159,22 +148,18 @@ class Architecture:
     def consumers(self) -> tuple[tuple[tuple[int, int, int], ...], ...]:
         """For every layer, who reads it: (reader, slot of the reader, multiplicity); reader -1 is the output."""
         found: list[list[tuple[int, int, int]]] = [[] for _ in self.layers]
-        for j, layer in enumerate(self.layers):
-            for position, part in enumerate(layer.inputs):
+        for j, slots in [*((j, layer.inputs) for j, layer in enumerate(self.layers)), (-1, (self.output,))]:
+            for position, part in enumerate(slots):
                 for i, count in part:
                     if i != INPUT:
                         found[i].append((j, position, count))
-        for i, count in self.output:
-            if i != INPUT:
-                found[i].append((-1, 0, count))
         return tuple(map(tuple, found))
 
     def index(self, name: str) -> int:
         """Return the position of the layer of this name."""
-        for index, layer in enumerate(self.layers):
-            if layer.name == name:
-                return index
-        raise ArchitectureError(f"no layer is called {name!r}")
+        if (found := next((i for i, layer in enumerate(self.layers) if layer.name == name), None)) is None:
+            raise ArchitectureError(f"no layer is called {name!r}")
+        return found
 
     @property
     def graph(self) -> Graph:
@@ -192,51 +177,34 @@ class Architecture:
         """32 hexadecimal digits: one hash for a network, whatever the names and order of its layers, in any process."""
         return canonical_id(self.graph, self.canonical_order, self.input_shape, self.output)
 
-    # -- text --------------------------------------------------------------------------------------------------------
-
     def to_json(self) -> str:
-        """Return the architecture as JSON, with origins and kept channels (these as runs [start, stop)).
-
-        The code of opaque layers is not in it: `with_code_of` gives it back.
-        """
+        """Return JSON with origins and kept channels, as runs [start, stop); `with_code_of` gives opaque code back."""
         layers = [
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "inputs": layer.inputs,
-                "channels": layer.channels,
-                "attrs": dict(layer.attrs),
-                "origin": layer.origin,
-                "kept_out": _to_runs(layer.kept_out),
-                "kept_in": _to_runs(layer.kept_in),
-                **({"reason": layer.reason} if layer.reason else {}),
-            }
+            {key: getattr(layer, key) for key in ("name", "kind", "inputs", "channels")}
+            | {"attrs": dict(layer.attrs), "origin": layer.origin}
+            | {"kept_out": _to_runs(layer.kept_out), "kept_in": _to_runs(layer.kept_in)}
+            | ({"reason": layer.reason} if layer.reason else {})
             for layer in self.layers
         ]
-        return json.dumps(
-            {"version": FORMAT_VERSION, "input_shape": self.input_shape, "output": self.output, "layers": layers},
-            separators=(",", ":"),
-        )
+        head = {"version": FORMAT_VERSION, "input_shape": self.input_shape, "output": self.output}
+        return json.dumps(head | {"layers": layers}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
         """Read what `to_json` wrote. Raises ArchitectureError for anything else, and for another version."""
         try:
             data = json.loads(text)
-            if data["version"] != FORMAT_VERSION:
+            if (found := data["version"]) != FORMAT_VERSION:
                 raise ArchitectureError(
-                    f"the architecture has version {data['version']}: this library reads version {FORMAT_VERSION}"
+                    f"the architecture has version {found}: this library reads version {FORMAT_VERSION}"
                 )
             layers = tuple(
                 Layer(
-                    name=item["name"],
-                    kind=item["kind"],
-                    inputs=tuple(_to_slot(part) for part in item["inputs"]),
-                    channels=item["channels"],
-                    attrs={k: _to_tuples(v) for k, v in item["attrs"].items()},
-                    origin=item["origin"],
+                    **{key: item[key] for key in ("name", "kind", "channels", "origin")},
                     kept_out=_from_runs(item["kept_out"]),
                     kept_in=_from_runs(item["kept_in"]),
+                    inputs=tuple(map(_to_slot, item["inputs"])),
+                    attrs={key: _to_tuples(value) for key, value in item["attrs"].items()},
                     reason=item.get("reason", ""),
                 )
                 for item in data["layers"]
@@ -246,20 +214,15 @@ class Architecture:
             raise ArchitectureError(f"not an architecture in JSON: {type(error).__name__}: {error}") from None
 
     def with_code_of(self, teacher: Architecture) -> Architecture:
-        """Return this student, as read from JSON, with the code that its opaque layers have in its teacher.
-
-        Raises:
-            ArchitectureError: The teacher has no such layer.
-        """
+        """Return this student, as read from JSON, with the code of its teacher's opaque layers, which must be there."""
         code = {layer.name: layer for layer in teacher.layers if layer.kind == "opaque"}
-        layers = []
-        for layer in self.layers:
+        layers = list(self.layers)
+        for place, layer in enumerate(layers):
             if layer.kind == "opaque":
                 origin = layer.origin or layer.name
                 if origin not in code or code[origin].attrs != layer.attrs:
                     raise ArchitectureError(f"opaque layer {layer.name!r} is not the teacher's {origin!r}")
-                layer = replace(layer, code=code[origin].code, reason=code[origin].reason)
-            layers.append(layer)
+                layers[place] = replace(layer, code=code[origin].code, reason=code[origin].reason)
         return replace(self, layers=tuple(layers))
 
     def standing_alone(self) -> Architecture:
@@ -269,18 +232,12 @@ class Architecture:
 
     def table(self) -> list[Mapping[str, Any]]:
         """Return one row per layer, for people to read."""
+        rows = zip(self.layers, self.shapes, self.layer_params, self.layer_macs, strict=True)
         return [
-            {
-                "layer": layer.name,
-                "kind": layer.kind,
-                "reads": "; ".join(" + ".join(self._term(i, n) for i, n in part) for part in layer.inputs),
-                "output": "×".join(map(str, shape)),
-                "params": params,
-                "macs": macs,
-            }
-            for layer, shape, params, macs in zip(
-                self.layers, self.shapes, self.layer_params, self.layer_macs, strict=True
-            )
+            {"layer": layer.name, "kind": layer.kind}
+            | {"reads": "; ".join(" + ".join(self._term(i, n) for i, n in part) for part in layer.inputs)}
+            | {"output": "×".join(map(str, shape)), "params": params, "macs": macs}
+            for layer, shape, params, macs in rows
         ]
 
     def _term(self, source: int, count: int) -> str:
@@ -289,9 +246,9 @@ class Architecture:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: one line, and the layers as a table."""
-        rows = [list(row.values()) for row in self.table()]
-        cells = ["".join(f"<td>{escape(f'{v:,}' if isinstance(v, int) else v)}</td>" for v in row) for row in rows]
-        heads = "".join(f"<th>{name}</th>" for name in self.table()[0])
+        rows = self.table()
+        cells = ["".join(f"<td>{escape(f'{v:,}' if isinstance(v, int) else v)}</td>" for v in r.values()) for r in rows]
+        heads = "".join(f"<th>{name}</th>" for name in rows[0])
         table = f"<table><tr>{heads}</tr><tr>{'</tr><tr>'.join(cells)}</tr></table>"
         return f'{escape(repr(self))}<div style="max-height: 30em; overflow: auto; width: fit-content">{table}</div>'
 
@@ -313,8 +270,8 @@ def _to_slot(data: list[list[int]]) -> Slot:
 def _to_runs(indices: np.ndarray | None) -> list[list[int]] | None:
     if indices is None:
         return None
-    cuts = np.flatnonzero(np.diff(indices) != 1) + 1
-    return [[int(run[0]), int(run[-1]) + 1] for run in np.split(indices, cuts) if len(run)]
+    pieces = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
+    return [[int(run[0]), int(run[-1]) + 1] for run in pieces if len(run)]
 
 
 def _from_runs(runs: list[list[int]] | None) -> np.ndarray | None:

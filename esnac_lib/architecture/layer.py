@@ -42,36 +42,25 @@ def sum_slots(terms: Iterable[tuple[Slot, int]]) -> Slot:
 class Layer:
     """One layer of an architecture.
 
-    `origin` and all that follows count neither for `arch_id` nor for equality.
+    `attrs` (kernel_size and so on) are given as a mapping, kept as sorted pairs with every default filled in and read
+    with `layer["stride"]`; kernel size, stride, padding and dilation are (height, width). `kept_out` says which of the
+    origin's output channels (filters, batch-norm channels) are still here, as an array of indices in order, `kept_in`
+    the same for its input channels or features; None means all. Only layers with weights need them.
 
-    Attributes:
-        name: Unique in its architecture; its weights are "<name>.weight" and so on.
-        kind: A key of LAYER_TYPES.
-        inputs: The slots that it reads.
-        channels: Filters of a convolution, features of a linear layer; 0 for all other kinds.
-        attrs: kernel_size and so on, given as a mapping, kept as sorted pairs with every default filled in; read one
-            with `layer["stride"]`. Kernel size, stride, padding and dilation are (height, width).
-        origin: The name of the teacher's layer that this one came from.
-        kept_out: Which of the origin's output channels (filters, batch-norm channels) are still here, as an array of
-            indices in order; None means all of them. Only layers with weights need it.
-        kept_in: The same for its input channels (or features).
-        code: What runs an opaque layer: a module, never saved.
-        reason: Why it is opaque.
-
-    Raises:
-        ArchitectureError: The kind is unknown, or an attribute is unknown, missing or out of range.
+    `origin` and all that follows count neither for `arch_id` nor for equality. ArchitectureError is raised if the kind
+    is unknown, or an attribute is unknown, missing or out of range.
     """
 
-    name: str
-    kind: str
+    name: str  # unique in its architecture; its weights are "<name>.weight" and so on
+    kind: str  # a key of LAYER_TYPES
     inputs: tuple[Slot, ...]
-    channels: int = 0
+    channels: int = 0  # filters of a convolution, features of a linear layer; 0 for all other kinds
     attrs: Any = ()
-    origin: str | None = field(default=None, compare=False)
+    origin: str | None = field(default=None, compare=False)  # the name of the teacher's layer that this one came from
     kept_out: np.ndarray | None = field(default=None, compare=False, repr=False)
     kept_in: np.ndarray | None = field(default=None, compare=False, repr=False)
-    code: Any = field(default=None, compare=False, repr=False)
-    reason: str = field(default="", compare=False, repr=False)
+    code: Any = field(default=None, compare=False, repr=False)  # what runs an opaque layer: a module, never saved
+    reason: str = field(default="", compare=False, repr=False)  # why it is opaque
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:

@@ -14,15 +14,26 @@ from typing import Any
 Form = Callable[[Any], Any]
 
 
+def _form(valid: Callable[[Any], Any], read: Form, needed: str) -> Form:
+    """Return the form that reads the valid values, and says of all others what is needed."""
+
+    def form(value: Any) -> Any:
+        if valid(value):
+            return read(value)
+        raise ValueError(needed)
+
+    return form
+
+
+def _sequence(item: Form, needed: str, valid: Callable[[Any], Any] = lambda value: True) -> Form:
+    """Return the form of a valid tuple or list of items of a form."""
+    return _form(lambda value: isinstance(value, tuple | list) and valid(value), lambda v: tuple(map(item, v)), needed)
+
+
 def integer(least: int) -> Form:
     """Return the form of an integer of at least `least`."""
-
-    def read(value: Any) -> int:
-        if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
-            return int(value)
-        raise ValueError(f"an integer of at least {least}")
-
-    return read
+    needed = f"an integer of at least {least}"
+    return _form(lambda v: isinstance(v, Integral) and not isinstance(v, bool) and int(v) >= least, int, needed)
 
 
 def pair(least: int) -> Form:
@@ -41,62 +52,35 @@ def pair(least: int) -> Form:
 
 def number(least: float | None = None, most: float | None = None) -> Form:
     """Return the form of a finite number within bounds, as a float."""
+    low, high = "" if least is None else f" of at least {least:g}", "" if most is None else f" and at most {most:g}"
 
-    def read(value: Any) -> float:
-        if isinstance(value, Real) and isfinite(value):
-            found = float(value)
-            if (least is None or found >= least) and (most is None or found <= most):
-                return found
-        low = "" if least is None else f" of at least {least:g}"
-        raise ValueError(f"a number{low}{'' if most is None else f' and at most {most:g}'}")
+    def valid(value: Any) -> bool:
+        if not isinstance(value, Real) or not isfinite(value):
+            return False
+        return (least is None or float(value) >= least) and (most is None or float(value) <= most)
 
-    return read
-
-
-def truth(value: Any) -> bool:
-    """Read True or False."""
-    if value in (False, True):
-        return bool(value)
-    raise ValueError("True or False")
+    return _form(valid, float, f"a number{low}{high}")
 
 
 def choice(names: Collection[str]) -> Form:
     """Return the form of one of some names."""
-
-    def read(value: Any) -> str:
-        if isinstance(value, str) and value in names:
-            return value
-        raise ValueError(f"one of {', '.join(names)}")
-
-    return read
+    return _form(lambda value: isinstance(value, str) and value in names, lambda v: v, f"one of {', '.join(names)}")
 
 
-def text(value: Any) -> str:
-    """Read a text that is not empty."""
-    if isinstance(value, str) and value:
-        return value
-    raise ValueError("a text that is not empty")
-
-
-def numbers(value: Any) -> tuple[float, ...]:
-    """Read a sequence of finite numbers."""
-    if isinstance(value, tuple | list):
-        return tuple(map(number(), value))
-    raise ValueError("a sequence of numbers")
-
-
-def sides(value: Any) -> tuple[int, ...]:
-    """Read (left, right, top, bottom) as integers; a negative one cuts."""
-    if isinstance(value, tuple | list) and len(value) == 4 and all(isinstance(n, Integral) for n in value):
-        return tuple(map(int, value))
-    raise ValueError("four integers: left, right, top, bottom")
+truth = _form(lambda value: value in (False, True), bool, "True or False")
+text = _form(lambda value: isinstance(value, str) and value, lambda value: value, "a text that is not empty")
+numbers = _sequence(number(), "a sequence of numbers")
+shape = _sequence(integer(1), "a shape (channels, height, width) or (features,)", lambda value: len(value) in (1, 3))
+shapes = _sequence(shape, "one or more shapes", len)
+sides = _sequence(  # of which a negative one cuts
+    int, "four integers: left, right, top, bottom", lambda v: len(v) == 4 and all(isinstance(n, Integral) for n in v)
+)
 
 
 def runs(value: Any) -> tuple[tuple[int, int], ...]:
     """Read runs (start, stop) of positions, at least one and none empty, and merge those that continue each other."""
     merged: list[tuple[int, int]] = []
-    for item in value if isinstance(value, tuple | list) else ():
-        start, stop = pair(0)(item)
+    for start, stop in map(pair(0), value if isinstance(value, tuple | list) else ()):
         if start >= stop:
             merged = []
             break
@@ -106,20 +90,6 @@ def runs(value: Any) -> tuple[tuple[int, int], ...]:
     if not merged:
         raise ValueError("one or more runs (start, stop) with start < stop")
     return tuple(merged)
-
-
-def shape(value: Any) -> tuple[int, ...]:
-    """Read (channels, height, width) or (features,)."""
-    if isinstance(value, tuple | list) and len(value) in (1, 3):
-        return tuple(map(integer(1), value))
-    raise ValueError("a shape (channels, height, width) or (features,)")
-
-
-def shapes(value: Any) -> tuple[tuple[int, ...], ...]:
-    """Read a sequence of shapes."""
-    if isinstance(value, tuple | list) and value:
-        return tuple(map(shape, value))
-    raise ValueError("one or more shapes")
 
 
 def tensors(value: Any) -> tuple[tuple[str, tuple[int, ...], bool], ...]:

@@ -30,38 +30,27 @@ ACTIVATIONS: Mapping[str, int] = {
 
 @dataclass(frozen=True)
 class LayerType:
-    """The rules of one kind of layer.
+    """The rules of one kind of layer, of which three are functions of its channels and attributes.
 
-    Attributes:
-        shape: (channels, attrs, shape of each input slot) to the output shape; raises ArchitectureError if they do not
-            fit.
-        tensors: (channels, attrs, input shape) to the tensors that it holds, by name, with their shapes; all are
-            trainable but running statistics.
-        macs: (channels, attrs, input shape, output shape) to its exact multiply-accumulates.
-        attrs: Names and defaults of the attributes.
-        forms: How an attribute is read, where its default does not say so.
-        filters: Whether the layer has output channels of its own, which can be shrunk.
-        follows: Whether its tensors have an element for each input channel.
-        slots: Number of input slots; 0 means any number.
+    `shape` takes also the shape of each input slot and returns the output's, or raises ArchitectureError; `tensors`
+    takes the input shape and returns the shapes of the tensors that it holds by name, all trainable but running
+    statistics; `macs` takes the shapes of input and output and returns the exact multiply-accumulates.
     """
 
     shape: Callable[[int, Attrs, list[Shape]], Shape]
     tensors: Callable[[int, Attrs, Shape], dict[str, Shape]] = lambda channels, attrs, shape: {}
     macs: Callable[[int, Attrs, Shape, Shape], int] = lambda channels, attrs, shape, out: 0
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-    forms: Mapping[str, form.Form] = field(default_factory=dict)
-    filters: bool = False
-    follows: bool = False
-    slots: int = 1  # 0: any number
+    attrs: Mapping[str, Any] = field(default_factory=dict)  # names and defaults
+    forms: Mapping[str, form.Form] = field(default_factory=dict)  # of attributes whose default does not say it
+    filters: bool = False  # has output channels of its own, which can be shrunk
+    follows: bool = False  # its tensors have an element for each input channel
+    slots: int = 1  # that it reads; 0: any number
 
     def params(self, channels: int, attrs: Attrs, shape: Shape) -> int:
         """Return the number of trainable parameters."""
         fixed = {name for name, _, trained in attrs.get("tensors", ()) if not trained}
         tensors = self.tensors(channels, attrs, shape).items()
         return sum(prod(size) for name, size in tensors if not name.startswith("running_") and name not in fixed)
-
-
-# -- shapes ------------------------------------------------------------------------------------------------------------
 
 
 def _same(channels: int, attrs: Attrs, inputs: list[Shape]) -> Shape:
@@ -95,8 +84,7 @@ def _conv_shape(channels: int, attrs: Attrs, inputs: list[Shape]) -> Shape:
     c, h, w = _image(inputs[0])
     if c % attrs["groups"] or channels % attrs["groups"]:
         raise ArchitectureError(f"{c} input and {channels} output channels do not divide into {attrs['groups']} groups")
-    k, s, p, d = attrs["kernel_size"], attrs["stride"], attrs["padding"], attrs["dilation"]
-    return channels, _window(h, k[0], s[0], p[0], d[0]), _window(w, k[1], s[1], p[1], d[1])
+    return channels, *map(_window, (h, w), *(attrs[key] for key in ("kernel_size", "stride", "padding", "dilation")))
 
 
 def _linear_shape(channels: int, attrs: Attrs, inputs: list[Shape]) -> Shape:
@@ -107,12 +95,10 @@ def _linear_shape(channels: int, attrs: Attrs, inputs: list[Shape]) -> Shape:
 
 def _pool_shape(channels: int, attrs: Attrs, inputs: list[Shape]) -> Shape:
     c, h, w = _image(inputs[0])
-    k, s, p = attrs["kernel_size"], attrs["stride"], attrs["padding"]
-    d = attrs.get("dilation", (1, 1))
+    k, s, p, d = attrs["kernel_size"], attrs["stride"], attrs["padding"], attrs.get("dilation", (1, 1))
     if 2 * p[0] > k[0] or 2 * p[1] > k[1]:
         raise ArchitectureError(f"a pool with padding {p}: at most half of its window {k} can be padding")
-    ceil_mode = attrs["ceil_mode"]
-    return c, _window(h, k[0], s[0], p[0], d[0], ceil_mode), _window(w, k[1], s[1], p[1], d[1], ceil_mode)
+    return c, *map(_window, (h, w), k, s, p, d, 2 * (attrs["ceil_mode"],))
 
 
 def _concat_shape(channels: int, attrs: Attrs, inputs: list[Shape]) -> Shape:
@@ -165,64 +151,47 @@ def _padded(size: int, before: int, after: int, mode: str) -> int:
 
 def _opaque_shape(channels: int, attrs: Attrs, inputs: list[Shape]) -> Shape:
     if tuple(inputs) != attrs["inputs"]:
-        raise ArchitectureError(
-            f"{attrs['what']} is not understood: it was seen with inputs of shapes "
-            f"{attrs['inputs']}, not {tuple(inputs)}"
-        )
+        seen = f"it was seen with inputs of shapes {attrs['inputs']}, not {tuple(inputs)}"
+        raise ArchitectureError(f"{attrs['what']} is not understood: {seen}")
     return attrs["output"]
 
 
-# -- tensors and costs -------------------------------------------------------------------------------------------------
+def _filters(channels: int, attrs: Attrs, shape: Shape) -> dict[str, Shape]:
+    """Return the tensors of a convolution or a linear layer."""
+    weight = (channels, shape[0] // attrs.get("groups", 1), *attrs.get("kernel_size", ()))
+    return {"weight": weight} | ({"bias": (channels,)} if attrs["bias"] else {})
 
 
-def _conv_tensors(channels: int, attrs: Attrs, shape: Shape) -> dict[str, Shape]:
-    bias = {"bias": (channels,)} if attrs["bias"] else {}
-    return {"weight": (channels, shape[0] // attrs["groups"], *attrs["kernel_size"])} | bias
-
-
-def _conv_macs(channels: int, attrs: Attrs, shape: Shape, out: Shape) -> int:
-    return prod(out) * (shape[0] // attrs["groups"]) * prod(attrs["kernel_size"])
-
-
-def _linear_tensors(channels: int, attrs: Attrs, shape: Shape) -> dict[str, Shape]:
-    return {"weight": (channels, shape[0])} | ({"bias": (channels,)} if attrs["bias"] else {})
+def _filter_macs(channels: int, attrs: Attrs, shape: Shape, out: Shape) -> int:
+    return prod(out) * prod(_filters(channels, attrs, shape)["weight"][1:])
 
 
 def _affine_tensors(channels: int, attrs: Attrs, shape: Shape) -> dict[str, Shape]:
     names = [name for name in ("weight", "bias") if attrs.get(name, attrs.get("affine"))]
-    return dict.fromkeys(names, (shape[0],))
-
-
-def _batch_norm_tensors(channels: int, attrs: Attrs, shape: Shape) -> dict[str, Shape]:
-    return _affine_tensors(channels, attrs, shape) | dict.fromkeys(("running_mean", "running_var"), (shape[0],))
+    return dict.fromkeys(names + ["running_mean", "running_var"] * ("momentum" in attrs), (shape[0],))
 
 
 _POOL = {"kernel_size": REQUIRED, "stride": REQUIRED, "padding": (0, 0), "ceil_mode": False}
 _AFFINE = {"eps": 1e-5, "affine": True}
+_ADAPTIVE_POOL = LayerType(
+    lambda channels, attrs, inputs: (_image(inputs[0])[0], *attrs["output_size"]), attrs={"output_size": REQUIRED}
+)
 
 # New kinds go to the end, and a kind never gets another attribute: saved encodings and every arch_id depend on them.
 LAYER_TYPES: dict[str, LayerType] = {
     "conv": LayerType(
-        _conv_shape, _conv_tensors, _conv_macs,
+        _conv_shape, _filters, _filter_macs, filters=True,
         attrs={"kernel_size": REQUIRED, "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1,
                "bias": True},
-        filters=True,
     ),
-    "linear": LayerType(
-        _linear_shape, _linear_tensors, lambda channels, attrs, shape, out: channels * shape[0],
-        attrs={"bias": True}, filters=True,
-    ),
-    "batch_norm": LayerType(
-        _same, _batch_norm_tensors, attrs={"eps": 1e-5, "momentum": 0.1, "affine": True}, follows=True
-    ),
+    "linear": LayerType(_linear_shape, _filters, _filter_macs, attrs={"bias": True}, filters=True),
+    "batch_norm": LayerType(_same, _affine_tensors, attrs={"eps": 1e-5, "momentum": 0.1, "affine": True}, follows=True),
     "relu": LayerType(_same),
     "sigmoid": LayerType(_same),
     "dropout": LayerType(_same, attrs={"p": 0.5}),
     "max_pool": LayerType(_pool_shape, attrs=_POOL | {"dilation": (1, 1)}),
     "avg_pool": LayerType(_pool_shape, attrs=_POOL | {"count_include_pad": True}),
-    "adaptive_avg_pool": LayerType(
-        lambda channels, attrs, inputs: (_image(inputs[0])[0], *attrs["output_size"]), attrs={"output_size": REQUIRED}
-    ),
+    "adaptive_avg_pool": _ADAPTIVE_POOL,
     "flatten": LayerType(lambda channels, attrs, inputs: (prod(inputs[0]),)),
     "concat": LayerType(_concat_shape, slots=0),
     "channel_shuffle": LayerType(_grouped_shape, attrs={"groups": REQUIRED}),
@@ -234,9 +203,7 @@ LAYER_TYPES: dict[str, LayerType] = {
         _same, lambda channels, attrs, shape: {"weight": (1 if attrs["shared"] else shape[0],)},
         attrs={"shared": False}, follows=True,
     ),
-    "layer_norm": LayerType(
-        _same, _affine_tensors, attrs={"eps": 1e-5, "weight": True, "bias": True}, follows=True
-    ),
+    "layer_norm": LayerType(_same, _affine_tensors, attrs={"eps": 1e-5, "weight": True, "bias": True}, follows=True),
     "group_norm": LayerType(_grouped_shape, _affine_tensors, attrs={"groups": REQUIRED} | _AFFINE, follows=True),
     "instance_norm": LayerType(_instance_norm_shape, _affine_tensors, attrs=_AFFINE | {"affine": False}, follows=True),
     "scale": LayerType(_same, _affine_tensors, attrs={"weight": True, "bias": False}, follows=True),
@@ -257,9 +224,7 @@ LAYER_TYPES: dict[str, LayerType] = {
         forms={"sizes": form.sides, "mode": form.choice(("constant", "reflect", "replicate", "circular")),
                "value": form.number()},
     ),
-    "adaptive_max_pool": LayerType(
-        lambda channels, attrs, inputs: (_image(inputs[0])[0], *attrs["output_size"]), attrs={"output_size": REQUIRED}
-    ),
+    "adaptive_max_pool": _ADAPTIVE_POOL,
     "stochastic_depth": LayerType(
         _same, attrs={"p": REQUIRED, "mode": "row"}, forms={"mode": form.choice(("row", "batch"))}
     ),
@@ -284,14 +249,10 @@ _FORMS: Mapping[str, form.Form] = {
 }
 
 
-# -- attributes --------------------------------------------------------------------------------------------------------
-
-
 def normalise_attrs(kind: str, attrs: Attrs | tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
     """Return all attributes of a kind, sorted by name, with defaults filled in and pairs for the spatial ones.
 
-    Raises:
-        ArchitectureError: The kind is unknown, or an attribute is unknown, missing or out of range.
+    Raises ArchitectureError if the kind is unknown, or an attribute is unknown, missing or out of range.
     """
     if not isinstance(kind, str) or kind not in LAYER_TYPES:
         raise ArchitectureError(f"a layer of kind {kind!r}: known kinds are {', '.join(LAYER_TYPES)}")
@@ -299,7 +260,7 @@ def normalise_attrs(kind: str, attrs: Attrs | tuple[tuple[str, Any], ...]) -> tu
         attrs = dict(attrs)
     except (TypeError, ValueError):
         raise ArchitectureError(f"{kind} with attributes {attrs!r}: give a mapping of names to values") from None
-    known = LAYER_TYPES[kind].attrs
+    known, forms = LAYER_TYPES[kind].attrs, {**_FORMS, **LAYER_TYPES[kind].forms}
     if unknown := set(attrs) - set(known):
         raise ArchitectureError(f"{kind} has no attribute {sorted(unknown)[0]!r}: it has {', '.join(known) or 'none'}")
     items = []
@@ -308,17 +269,11 @@ def normalise_attrs(kind: str, attrs: Attrs | tuple[tuple[str, Any], ...]) -> tu
         if value is REQUIRED:
             raise ArchitectureError(f"{kind} needs the attribute {name!r}")
         try:
-            items.append((name, _form(kind, name)(value)))
+            read = forms.get(name) or (form.truth if isinstance(default, bool) else form.number(0))
+            items.append((name, read(value)))
         except ValueError as error:
             raise ArchitectureError(f"{kind} with {name} = {value!r}: it must be {error}") from None
     found = dict(items)
     if kind == "activation" and len(found["arguments"]) != (count := ACTIVATIONS[found["function"]]):
         raise ArchitectureError(f"{found['function']} with arguments {found['arguments']}: it takes {count}")
     return tuple(sorted(items))
-
-
-def _form(kind: str, name: str) -> form.Form:
-    rules = LAYER_TYPES[kind]
-    if name in rules.forms or name in _FORMS:
-        return rules.forms.get(name) or _FORMS[name]
-    return form.truth if isinstance(rules.attrs[name], bool) else form.number(0)

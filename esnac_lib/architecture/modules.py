@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,10 +22,7 @@ from esnac_lib.errors import ArchitectureError
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` for maps and features alike, without its counter of batches (only a momentum of None reads it).
-
-    Maps (B, C, H, W) or (B, C) to the same.
-    """
+    """`nn.BatchNorm2d` for maps and features alike, without its counter of batches, which only momentum=None reads."""
 
     num_batches_tracked: Tensor | None
 
@@ -46,23 +44,6 @@ class BatchNorm(nn.BatchNorm2d):
         nn.Module._load_from_state_dict(self, *args)  # PyTorch's own asks for the counter
 
 
-class ChannelNorm(nn.Module):
-    """A layer norm over the channels at each position of (B, C, H, W), or over the features of (B, F)."""
-
-    def __init__(self, channels: int, eps: float, weight: bool, bias: bool) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels)) if weight else None
-        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) or (B, F) to the same."""
-        if x.ndim == 2:
-            return F.layer_norm(x, x.shape[1:], self.weight, self.bias, self.eps)
-        last = x.permute(0, 2, 3, 1)
-        return F.layer_norm(last, last.shape[3:], self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
-
-
 class Scale(nn.Module):
     """x · weight + bias with learned numbers, one a channel."""
 
@@ -77,6 +58,21 @@ class Scale(nn.Module):
         if self.weight is not None:
             x = x * self.weight.view(size)
         return x if self.bias is None else x + self.bias.view(size)
+
+
+class ChannelNorm(nn.Module):
+    """A layer norm over the channels at each position of (B, C, H, W), or over the features of (B, F)."""
+
+    def __init__(self, channels: int, eps: float, weight: bool, bias: bool) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels)) if weight else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) or (B, F) to the same."""
+        last = x.movedim(1, -1)
+        return F.layer_norm(last, last.shape[-1:], self.weight, self.bias, self.eps).movedim(-1, 1)
 
 
 class Affine(nn.Module):
@@ -112,13 +108,9 @@ class Activation(nn.Module):
 
 def activation_function(name: str) -> Callable[..., Tensor]:
     """Return the function of a name in ACTIVATIONS: (x, *arguments) to a tensor of x's shape."""
-    own: dict[str, Callable[..., Tensor]] = {
-        "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-        "tanh": torch.tanh,
-        "square": torch.square,
-        "abs": torch.abs,
-    }
-    return own[name] if name in own else getattr(F, name)
+    if name == "gelu_tanh":
+        return partial(F.gelu, approximate="tanh")
+    return getattr(torch if name in ("tanh", "square", "abs") else F, name)
 
 
 class Concat(nn.Module):
@@ -224,47 +216,22 @@ def _upsample(layer: Layer, shape: Shape) -> nn.Module:
     return nn.Upsample(layer["size"], mode=layer["mode"], align_corners=corners)
 
 
-_Maker = Callable[[Layer, Shape], nn.Module]
-
-
-def _plain(kind: Callable[..., nn.Module]) -> _Maker:
-    """Return a module that is made with the layer's attributes."""
-    return lambda layer, shape: kind(**dict(layer.attrs))
-
-
-def _sized(kind: Callable[..., nn.Module]) -> _Maker:
-    """Return a module that is made with the number of its input channels, then the layer's attributes."""
-    return lambda layer, shape: kind(shape[0], **dict(layer.attrs))
-
-
-_MAKERS: Mapping[str, _Maker] = {
+# Made with the layer's attributes; those of the second table with the number of input channels before them.
+_PLAIN: Mapping[str, Callable[..., nn.Module]] = {
+    "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "dropout": nn.Dropout, "max_pool": nn.MaxPool2d, "avg_pool": nn.AvgPool2d,
+    "adaptive_avg_pool": nn.AdaptiveAvgPool2d, "adaptive_max_pool": nn.AdaptiveMaxPool2d, "flatten": nn.Flatten,
+    "concat": Concat, "channel_shuffle": nn.ChannelShuffle, "activation": Activation, "affine": Affine,
+    "multiply": Multiply, "add": Add, "select": Select, "unflatten": Unflatten, "pad": Pad,
+    "stochastic_depth": StochasticDepth,
+}  # fmt: skip
+_SIZED: Mapping[str, Callable[..., nn.Module]] = {"batch_norm": BatchNorm, "layer_norm": ChannelNorm, "scale": Scale}
+_OTHER: Mapping[str, Callable[[Layer, Shape], nn.Module]] = {
     "conv": lambda layer, shape: nn.Conv2d(shape[0], layer.channels, **dict(layer.attrs)),
     "linear": lambda layer, shape: nn.Linear(shape[0], layer.channels, **dict(layer.attrs)),
-    "batch_norm": _sized(BatchNorm),
-    "relu": _plain(nn.ReLU),
-    "sigmoid": _plain(nn.Sigmoid),
-    "dropout": _plain(nn.Dropout),
-    "max_pool": _plain(nn.MaxPool2d),
-    "avg_pool": _plain(nn.AvgPool2d),
-    "adaptive_avg_pool": _plain(nn.AdaptiveAvgPool2d),
-    "flatten": _plain(nn.Flatten),
-    "concat": _plain(Concat),
-    "channel_shuffle": _plain(nn.ChannelShuffle),
-    "activation": _plain(Activation),
     "prelu": lambda layer, shape: nn.PReLU(1 if layer["shared"] else shape[0]),
-    "layer_norm": _sized(ChannelNorm),
     "group_norm": lambda layer, shape: nn.GroupNorm(layer["groups"], shape[0], layer["eps"], layer["affine"]),
     "instance_norm": lambda layer, shape: nn.InstanceNorm2d(shape[0], layer["eps"], affine=layer["affine"]),
-    "scale": _sized(Scale),
-    "affine": _plain(Affine),
-    "multiply": _plain(Multiply),
-    "add": _plain(Add),
-    "select": _plain(Select),
-    "unflatten": _plain(Unflatten),
     "upsample": _upsample,
-    "pad": _plain(Pad),
-    "adaptive_max_pool": _plain(nn.AdaptiveMaxPool2d),
-    "stochastic_depth": _plain(StochasticDepth),
     "zeros": lambda layer, shape: Zeros(layer.channels),
     "opaque": _opaque,
 }
@@ -273,9 +240,10 @@ _MAKERS: Mapping[str, _Maker] = {
 def module_of(layer: Layer, in_shape: Shape) -> nn.Module:
     """Return the module of a layer whose (first) input has this shape: called with one tensor per slot, batch first.
 
-    It is initialised as PyTorch does, but an opaque layer's is a copy of its teacher's.
-
-    Raises:
-        ArchitectureError: The layer is opaque, and without its code.
+    It is initialised as PyTorch does, but an opaque layer's is a copy of its teacher's (ArchitectureError without it).
     """
-    return _MAKERS[layer.kind](layer, in_shape)
+    if layer.kind in _PLAIN:
+        return _PLAIN[layer.kind](**dict(layer.attrs))
+    if layer.kind in _SIZED:
+        return _SIZED[layer.kind](in_shape[0], **dict(layer.attrs))
+    return _OTHER[layer.kind](layer, in_shape)

@@ -6,7 +6,7 @@ norms, the batch norms' "running_mean" and "running_var", and of an opaque layer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -70,11 +70,7 @@ class Network(nn.Module):
         return {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy weights into this network, which keeps its device and dtype.
-
-        Raises:
-            ArchitectureError: One is missing, unknown or of another shape; nothing is changed then.
-        """
+        """Copy weights, once checked, into this network, which keeps its device and dtype."""
         check_weights(self.architecture, weights)
         with torch.no_grad():
             for name, tensor in self._tensors().items():
@@ -95,12 +91,11 @@ class Network(nn.Module):
 
     def _tensors(self) -> Weights:
         """Return the parameters and buffers themselves by their name in weights."""
-        found = {}
-        for step in self._plan:
-            prefix = self.architecture.layers[step.position].name
-            for name, tensor in step.module.state_dict(keep_vars=True).items():
-                found[f"{prefix}.{name}"] = tensor
-        return found
+        return {
+            f"{layer}.{name}": tensor
+            for layer, module in self.layer_modules().items()
+            for name, tensor in module.state_dict(keep_vars=True).items()
+        }
 
 
 def _sum(part: Slot, values: Mapping[int, Tensor]) -> Tensor:
@@ -135,16 +130,14 @@ def layer_name(name: str) -> str:
 
 def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Return the name and shape of every tensor in an architecture's weights, in execution order."""
-    return {
-        f"{layer.name}.{parameter}": shape
-        for layer, inputs in zip(architecture.layers, architecture.in_shapes, strict=True)
-        for parameter, shape in _parameter_shapes(layer, inputs[0]).items()
-    }
+    return {f"{layer.name}.{parameter}": shape for layer, parameter, shape in _parameters(architecture)}
 
 
-def _parameter_shapes(layer: Layer, shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Return the tensors of one layer whose (first) input has this shape."""
-    return LAYER_TYPES[layer.kind].tensors(layer.channels, dict(layer.attrs), shape)
+def _parameters(architecture: Architecture) -> Iterator[tuple[Layer, str, Shape]]:
+    """Return the layer, name and shape of every tensor in an architecture's weights, in execution order."""
+    for layer, inputs in zip(architecture.layers, architecture.in_shapes, strict=True):
+        for name, shape in LAYER_TYPES[layer.kind].tensors(layer.channels, dict(layer.attrs), inputs[0]).items():
+            yield layer, name, shape
 
 
 def check_weights(architecture: Architecture, weights: Mapping[str, Tensor]) -> None:
@@ -162,11 +155,8 @@ def check_weights(architecture: Architecture, weights: Mapping[str, Tensor]) -> 
 def build(architecture: Architecture, weights: Mapping[str, Tensor] | None = None) -> Network:
     """Return the module of an architecture, in training mode.
 
-    Without weights it is freshly initialised, as PyTorch does, from PyTorch's global state. With weights the module
-    holds copies of them, with their device and dtype, and no random number is drawn.
-
-    Raises:
-        ArchitectureError: A weight is missing, unknown or of another shape.
+    Without weights it is freshly initialised, as PyTorch does, from PyTorch's global state. With weights, which must
+    be exactly its own, the module holds copies of them, with their device and dtype, and no random number is drawn.
     """
     if weights is None:
         return Network(architecture)
@@ -190,31 +180,24 @@ def inherit(teacher_weights: Mapping[str, Tensor], student_architecture: Archite
     more than one group and more than one channel a group); then the weight at that position is taken all the same,
     which is what filter o uses for the input at i's place in its own group.
 
-    Raises:
-        ArchitectureError: The origin of a layer is unknown, or its tensors do not fit what the student keeps.
+    Raises ArchitectureError if the origin of a layer is unknown, or its tensors do not fit what the student keeps.
     """
     weights: Weights = {}
-    for layer, inputs in zip(student_architecture.layers, student_architecture.in_shapes, strict=True):
-        origin = layer.origin or layer.name
-        for parameter, shape in _parameter_shapes(layer, inputs[0]).items():
-            source = teacher_weights.get(f"{origin}.{parameter}")
-            if source is None:
-                raise ArchitectureError(
-                    f"layer {layer.name!r} cannot inherit: the teacher's weights have no {f'{origin}.{parameter}'!r}"
-                )
-            try:
-                tensor = _cut(source, layer)
-            except IndexError:
-                raise ArchitectureError(
-                    f"layer {layer.name!r} keeps channels that {origin!r} does not have: its {parameter} has the shape "
-                    f"{tuple(source.shape)}"
-                ) from None
-            if tuple(tensor.shape) != shape:
-                raise ArchitectureError(
-                    f"layer {layer.name!r} needs a {parameter} of shape {shape}, and what it keeps of {origin!r} has "
-                    f"{tuple(tensor.shape)}: kept_out and kept_in do not fit"
-                )
-            weights[f"{layer.name}.{parameter}"] = tensor
+    for layer, parameter, shape in _parameters(student_architecture):
+        name, origin = repr(layer.name), layer.origin or layer.name
+        if (source := teacher_weights.get(key := f"{origin}.{parameter}")) is None:
+            raise ArchitectureError(f"layer {name} cannot inherit: the teacher's weights have no {key!r}")
+        try:
+            tensor = _cut(source, layer)
+        except IndexError:
+            held = f"its {parameter} has the shape {tuple(source.shape)}"
+            raise ArchitectureError(f"layer {name} keeps channels that {origin!r} does not have: {held}") from None
+        if (found := tuple(tensor.shape)) != shape:
+            raise ArchitectureError(
+                f"layer {name} needs a {parameter} of shape {shape}, and what it keeps of {origin!r} has {found}: "
+                "kept_out and kept_in do not fit"
+            )
+        weights[f"{layer.name}.{parameter}"] = tensor
     return weights
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from esnac_lib.architecture.graph import Architecture, Layer
-from esnac_lib.architecture.network import Network, Weights, build, module_name
+from esnac_lib.architecture.network import Network, Weights, build
 from esnac_lib.architecture.tracing.recording import record
 from esnac_lib.architecture.tracing.traceable import is_stochastic_depth
 from esnac_lib.architecture.tracing.translation import Translation
@@ -25,18 +25,15 @@ from esnac_lib.errors import ArchitectureError, TraceError, one_line
 def trace(module: nn.Module, example_input: Tensor) -> tuple[Architecture, Weights]:
     """Return the architecture of a module, and a copy of its weights.
 
-    Layers are named by their module's path ("layer1.0.conv1"), by what holds their weights, or by their function
-    ("relu_1"). Sums are not layers. The module is traced as it runs in eval mode, and is left in the mode in which it
-    was. A module without weights may be called several times; each call is a layer.
+    The module has one input, of which the example is a batch of images (B, C, H, W) on its device, and one output
+    tensor. It is traced as it runs in eval mode, and left in the mode in which it was. Layers are named by their
+    module's path ("layer1.0.conv1"), by what holds their weights, or by their function ("relu_1"); sums are not layers.
+    A module without weights may be called several times; each call is a layer.
 
     What is not known, or depends on the input's values in Python, is kept as an opaque layer: the function itself, or
     the smallest module around it that takes and returns complete maps (B, C, H, W) or features (B, F). Weights that are
     computed from parameters or buffers are taken as they come out, and are weights like all others; single numbers are
     kept as numbers. Parameters on which the output does not depend are left out, with a warning.
-
-    Args:
-        module: Any module of one input and one output tensor.
-        example_input: A batch of images (B, C, H, W) on the module's device.
 
     Raises:
         TraceError: Nothing is left that could be compressed, the module fails, what is not understood is not inside a
@@ -82,15 +79,11 @@ def _images(example: Tensor) -> Tensor:
 
 
 def _network_layers(module: nn.Module) -> dict[nn.Module, tuple[str, Layer]]:
-    """Return the modules that are the layers of a `Network`, each with its name here and the layer that it is.
-
-    Those of a network that was changed since it was built are modules like all others.
-    """
+    """Return the modules that are layers of a `Network` which is as it was built, each with its name and layer."""
     found = {}
     for path, part in module.named_modules():
         if isinstance(part, Network) and part.is_as_described():
-            for layer in part.architecture.layers:
-                own = part.layers.get_submodule(module_name(layer.name))
+            for layer, own in zip(part.architecture.layers, part.layer_modules().values(), strict=True):
                 found[own] = (f"{path}.{layer.name}" if path else layer.name, layer)
     return found
 
@@ -119,11 +112,10 @@ def _checked(module: nn.Module, architecture: Architecture, tensors: Weights, pr
     # Rounding alone; on a GPU the same convolution may run in TF32 one time and not the next.
     tolerance = 100 * torch.finfo(expected.dtype).eps if expected.device.type == "cpu" else 2e-3
     if not torch.allclose(found, expected, 0.0, tolerance * scale, equal_nan=True):
-        raise TraceError(
-            f"{name} and its trace give different outputs: does a hook or a custom operation change a tensor?"
-        )
+        cause = "does a hook or a custom operation change a tensor?"
+        raise TraceError(f"{name} and its trace give different outputs: {cause}")
     return {
-        f"{layer.name}.{key}": tensor
-        for layer in architecture.layers
-        for key, tensor in rebuilt.layers.get_submodule(module_name(layer.name)).state_dict().items()
+        f"{layer}.{key}": tensor
+        for layer, part in rebuilt.layer_modules().items()
+        for key, tensor in part.state_dict().items()
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import prod
 from numbers import Real
 from typing import Any
@@ -11,131 +12,98 @@ from typing import Any
 import torch
 
 from esnac_lib.architecture.graph import sum_slots
-from esnac_lib.architecture.layer_types import Slot
-from esnac_lib.architecture.tracing import traceable as known
+from esnac_lib.architecture.layer_types import REQUIRED, Slot
 from esnac_lib.architecture.tracing.calls import Call, Constant, Value
 from esnac_lib.architecture.tracing.draft import Draft, Part
 from esnac_lib.architecture.tracing.movement import CHANNELS, SPACE
-from esnac_lib.architecture.tracing.readers import Options, Refused, Step, bind, constant, pad_sizes
+from esnac_lib.architecture.tracing.readers import Refused, Step, constant, pad_sizes
+from esnac_lib.architecture.tracing.traceable import functions
 
 
-def add(draft: Draft, call: Call, signs: tuple[int, int] = (1, 1)) -> None:
-    """Trace input + alpha · other, with signs for a difference."""
-    bound = bind(known.SUM_ARGUMENTS, call.args, call.kwargs)
-    factors = [signs[0], signs[1]]
-    factors[0 if signs[0] < 0 else 1] *= _number(draft, bound["alpha"])
-    terms = list(zip((bound["input"], bound["other"]), factors, strict=True))
+def add(draft: Draft, call: Call, given: Any, signs: tuple[int, int] = (1, 1)) -> Part:
+    """Trace input + alpha · other, with signs for a difference (the operand that is subtracted is times alpha)."""
+    factors = list(signs)
+    factors[0 if signs[0] < 0 else 1] *= _number(draft, given.alpha)
+    terms = list(zip((given.input, given.other), factors, strict=True))
     values = [term for term in terms if isinstance(term[0], Value)]
     if len(values) == 2:
         (a, by_a), (b, by_b) = values
         first, second = _alike(draft, a, b)
-        _combine(draft, call, "add", _scaled(draft, call, first, by_a), _scaled(draft, call, second, by_b))
-        return
+        return _combine(draft, call, "add", _scaled(draft, call, first, by_a), _scaled(draft, call, second, by_b))
     (value, factor), (other, times) = values[0], next(term for term in terms if not isinstance(term[0], Value))
     part = draft.read(value)
     offset = _per_channel(draft, part, other, call)
     if isinstance(offset, Constant):
         part = _scaled(draft, call, part, factor)
-        offset = offset.put(offset.tensor * times)
-        steps = [Step("scale", {"weight": False, "bias": True}, {"bias": offset})]
-    else:
-        attrs = {"factor": factor, "offset": offset * times}
-        steps = [] if attrs == {"factor": 1, "offset": 0} else [Step("affine", attrs)]
-    draft.give(call.results[0], draft.chain(call, steps, part))
+        bias = offset.put(offset.tensor * times)
+        return draft.chain(call, [Step("scale", {"weight": False, "bias": True}, {"bias": bias})], part)
+    attrs = {"factor": factor, "offset": offset * times}
+    return draft.chain(call, [] if attrs == {"factor": 1, "offset": 0} else [Step("affine", attrs)], part)
 
 
-def subtract(draft: Draft, call: Call) -> None:
-    """Trace input − alpha · other."""
-    add(draft, call, (1, -1))
-
-
-def subtract_from(draft: Draft, call: Call) -> None:
-    """Trace other − alpha · input."""
-    add(draft, call, (-1, 1))
-
-
-def multiply(draft: Draft, call: Call) -> None:
+def multiply(draft: Draft, call: Call, given: Any) -> Part:
     """Trace input · other. A map times a positive integer is not a layer but a sum."""
-    bound = bind(known.PRODUCT_ARGUMENTS, call.args, call.kwargs)
-    values = [value for value in bound.values() if isinstance(value, Value)]
+    values = [value for value in (given.input, given.other) if isinstance(value, Value)]
     if len(values) == 2:
-        _combine(draft, call, "multiply", *_alike(draft, *values))
-        return
+        return _combine(draft, call, "multiply", *_alike(draft, *values))
+    other = given.other if isinstance(given.input, Value) else given.input
     part = draft.read(values[0])
-    factor = _per_channel(draft, part, next(other for other in bound.values() if not isinstance(other, Value)), call)
-    draft.give(call.results[0], _times(draft, call, part, factor))
+    return _times(draft, call, part, _per_channel(draft, part, other, call))
 
 
-def divide(draft: Draft, call: Call) -> None:
+def divide(draft: Draft, call: Call, given: Any) -> Part:
     """Trace input / other, where other is fixed."""
-    bound = bind(known.QUOTIENT_ARGUMENTS, call.args, call.kwargs)
-    if bound["rounding_mode"] is not None or isinstance(bound["other"], Value) or not isinstance(bound["input"], Value):
+    if given.rounding_mode is not None or isinstance(given.other, Value) or not isinstance(given.input, Value):
         raise Refused("divides by a tensor made of the input, or rounds")
-    part = draft.read(bound["input"])
-    divisor = _per_channel(draft, part, bound["other"], call)
+    part = draft.read(given.input)
+    divisor = _per_channel(draft, part, given.other, call)
     factor = divisor.put(1 / divisor.tensor) if isinstance(divisor, Constant) else 1 / divisor
-    draft.give(call.results[0], _times(draft, call, part, factor))
+    return _times(draft, call, part, factor)
 
 
-def concatenate(draft: Draft, call: Call) -> None:
+def concatenate(draft: Draft, call: Call, given: Any) -> Part:
     """Trace the concatenation of maps, and of zeros, along the channels."""
-    bound = bind(known.JOIN_ARGUMENTS, call.args, call.kwargs)
-    tensors = bound["tensors"]
-    values = [tensor for tensor in tensors if isinstance(tensor, Value)]
-    parts = {value: draft.read(value) for value in values}
-    layouts = {part.layout for part in parts.values()}
-    layout = layouts.pop()
-    if layouts or layout is None:
+    parts = {tensor: draft.read(tensor) for tensor in given.tensors if isinstance(tensor, Value)}
+    layout, *others = {part.layout for part in parts.values()}
+    if others or layout is None:
         raise Refused("joins maps that do not lie alike")
-    if bound["dim"] % len(call.results[0].shape) != CHANNELS[layout]:
-        raise Refused(f"joins along dimension {bound['dim']}: only channels can be joined")
-    slots = [
-        parts[tensor].slot if isinstance(tensor, Value) else _zeros(draft, call, parts[values[0]], tensor)
-        for tensor in tensors
-    ]
-    _join(draft, call, slots, layout)
+    if given.dim % len(call.results[0].shape) != CHANNELS[layout]:
+        raise Refused(f"joins along dimension {given.dim}: only channels can be joined")
+    first = next(iter(parts.values()))
+    slots = [parts[x].slot if isinstance(x, Value) else _zeros(draft, call, first, x) for x in given.tensors]
+    return _join(draft, call, slots, layout)
 
 
-def pad(draft: Draft, call: Call) -> None:
+def pad(draft: Draft, call: Call, given: Any) -> Part:
     """Trace a border around maps, and channels of zeros."""
-    bound = bind(known.PAD_ARGUMENTS, call.args, call.kwargs)
-    part = draft.read(bound["input"], tuple(CHANNELS))
+    part = draft.read(given.input, tuple(CHANNELS))
     assert part.layout is not None
-    (before, after), sizes, attrs = pad_sizes(Options(**bound), part.layout)
+    channels, sizes, attrs = pad_sizes(given, part.layout)
     if any(sizes):
         part = draft.chain(call, [Step("pad", attrs)], part)
-    if not before and not after:
-        draft.give(call.results[0], part)
-        return
-    extra = [draft.layer(call, Step("zeros", channels=n), (part.slot,), False) if n else None for n in (before, after)]
-    slots = [item for item in (extra[0], part.slot, extra[1]) if item is not None]
-    _join(draft, call, slots, part.layout or "")
+    if not any(channels):
+        return part
+    before, after = ([draft.layer(call, Step("zeros", channels=n), (part.slot,), False)] if n else [] for n in channels)
+    return _join(draft, call, [*before, part.slot, *after], part.layout)
 
 
-def reduce(draft: Draft, call: Call) -> None:
+def reduce(draft: Draft, call: Call, given: Any) -> Part:
     """Trace an average, sum or maximum over height, width or both: a pool, which may lose its dimensions."""
-    bound = bind(known.REDUCTION_ARGUMENTS, call.args, call.kwargs)
-    part, rank = draft.read(bound["input"], ("chw", "hwc", "nc", "cn")), len(bound["input"].shape)
-    dims = bound["dim"] if isinstance(bound["dim"], tuple | list) else (bound["dim"],)
+    part, rank = draft.read(given.input, ("chw", "hwc", "nc", "cn")), len(given.input.shape)
+    dims = given.dim if isinstance(given.dim, tuple | list) else (given.dim,)
     assert part.layout is not None
-    if None in dims or not {dim % rank for dim in dims} <= set(SPACE[part.layout]) or bound["dtype"] is not None:
-        raise Refused(f"a {call.name} over {bound['dim']}: only over height and width is known")
+    if None in dims or not {dim % rank for dim in dims} <= set(SPACE[part.layout]) or given.dtype is not None:
+        raise Refused(f"a {call.name} over {given.dim}: only over height and width is known")
     gone = sorted({dim % rank for dim in dims})
     size = tuple(1 if dim in gone else n for dim, n in zip(SPACE[part.layout], part.shape[1:], strict=False))
     size = (1, 1) if len(size) == 1 else size
-    kind = known.REDUCTIONS[call.target]
-    steps = [Step("adaptive_max_pool" if kind == "amax" else "adaptive_avg_pool", {"output_size": size})]
-    if kind == "sum":
+    steps = [Step("adaptive_max_pool" if call.name == "amax" else "adaptive_avg_pool", {"output_size": size})]
+    if call.name == "sum":
         steps.append(Step("affine", {"factor": prod(part.shape[1:]) / prod(size)}))
     found = draft.chain(call, steps, part)
-    if bound["keepdim"]:
-        draft.give(call.results[0], found)
-        return
-    index = found.numbers(draft.batch)
-    draft.move(call.results[0], found, index.squeeze(gone), call)
-
-
-# -- helpers -----------------------------------------------------------------------------------------------------------
+    if given.keepdim:
+        return found
+    return draft.move(call.results[0], found, found.numbers(draft.batch).squeeze(gone), call)
 
 
 def _alike(draft: Draft, a: Value, b: Value) -> tuple[Part, Part]:
@@ -148,18 +116,18 @@ def _alike(draft: Draft, a: Value, b: Value) -> tuple[Part, Part]:
     return first, second
 
 
-def _combine(draft: Draft, call: Call, kind: str, a: Part, b: Part) -> None:
+def _combine(draft: Draft, call: Call, kind: str, a: Part, b: Part) -> Part:
     """Add a sum or product of two parts in the same layout, also where one is smaller."""
     if kind == "add" and a.shape == b.shape:
         found = sum_slots([(a.slot, 1), (b.slot, 1)])
     else:
         found = draft.layer(call, Step(kind), (a.slot, b.slot))
-    draft.give(call.results[0], Part(found, draft.shape(found), a.layout, a.index))
+    return Part(found, draft.shape(found), a.layout, a.index)
 
 
-def _join(draft: Draft, call: Call, slots: list[Slot], layout: str) -> None:
+def _join(draft: Draft, call: Call, slots: list[Slot], layout: str | None) -> Part:
     found = draft.layer(call, Step("concat"), tuple(slots))
-    draft.give(call.results[0], Part(found, draft.shape(found), layout))
+    return Part(found, draft.shape(found), layout)
 
 
 def _zeros(draft: Draft, call: Call, part: Part, tensor: Any) -> Slot:
@@ -206,18 +174,22 @@ def _per_channel(draft: Draft, part: Part, value: Any, call: Call) -> Any:
     values = values.flatten(0, -2)  # (places, channels)
     if not bool((values == values[:1]).all()) or values.shape[1] not in (1, part.shape[0]):
         raise Refused(f"takes a constant of shape {tuple(value.tensor.shape)} that is not one number a channel")
-    if values.shape[1] == 1:
-        return _number(draft, value.put(values[0]))
-    return value.put(values[0])
+    found = value.put(values[0])
+    return _number(draft, found) if values.shape[1] == 1 else found
 
 
-HANDLERS: Mapping[Any, Callable[[Draft, Call], None]] = {
-    **dict.fromkeys(known.SUMS, add),
-    **dict.fromkeys(known.DIFFERENCES, subtract),
-    **dict.fromkeys(known.REVERSED_DIFFERENCES, subtract_from),
-    **dict.fromkeys(known.PRODUCTS, multiply),
-    **dict.fromkeys(known.QUOTIENTS, divide),
-    **dict.fromkeys(known.JOINS, concatenate),
-    **dict.fromkeys(known.PADS, pad),
-    **dict.fromkeys(known.REDUCTIONS, reduce),
-}
+_PAIR = {"input": REQUIRED, "other": REQUIRED}
+_TABLE: tuple[tuple[Callable[[Draft, Call, Any], Part], dict[str, Any], tuple[str, ...]], ...] = (
+    (add, _PAIR | {"alpha": 1}, ("add", "add_", "__add__", "__radd__", "__iadd__")),
+    (partial(add, signs=(1, -1)), _PAIR | {"alpha": 1},
+     ("sub", "sub_", "subtract", "subtract_", "__sub__", "__isub__")),
+    (partial(add, signs=(-1, 1)), _PAIR | {"alpha": 1}, ("rsub", "__rsub__")),
+    (multiply, _PAIR, ("mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__")),
+    (divide, _PAIR | {"rounding_mode": None},
+     ("div", "div_", "divide", "divide_", "true_divide", "__truediv__", "__div__", "__itruediv__")),
+    (concatenate, {"tensors": REQUIRED, "dim": 0}, ("cat", "concat", "concatenate")),
+    (pad, {"input": REQUIRED, "pad": REQUIRED, "mode": "constant", "value": None}, ("pad",)),
+    (reduce, {"input": REQUIRED, "dim": None, "keepdim": False, "dtype": None}, ("mean", "sum", "amax")),
+)  # fmt: skip
+HANDLERS = {function: (trace, arguments) for trace, arguments, names in _TABLE for function in functions(*names)}
+"""How a function that combines maps is traced, and its arguments in order with their defaults."""

@@ -9,20 +9,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-Names = frozenset[str]
-
 
 class Place(NamedTuple):
-    """Where a call stands: the path and class of the innermost module, and the line of the user's code.
-
-    plain: whether that module is one of PyTorch's own, which call one function each; holds: whether it has tensors.
-    """
+    """Where a call stands: the path and class of the innermost module, and the line of the user's code."""
 
     path: str
     kind: str
     line: str
-    plain: bool = False
-    holds: bool = False
+    plain: bool = False  # the module is one of PyTorch's own, which call one function each
+    holds: bool = False  # it has tensors
 
     def __str__(self) -> str:
         module = f"{self.path} ({self.kind})" if self.path else self.kind
@@ -44,14 +39,11 @@ class Value:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Constant:
-    """A tensor that is not made of the input. names: the parameters and buffers that it was computed from.
-
-    known: whether it is clear where it comes from (a module holds it, or the run made it).
-    """
+    """A tensor that is not made of the input."""
 
     tensor: Tensor
-    names: Names
-    known: bool
+    names: frozenset[str]  # the parameters and buffers that it was computed from
+    known: bool  # whether it is clear where it comes from (a module holds it, or the run made it)
     version: int
 
     def __repr__(self) -> str:
@@ -64,20 +56,16 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A call. In `args` and `kwargs` the tensors are replaced by Values and Constants.
+    """A call. In `args` and `kwargs` the tensors are replaced by Values and Constants."""
 
-    target: the function, or the module that counts as one call. results: the tensors that it returned; with
-    `written` also those that it changed in place without returning them. reason: why it cannot be followed.
-    """
-
-    target: Any
+    target: Any  # the function, or the module that counts as one call
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    results: tuple[Value, ...]
+    results: tuple[Value, ...]  # that it returned; with `written` also those that it changed without returning them
     place: Place
     position: int
     written: bool = False
-    reason: str = ""
+    reason: str = ""  # why it cannot be followed
 
     @property
     def name(self) -> str:
@@ -116,9 +104,6 @@ class Recording:
     tensor: Any  # the output as it was
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------------
-
-
 def name_of(target: Any) -> str:
     """Return the name of a function ("add" for `Tensor.add_` and `+=`), a property, or a module's class."""
     if isinstance(target, nn.Module):
@@ -133,14 +118,11 @@ def leaves(tree: Any, kind: type) -> Iterator[Any]:
     """Return all objects of a kind in nested tuples, lists, dicts and slices."""
     if isinstance(tree, kind):
         yield tree
-    elif isinstance(tree, tuple | list):
-        for item in tree:
-            yield from leaves(item, kind)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from leaves(item, kind)
     elif isinstance(tree, slice):
         yield from leaves((tree.start, tree.stop, tree.step), kind)
+    elif isinstance(tree, tuple | list | dict):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from leaves(item, kind)
 
 
 def replaced(tree: Any, kind: type | tuple[type, ...], by: Callable[[Any], Any]) -> Any:

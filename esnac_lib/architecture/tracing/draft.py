@@ -24,17 +24,13 @@ _SUFFIXES = ("weight", "bias", "running_mean", "running_var")
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What a tensor stands for: a sum of layers' outputs, which are maps (C, H, W) or features (F,), and how it lies.
-
-    layout: how the tensor presents that (`movement`); None: it holds the numbers that `index` (B, ...) says, which
-    `reading`, if there is one, explains.
-    """
+    """What a tensor stands for: a sum of layers' outputs, maps (C, H, W) or features (F,), and how it lies."""
 
     slot: Slot
     shape: Shape
-    layout: str | None
-    index: Tensor | None = None
-    reading: Reading | None = None
+    layout: str | None  # how the tensor presents that (`movement`); None: it holds the numbers that `index` says
+    index: Tensor | None = None  # (B, ...)
+    reading: Reading | None = None  # explains the index, if there is one
     moved_by: Call | None = None
 
     def numbers(self, batch: int) -> Tensor:
@@ -59,8 +55,6 @@ class Draft:
         self.parts: dict[Value, Part] = {images: Part(slot(INPUT), self.input_shape, "chw")}
         self.read_parts: dict[Value, Part] = {}  # moved ones, once layers made what they hold
 
-    # -- going back ----------------------------------------------------------------------------------------------------
-
     @property
     def _books(self) -> tuple[Any, ...]:
         return (self.layers, self.shapes, self.tensors, self.names, self.owners, self.used, self.notes, self.parts,
@@ -75,8 +69,6 @@ class Draft:
         for book, length in zip(self._books, mark, strict=True):
             while len(book) > length:
                 book.pop() if isinstance(book, list) else book.popitem()
-
-    # -- reading and giving --------------------------------------------------------------------------------------------
 
     def read(self, value: Any, layouts: tuple[str, ...] = (), expanded: bool = False) -> Part:
         """Return what a tensor stands for, in one of some layouts; layers are made for what was cut out of a map.
@@ -103,13 +95,10 @@ class Draft:
             if part.index is None or not is_one_to_one(part.index, part.shape):
                 raise Refused("reads numbers that were moved about in a way that is not known")
             return part
-        at, call = part.slot, part.moved_by
-        assert call is not None
-        for place, (kind, attrs) in enumerate(part.reading.steps):
-            at = self.layer(call, Step(kind, attrs), (at,), first=place == 0)
-        found = Part(at, part.reading.shape, part.reading.layout)
-        self.read_parts[value] = found
-        return found
+        assert part.moved_by is not None
+        at = self.chain(part.moved_by, [Step(*step) for step in part.reading.steps], part).slot
+        self.read_parts[value] = Part(at, part.reading.shape, part.reading.layout)
+        return self.read_parts[value]
 
     def give(self, value: Value, part: Part) -> None:
         """Record what a result stands for, if it has the shape that was seen."""
@@ -122,17 +111,16 @@ class Draft:
             raise Refused(f"puts out a tensor {value.shape}: the batch of {self.batch} images is lost")
         self.parts[value] = part
 
-    def move(self, value: Value, part: Part, index: Tensor, call: Call) -> None:
-        """Record that a result holds the elements of a part that an index says."""
+    def move(self, value: Value, part: Part, index: Tensor, call: Call) -> Part:
+        """Record that a result holds the elements of a part that an index says; return what it stands for."""
         reading = classify(index, part.shape)
         if reading and not reading.steps and presented(reading.shape, reading.layout) == value.shape[1:]:
             self.parts[value] = Part(part.slot, reading.shape, reading.layout)
-            return
-        self.parts[value] = Part(part.slot, part.shape, None, index, reading, call)
-        if reading and reading.layout in ("chw", "f"):
-            self.read(value, expanded=True)
-
-    # -- layers --------------------------------------------------------------------------------------------------------
+        else:
+            self.parts[value] = Part(part.slot, part.shape, None, index, reading, call)
+            if reading and reading.layout in ("chw", "f"):
+                self.read(value, expanded=True)
+        return self.parts[value]
 
     def layer(self, call: Call, step: Step, inputs: tuple[Slot, ...], first: bool = True, **extra: Any) -> Slot:
         """Add a layer, the first or a later one of a call. Raises Refused if it does not fit its inputs or tensors."""
@@ -145,9 +133,8 @@ class Draft:
             shape = rules.shape(layer.channels, attrs, shapes)
         except ArchitectureError as error:
             raise Refused(str(error)) from None
-        expected = rules.tensors(layer.channels, attrs, shapes[0])
         given = {key: tuple(constant.tensor.shape) for key, constant in step.tensors.items()}
-        if given != expected:
+        if given != (expected := rules.tensors(layer.channels, attrs, shapes[0])):
             raise Refused(f"tensors of shapes {given} where {expected} are needed")
         for key, constant in step.tensors.items():
             self.trust(constant)
@@ -185,8 +172,6 @@ class Draft:
             raise Refused("reads a constant that is changed in place later")
         return constant.tensor.detach()
 
-    # -- names ---------------------------------------------------------------------------------------------------------
-
     def _name(self, call: Call, step: Step, first: bool) -> str:
         """Return the path of a PyTorch module that is one layer, else of its tensors' holder, else a function name."""
         path, kind = call.place.path, step.kind
@@ -206,29 +191,25 @@ class Draft:
             name = f"{wanted}_{count}"
         return name
 
-    # -- the end -------------------------------------------------------------------------------------------------------
-
     def finish(self, output: Slot) -> tuple[Architecture, dict[str, Tensor]]:
         """Return the architecture of all layers that the output needs, and their tensors (the user's, not copies)."""
         needed = {source for source, _ in output}
         for place in reversed(range(len(self.layers))):
             if place in needed:
                 needed |= self.layers[place].sources
-        places = {INPUT: INPUT} | {old: new for new, old in enumerate(sorted(needed - {INPUT}))}
-        layers = tuple(
-            replace(self.layers[old], inputs=tuple(_renumbered(part, places) for part in self.layers[old].inputs))
-            for old in sorted(needed - {INPUT})
-        )
+        kept = sorted(needed - {INPUT})
+        places = {INPUT: INPUT} | {old: new for new, old in enumerate(kept)}
+
+        def renumbered(part: Slot) -> Slot:
+            return tuple((places[source], count) for source, count in part)
+
+        layers = [replace(self.layers[old], inputs=tuple(map(renumbered, self.layers[old].inputs))) for old in kept]
         weights = {
-            f"{self.layers[old].name}.{key}": constant.tensor.detach()
-            for old in sorted(needed - {INPUT})
+            f"{layer.name}.{key}": constant.tensor.detach()
+            for layer, old in zip(layers, kept, strict=True)
             for key, constant in self.tensors[old].items()
         }
-        return Architecture(layers, self.input_shape, _renumbered(output, places)), weights
-
-
-def _renumbered(part: Slot, places: dict[int, int]) -> Slot:
-    return tuple(sorted((places[source], count) for source, count in part))
+        return Architecture(tuple(layers), self.input_shape, renumbered(output)), weights
 
 
 def _holder(names: frozenset[str]) -> str:

@@ -24,10 +24,9 @@ from esnac_lib.architecture.layer_types import Shape
 
 Steps = tuple[tuple[str, dict[str, Any]], ...]
 
+# The dimensions of each layout that hold the channels, and height and width.
 CHANNELS = {"chw": 1, "hwc": 3, "nc": 2, "cn": 1, "f": 1}
-"""The dimension of a layout that holds the channels."""
 SPACE = {"chw": (2, 3), "hwc": (1, 2), "nc": (1,), "cn": (2,), "f": ()}
-"""The dimensions of a layout that hold height and width."""
 _BY_RANK = {2: ("f",), 3: ("nc", "cn"), 4: ("chw", "hwc")}
 
 
@@ -96,11 +95,9 @@ def classify(index: Tensor, source: Shape) -> Reading | None:
 
 def _reading(steps: Steps, shape: Shape, layout: str, source: Shape) -> Reading:
     """Add the change between map and features, where there is one."""
-    if layout == "f" and len(source) == 3:
-        return Reading((*steps, ("flatten", {})), (prod(shape),), layout)
-    if layout != "f" and len(source) == 1:
-        return Reading((*steps, ("unflatten", {})), shape, layout)
-    return Reading(steps, shape[:1] if layout == "f" else shape, layout)
+    if (layout == "f") != (len(source) == 1):
+        steps = (*steps, ("flatten" if layout == "f" else "unflatten", {}))
+    return Reading(steps, (prod(shape),) if layout == "f" else shape, layout)
 
 
 def _batch_untouched(index: Tensor, source: Shape) -> bool:
@@ -121,11 +118,10 @@ def _unexpanded(index: Tensor) -> Tensor:
 
 def _sizes(index: Tensor, layout: str, source: Shape) -> list[tuple[int, int]]:
     """Return the heights and widths that a tensor of this layout can have."""
-    if layout == "chw" or layout == "hwc":
+    if layout in ("chw", "hwc"):
         height, width = (index.shape[dim] for dim in SPACE[layout])
         return [(height, width)]
-    found = [(source[1], source[2])] if len(source) == 3 else []
-    found += [] if (1, 1) in found else [(1, 1)]
+    found = dict.fromkeys([(source[1], source[2]), (1, 1)] if len(source) == 3 else [(1, 1)])
     length = index.shape[1 if layout == "f" else SPACE[layout][0]]
     return [size for size in found if (length % prod(size) == 0 if layout == "f" else length == prod(size))]
 
@@ -140,8 +136,7 @@ def _picked(image: Tensor, source: Shape) -> tuple[Steps, Shape] | None:
     right = int(image[0, 0, 1] - image[0, 0, 0]) if image.shape[2] > 1 else 1
     if down < 1 or right < 1 or len(picks.unique()) < len(picks):
         return None
-    rows = top + down * torch.arange(image.shape[1])
-    columns = left + right * torch.arange(image.shape[2])
+    rows, columns = top + down * torch.arange(image.shape[1]), left + right * torch.arange(image.shape[2])
     expected = picks[:, None, None] * area + rows[:, None] * width + columns
     if rows[-1] >= height or columns[-1] >= width or not torch.equal(image, expected):
         return None
@@ -159,13 +154,10 @@ def _picked(image: Tensor, source: Shape) -> tuple[Steps, Shape] | None:
 def _cut(picks: Tensor, stride: int, length: int) -> tuple[int, int]:
     """Return the border, negative where it cuts, that leaves these rows once the stride has passed."""
     first, last = int(picks[0]), int(picks[-1])
-    if first == 0 and last + stride >= length:
-        return 0, 0
-    return -first, last + 1 - length
+    return (0, 0) if first == 0 and last + stride >= length else (-first, last + 1 - length)
 
 
 def _runs(picks: list[int]) -> tuple[tuple[int, int], ...]:
     """Return positions as runs (start, stop)."""
-    starts = [0, *(place for place, (a, b) in enumerate(pairwise(picks), 1) if b != a + 1)]
-    stops = [*starts[1:], len(picks)]
-    return tuple((picks[start], picks[stop - 1] + 1) for start, stop in zip(starts, stops, strict=True))
+    cuts = [0, *(place for place, (a, b) in enumerate(pairwise(picks), 1) if b != a + 1), len(picks)]
+    return tuple((picks[start], picks[stop - 1] + 1) for start, stop in pairwise(cuts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from esnac_lib.architecture.layer_types import Shape
-from esnac_lib.architecture.tracing.calls import Constant, Value, leaves, replaced
+from esnac_lib.architecture.tracing.calls import Call, Constant, Value, leaves, replaced
 from esnac_lib.architecture.tracing.movement import present, restore
 from esnac_lib.errors import one_line
 
@@ -24,26 +24,22 @@ class Hole(NamedTuple):
     name: str = ""
 
 
+Presentation = tuple[str, tuple[int, ...]]  # how a call presents its result: layout (`movement`), height and width
+
+
 class OpaqueCode(nn.Module):
     """One call as a module: a function or module, its fixed arguments, and holes where its inputs stand.
 
     Constants among the arguments are held as "constant0" and so on: parameters where they are one of the user's,
-    buffers where they were computed. layouts: how each input is presented to the call (`movement`); output: how the
-    call presents its result, and the height and width of that. pick: which of several results is meant.
+    buffers where they were computed. layouts: how each input is presented to the call; pick: which of several results
+    is meant.
     """
 
     def __init__(
-        self,
-        target: Any,
-        args: Any,
-        kwargs: Any,
-        layouts: Sequence[str],
-        output: tuple[str, tuple[int, ...]],
-        pick: int | None = None,
+        self, target: Any, args: Any, kwargs: Any, layouts: Sequence[str], output: Presentation, pick: int | None
     ) -> None:
         super().__init__()
-        self.target = target
-        self.layouts, self.output, self.pick = tuple(layouts), output, pick
+        self.target, self.layouts, self.output, self.pick = target, tuple(layouts), output, pick
         for place, constant in enumerate(leaves((args, kwargs), Constant)):
             tensor = constant.tensor.detach().clone()
             if isinstance(constant.tensor, nn.Parameter):
@@ -66,12 +62,11 @@ class OpaqueCode(nn.Module):
         result = self.target(*args, **kwargs)
         if self.pick is not None:
             result = list(leaves(result, Tensor))[self.pick]
-        layout, size = self.output
-        return restore(result, layout, size)
+        return restore(result, *self.output)
 
 
-def code_of(call: Any, layouts: Sequence[str], output: tuple[str, tuple[int, ...]], pick: int | None) -> nn.Module:
-    """Return the module that runs a call (or a visit), with a copy of the user's module if that is called."""
+def code_of(call: Call, layouts: Sequence[str], output: Presentation, pick: int | None) -> nn.Module:
+    """Return the module that runs a call, with a copy of the user's module if that is called."""
     target, natural = call.target, {*layouts, output[0]} <= {"chw", "f"}
     if isinstance(target, nn.Module):
         target = deepcopy(target)
@@ -83,8 +78,7 @@ def code_of(call: Any, layouts: Sequence[str], output: tuple[str, tuple[int, ...
 def trial(code: nn.Module, inputs: Sequence[Value], shapes: Sequence[Shape]) -> tuple[Shape, int]:
     """Run opaque code on noise; return its output shape for one image, and its multiply-accumulates.
 
-    Raises:
-        ValueError: It fails, or its output for an image depends on the others of the batch, or on chance.
+    Raises ValueError if it fails, or if its output for an image depends on the others of the batch, or on chance.
     """
     random = torch.Generator().manual_seed(0)
     batch = [
@@ -105,17 +99,9 @@ def trial(code: nn.Module, inputs: Sequence[Value], shapes: Sequence[Shape]) -> 
 
 def _macs(code: nn.Module, image: Sequence[Tensor]) -> int:
     """Return the multiply-accumulates of one image; 0 if PyTorch cannot count them."""
-    counter = FlopCounterMode(display=False)
     try:
-        with counter:
+        with FlopCounterMode(display=False) as counter:
             code(*image)
     except Exception:
         return 0
     return int(counter.get_total_flops()) // 2
-
-
-def tensors_of(code: nn.Module) -> Mapping[str, tuple[Tensor, bool]]:
-    """Return the tensors of opaque code by their name in its state dict, and whether they are trained."""
-    return {
-        name: (tensor, isinstance(tensor, nn.Parameter)) for name, tensor in code.state_dict(keep_vars=True).items()
-    }

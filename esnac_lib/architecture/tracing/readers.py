@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from esnac_lib.architecture.layer_types import Shape
+from esnac_lib.architecture.layer_types import REQUIRED, Shape
 from esnac_lib.architecture.tracing.calls import Constant, Value
 from esnac_lib.architecture.tracing.movement import CHANNELS, SPACE
 
@@ -47,9 +47,6 @@ class Seen(NamedTuple):
 Reader = Callable[[Any, Seen], list[Step]]
 
 
-REQUIRED = object()
-
-
 def bind(arguments: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Attrs:
     """Return the arguments of a call by name, with defaults. Raises Refused for one that is not known, or lacking."""
     if unknown := [*map(repr, args[len(arguments) :]), *(name for name in kwargs if name not in arguments)]:
@@ -61,7 +58,7 @@ def bind(arguments: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[st
 
 
 def constant(value: Any, what: str) -> Constant:
-    """Return an argument, which must be a tensor which does not depend on the input."""
+    """Return an argument, which must be a tensor that does not depend on the input."""
     if isinstance(value, Value):
         raise Refused(f"its {what} depends on the input")
     if not isinstance(value, Constant):
@@ -74,16 +71,13 @@ def _tensors(options: Any, *names: str) -> dict[str, Constant]:
     return {name: constant(getattr(options, name), name) for name in names if getattr(options, name) is not None}
 
 
-# -- layers with tensors -----------------------------------------------------------------------------------------------
+def _single(value: Any) -> Any:
+    return value[0] if isinstance(value, tuple | list) and len(value) == 1 else value
 
 
 def _pair(value: Any) -> tuple[Any, Any]:
     first, second = value if isinstance(value, tuple | list) and len(value) == 2 else 2 * (_single(value),)
     return first, second
-
-
-def _single(value: Any) -> Any:
-    return value[0] if isinstance(value, tuple | list) and len(value) == 1 else value
 
 
 def conv(options: Any, seen: Seen) -> list[Step]:
@@ -108,11 +102,11 @@ def conv(options: Any, seen: Seen) -> list[Step]:
 def linear(options: Any, seen: Seen) -> list[Step]:
     """Read a linear layer, at every pixel a 1 × 1 convolution."""
     tensors = _tensors(options, "weight", "bias")
-    weight, bias = tensors["weight"], "bias" in tensors
+    weight, attrs = tensors["weight"], {"bias": "bias" in tensors}
     if seen.layout == "f":
-        return [Step("linear", {"bias": bias}, tensors, len(weight.tensor))]
-    tensors["weight"] = weight.put(weight.tensor[:, :, None, None])  # at every pixel: a 1 × 1 convolution
-    return [Step("conv", {"kernel_size": 1, "bias": bias}, tensors, len(weight.tensor))]
+        return [Step("linear", attrs, tensors, len(weight.tensor))]
+    tensors["weight"] = weight.put(weight.tensor[:, :, None, None])
+    return [Step("conv", attrs | {"kernel_size": 1}, tensors, len(weight.tensor))]
 
 
 def batch_norm(options: Any, seen: Seen) -> list[Step]:
@@ -156,12 +150,8 @@ def instance_norm(options: Any, seen: Seen) -> list[Step]:
 
 def prelu(options: Any, seen: Seen) -> list[Step]:
     """Read a PReLU."""
-    tensors = _tensors(options, "weight")
-    shared = tensors["weight"].tensor.numel() == 1
-    return [Step("prelu", {"shared": shared}, tensors)]
-
-
-# -- layers without tensors --------------------------------------------------------------------------------------------
+    weight = constant(options.weight, "weight")
+    return [Step("prelu", {"shared": weight.tensor.numel() == 1}, {"weight": weight})]
 
 
 def kind(kind: str) -> Reader:
@@ -210,22 +200,21 @@ def dropout(options: Any, seen: Seen) -> list[Step]:
 
 
 def _pool(options: Any, *names: str) -> Attrs:
-    attrs = {name: getattr(options, name) for name in ("ceil_mode", *names)}
     stride = options.kernel_size if options.stride is None or options.stride == [] else options.stride
     geometry = {"kernel_size": options.kernel_size, "stride": stride, "padding": options.padding}
-    return attrs | {name: _pair(value) for name, value in geometry.items()}
+    return {name: _pair(value) for name, value in geometry.items()} | {name: getattr(options, name) for name in names}
 
 
 def max_pool(options: Any, seen: Seen) -> list[Step]:
     """Read a max pool."""
-    return [Step("max_pool", _pool(options) | {"dilation": _pair(options.dilation)})]
+    return [Step("max_pool", _pool(options, "ceil_mode") | {"dilation": _pair(options.dilation)})]
 
 
 def avg_pool(options: Any, seen: Seen) -> list[Step]:
     """Read an average pool."""
     if options.divisor_override is not None:
         raise Refused(f"divisor_override={options.divisor_override}: only a plain average is known")
-    return [Step("avg_pool", _pool(options, "count_include_pad"))]
+    return [Step("avg_pool", _pool(options, "ceil_mode", "count_include_pad"))]
 
 
 def adaptive(kind: str) -> Reader:

@@ -40,32 +40,21 @@ def record(module: nn.Module, images: Tensor, atomic: Callable[[nn.Module], bool
     """Run a module once on images (B, C, H, W) and record what it calls.
 
     A module for which `atomic` is true counts as one call, whatever it does inside. The mode and the gradient setting
-    are the caller's.
-
-    Raises:
-        TraceError: The run fails; the message names the module's path.
+    are the caller's. Where the run fails, TraceError names the module's path.
     """
     recorder = _Recorder(module, images, atomic)
-    hooks = [
-        register_module_forward_pre_hook(recorder.enter),
-        register_module_forward_hook(recorder.leave, with_kwargs=True),
-    ]
+    before = register_module_forward_pre_hook(recorder.enter)
+    after = register_module_forward_hook(recorder.leave, with_kwargs=True)
     try:
-        with recorder:
+        with recorder, before, after:
             output = module(recorder.images)
     except Exception as error:
-        shape, at = tuple(images.shape), recorder.place()
-        what = f"{type(module).__name__} fails on an input of shape {shape}"
-        raise TraceError(f"{what} at {at}: {one_line(error, kind=False)}") from None
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return recorder.recording(output)
+        what = f"{type(module).__name__} fails on an input of shape {tuple(images.shape)} at {recorder.place()}"
+        raise TraceError(f"{what}: {one_line(error, kind=False)}") from None
+    return Recording(recorder.root, recorder.calls, recorder.input, recorder.noted(output), output)
 
 
-# -- what calls do -----------------------------------------------------------------------------------------------------
-
-# Functions of a tensor that tell its form and not its values.
+# Functions of a tensor that show its form and not its values.
 _FORM = frozenset({
     "size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "storage_offset", "element_size",
     "is_floating_point", "is_complex", "is_signed", "is_inference", "is_conj", "is_neg", "is_same_size", "get_device",
@@ -94,8 +83,6 @@ def _shaped_by_values(function: Any, args: Any, indices: list[Value]) -> bool:
     by_mask = name == "getitem" and any(value.dtype in (torch.bool, torch.uint8) for value in indices)
     return name in _SHAPED_BY_VALUES or by_mask or (name == "where" and len(args) == 1)
 
-
-# -- the recorder ------------------------------------------------------------------------------------------------------
 
 _LIBRARIES = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (str(torch.__file__), __file__))
 
@@ -135,12 +122,6 @@ class _Recorder(TorchFunctionMode):
         self.images = images.clone()
         self.input = self._new(self.images)
 
-    def recording(self, output: Any) -> Recording:
-        """Return what was recorded."""
-        return Recording(self.root, self.calls, self.input, self._noted(output), output)
-
-    # -- modules -------------------------------------------------------------------------------------------------------
-
     def enter(self, module: nn.Module, args: Any) -> None:
         """Before a module's forward."""
         if threading.get_ident() != self.thread:
@@ -152,7 +133,7 @@ class _Recorder(TorchFunctionMode):
             path = self.paths.get(module)
             if path is None:  # made during the run
                 path = f"{self.stack[-1].path}.{type(module).__name__}" if self.stack else ""
-            noted = self._noted(args)
+            noted = self.noted(args)  # which may add a call
             visit = Visit(module, path, len(self.calls), noted)
             if self.stack:
                 self.stack[-1].items.append(visit)
@@ -171,13 +152,14 @@ class _Recorder(TorchFunctionMode):
             visit = self.stack.pop()
             if self.stack and self._inside_atomic():
                 return None
-            visit.kwargs = self._noted(kwargs)
+            visit.kwargs = self.noted(kwargs)
             if self._is_atomic(module):
                 return self._leave_atomic(visit, args, output)
-            if strange := [tensor for tensor in leaves(output, Tensor) if self._is_strange(tensor)]:
+            found = [tensor for tensor in leaves(output, Tensor) if tensor not in self.values]
+            if strange := [tensor for tensor in found if self.origins.get(tensor) is None]:
                 reason = "its output comes out of code that cannot be followed"
-                self._add(module, (), {}, strange, visit.place, visit, reason=reason)
-            visit.output, visit.stop = self._noted(output), len(self.calls)
+                self._add(visit, visit.place, module, (), {}, strange, reason=reason)
+            visit.output, visit.stop = self.noted(output), len(self.calls)
         return None
 
     def _leave_atomic(self, visit: Visit, args: Any, output: Tensor) -> Tensor:
@@ -186,7 +168,7 @@ class _Recorder(TorchFunctionMode):
         parent.items.remove(visit)
         if any(output is tensor for tensor in leaves(args, Tensor)):
             output = output.detach()  # an object of its own, since what it stands for is another value
-        self._add(visit.module, visit.args, visit.kwargs, [output], visit.place, parent)
+        self._add(parent, visit.place, visit.module, visit.args, visit.kwargs, [output])
         return output
 
     def _is_atomic(self, module: nn.Module) -> bool:
@@ -203,8 +185,6 @@ class _Recorder(TorchFunctionMode):
         plain = type(module).__module__.startswith("torch.nn.")
         return Place(path, type(module).__name__, _user_line(), plain, bool(module._parameters or module._buffers))
 
-    # -- functions -----------------------------------------------------------------------------------------------------
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not self.stack or self._inside_atomic():
@@ -214,11 +194,12 @@ class _Recorder(TorchFunctionMode):
         given = list(leaves((args, kwargs), Tensor))
         if name_of(func) in _OF_FORM or not any(tensor in self.values for tensor in given):
             return self._constant_call(func, args, kwargs, given)
-        noted = self._noted(args), self._noted(kwargs)
+        noted = self.noted(args), self.noted(kwargs)
         versions = [tensor._version for tensor in given]
         result = func(*args, **kwargs)
         written = [tensor for tensor, before in zip(given, versions, strict=True) if tensor._version != before]
-        result = self._aliased(result, given, written)
+        if any(result is tensor for tensor in given) and not any(result is tensor for tensor in written):
+            result = result.detach()  # an argument as it was (a dropout in eval mode), as a tensor of its own
         self._touched(func, noted, result, written)
         return result
 
@@ -243,38 +224,23 @@ class _Recorder(TorchFunctionMode):
             reason = "Python reads the values of a tensor here, and goes on by them"
         elif _shaped_by_values(func, noted[0], list(leaves(noted[0][1:], Value))):
             reason = "the shape of its result depends on the values of a tensor"
-        self._add(func, *noted, results + hidden, self.place(), self.stack[-1], bool(hidden), reason)
+        self._add(self.stack[-1], self.place(), func, *noted, results + hidden, written=bool(hidden), reason=reason)
 
     def _add(
-        self,
-        target: Any,
-        args: Any,
-        kwargs: Any,
-        results: list[Tensor],
-        place: Place,
-        visit: Visit,
-        written: bool = False,
-        reason: str = "",
+        self, visit: Visit, place: Place, target: Any, args: Any, kwargs: Any, results: list[Tensor], **marks: Any
     ) -> Call:
         made = tuple(self._new(tensor) for tensor in results)
-        call = Call(target, args, kwargs, made, place, len(self.calls), written, reason)
+        call = Call(target, args, kwargs, made, place, len(self.calls), **marks)
         self.calls.append(call)
         visit.items.append(call)
         return call
-
-    @staticmethod
-    def _aliased(result: Any, given: list[Tensor], written: list[Tensor]) -> Any:
-        """Return a result that is an argument, unchanged (a dropout in eval mode), as a tensor of its own."""
-        if isinstance(result, Tensor) and any(result is tensor for tensor in given):
-            return result if any(result is tensor for tensor in written) else result.detach()
-        return result
 
     def _new(self, tensor: Tensor) -> Value:
         value = Value(tuple(tensor.shape), tensor.dtype, tensor.device, len(self.calls) if self.stack else -1)
         self.values[tensor] = (value, tensor._version)
         return value
 
-    def _noted(self, tree: Any) -> Any:
+    def noted(self, tree: Any) -> Any:
         """Return nested arguments with Values and Constants in place of tensors."""
         return replaced(tree, Tensor, self._note)
 
@@ -285,9 +251,6 @@ class _Recorder(TorchFunctionMode):
         value, version = self.values[tensor]
         if version != tensor._version:
             reason = "reads a tensor that was changed in place by another name"
-            call = self._add(Tensor.view_as, (), {}, [tensor], self.place(), self.stack[-1], True, reason)
-            return call.results[0]
+            visit, place = self.stack[-1], self.place()
+            return self._add(visit, place, Tensor.view_as, (), {}, [tensor], written=True, reason=reason).results[0]
         return value
-
-    def _is_strange(self, tensor: Tensor) -> bool:
-        return tensor not in self.values and self.origins.get(tensor) is None

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from esnac_lib.architecture.layer_types import REQUIRED
 from esnac_lib.architecture.tracing import readers as read
-from esnac_lib.architecture.tracing.readers import REQUIRED, Attrs, Reader
+from esnac_lib.architecture.tracing.readers import Attrs, Reader
 
 
 class Function(NamedTuple):
-    """A function or method that is a chain of layers.
-
-    layouts: those in which it can read its input; empty: any, since it treats every number alike. arguments: in order,
-    with their defaults.
-    """
+    """A function or method that is a chain of layers."""
 
     read: Reader
-    arguments: Mapping[str, Any]
-    layouts: tuple[str, ...] = ()
+    arguments: Mapping[str, Any]  # in order, with their defaults
+    layouts: tuple[str, ...] = ()  # in which it can read its input; empty: any, since it treats every number alike
 
 
 def functions(*names: str) -> list[Any]:
@@ -40,6 +37,12 @@ _MAPS = ("chw",)
 _CHANNELS_FIRST = ("chw", "cn", "f")
 _CHANNELS_LAST = ("hwc", "nc", "f")
 
+_ELEMENTWISE: Mapping[str, dict[str, float]] = {
+    "elu": {"alpha": 1.0}, "celu": {"alpha": 1.0}, "leaky_relu": {"negative_slope": 0.01},
+    "hardtanh": {"min_val": -1.0, "max_val": 1.0}, "softplus": {"beta": 1.0, "threshold": 20.0},
+    **{name: {} for name in ("relu6", "silu", "hardswish", "hardsigmoid", "selu", "mish", "tanh", "softsign", "square",
+                             "abs", "logsigmoid")},
+}  # fmt: skip
 _BY_NAME: Mapping[str, Function] = {
     "conv2d": Function(
         read.conv,
@@ -86,23 +89,13 @@ _BY_NAME: Mapping[str, Function] = {
     "relu": Function(read.kind("relu"), _IN_PLACE),
     "sigmoid": Function(read.kind("sigmoid"), _INPUT),
     "gelu": Function(read.gelu, _INPUT | {"approximate": "none"}),
-    "elu": Function(read.activation("elu", "alpha"), _INPUT | {"alpha": 1.0, "inplace": False}),
-    "celu": Function(read.activation("celu", "alpha"), _INPUT | {"alpha": 1.0, "inplace": False}),
-    "leaky_relu": Function(
-        read.activation("leaky_relu", "negative_slope"), _INPUT | {"negative_slope": 0.01, "inplace": False}
-    ),
-    "hardtanh": Function(
-        read.activation("hardtanh", "min_val", "max_val"), _INPUT | {"min_val": -1.0, "max_val": 1.0, "inplace": False}
-    ),
-    "softplus": Function(read.activation("softplus", "beta", "threshold"), _INPUT | {"beta": 1.0, "threshold": 20.0}),
     "clamp": Function(read.clamp, _INPUT | {"min": None, "max": None}),
     "clamp_min": Function(read.clamp, _INPUT | {"min": REQUIRED, "max": None}),
     "pow": Function(read.power, _INPUT | {"exponent": REQUIRED}),
     "neg": Function(read.negative, _INPUT),
-    "logsigmoid": Function(read.activation("logsigmoid"), _INPUT),
     **{
-        name: Function(read.activation(name), _IN_PLACE)
-        for name in ("relu6", "silu", "hardswish", "hardsigmoid", "selu", "mish", "tanh", "softsign", "square", "abs")
+        name: Function(read.activation(name, *options), _INPUT | options | {"inplace": False})
+        for name, options in _ELEMENTWISE.items()
     },
 }  # fmt: skip
 
@@ -141,45 +134,17 @@ LEFT_OUT = frozenset(
 )
 LEFT_OUT_ARGUMENTS = _INPUT | {"p": 0.5, "training": True, "inplace": False}
 
-REDUCTIONS: Mapping[Any, str] = _by_object((("mean", "mean"), ("sum", "sum"), ("amax", "amax")))
-REDUCTION_ARGUMENTS = _INPUT | {"dim": None, "keepdim": False, "dtype": None}
-PADS = frozenset(functions("pad"))
-PAD_ARGUMENTS = _INPUT | {"pad": REQUIRED, "mode": "constant", "value": None}
-JOINS = frozenset(functions("cat", "concat", "concatenate"))
-JOIN_ARGUMENTS = {"tensors": REQUIRED, "dim": 0}
-SUMS = frozenset(functions("add", "add_", "__add__", "__radd__", "__iadd__"))
-DIFFERENCES = frozenset(functions("sub", "sub_", "subtract", "subtract_", "__sub__", "__isub__"))
-REVERSED_DIFFERENCES = frozenset(functions("rsub", "__rsub__"))
-SUM_ARGUMENTS = _INPUT | {"other": REQUIRED, "alpha": 1}
-PRODUCTS = frozenset(functions("mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__"))
-PRODUCT_ARGUMENTS = _INPUT | {"other": REQUIRED}
-QUOTIENTS = frozenset(
-    functions("div", "div_", "divide", "divide_", "true_divide", "__truediv__", "__div__", "__itruediv__")
-)
-QUOTIENT_ARGUMENTS = PRODUCT_ARGUMENTS | {"rounding_mode": None}
-
-
-def _stochastic_depth(module: Any) -> Attrs | None:
-    return {"p": module.p, "mode": module.mode} if module.p else None
-
-
-def _drop_path(module: Any) -> Attrs | None:
-    return {"p": module.drop_prob} if module.drop_prob else None
-
-
-# Modules that are one layer, known by the names of their class and options: every library has its own.
-_BY_CLASS: Mapping[str, tuple[Callable[[Any], Attrs | None], tuple[str, ...]]] = {
-    "StochasticDepth": (_stochastic_depth, ("p", "mode")),
-    "DropPath": (_drop_path, ("drop_prob",)),
-}
+# The options of modules that are one layer, which is known by the name of the class: every library has its own.
+_STOCHASTIC_DEPTHS = {"StochasticDepth": {"p": "p", "mode": "mode"}, "DropPath": {"p": "drop_prob"}}
 
 
 def is_stochastic_depth(module: nn.Module) -> bool:
     """Return whether a module drops its input at random in training, image by image, and is the identity otherwise."""
-    _, options = _BY_CLASS.get(type(module).__name__, (None, ()))
-    return bool(options) and all(hasattr(module, name) for name in options)
+    options = _STOCHASTIC_DEPTHS.get(type(module).__name__)
+    return options is not None and all(hasattr(module, name) for name in options.values())
 
 
 def stochastic_depth(module: nn.Module) -> Attrs | None:
     """Return the attributes of the layer that such a module is; None if it does nothing."""
-    return _BY_CLASS[type(module).__name__][0](module)
+    attrs = {key: getattr(module, name) for key, name in _STOCHASTIC_DEPTHS[type(module).__name__].items()}
+    return attrs if attrs["p"] else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,18 +16,11 @@ from esnac_lib.architecture.tracing.arithmetic import HANDLERS
 from esnac_lib.architecture.tracing.calls import Call, Constant, Recording, Value, Visit, leaves, replaced
 from esnac_lib.architecture.tracing.draft import Draft, Part
 from esnac_lib.architecture.tracing.movement import SPACE
-from esnac_lib.architecture.tracing.opaque import code_of, tensors_of, trial
+from esnac_lib.architecture.tracing.opaque import code_of, trial
 from esnac_lib.architecture.tracing.readers import Options, Refused, Seen, Step, bind
 from esnac_lib.errors import ArchitectureError, TraceError, one_line
 
-_ODD_ARGUMENTS = (
-    TypeError,
-    ValueError,
-    IndexError,
-    KeyError,
-    AttributeError,
-    RuntimeError,
-)  # of calls that no reader foresees
+_ODD_ARGUMENTS = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)  # of calls that no reader foresees
 
 
 class Translation:
@@ -51,18 +45,14 @@ class Translation:
             raise TraceError(f"cannot trace {name}: at its output, {error}") from None
         opaque = [layer for layer in architecture.layers if layer.kind == "opaque"]
         if opaque and not any(layer.kind in ("conv", "linear") for layer in architecture.layers):
-            raise TraceError(
-                f"cannot compress {name}: no convolution or linear layer is outside of what is not understood, "
-                f"{opaque[0].reason}"
-            )
+            what = f"no convolution or linear layer is outside of what is not understood, {opaque[0].reason}"
+            raise TraceError(f"cannot compress {name}: {what}")
         return architecture, weights
 
     def warn(self) -> None:
         """Warn once about all parts of the module that are not in the architecture."""
-        used = {**self.draft.owners, **self.draft.used}
-        unused = [name for name, _ in self.module.named_parameters() if name not in used]
-        notes = list(dict.fromkeys(self.draft.notes))
-        if unused:
+        used, notes = {**self.draft.owners, **self.draft.used}, list(dict.fromkeys(self.draft.notes))
+        if unused := [name for name, _ in self.module.named_parameters() if name not in used]:
             notes.append(f"{', '.join(self._summarised(unused))}, on which the output does not depend")
         if notes:
             warnings.warn(f"left out of {type(self.module).__name__}: {'; '.join(notes)}", stacklevel=3)
@@ -70,25 +60,19 @@ class Translation:
     def _summarised(self, unused: list[str]) -> list[str]:
         """Return parameters by name, or the modules of which they are all."""
         alive = {name for name, _ in self.module.named_parameters()} - set(unused)
-        found = []
+        found: dict[str, None] = {}
         for name in unused:
-            pieces = name.split(".")
-            heads = [".".join(pieces[:count]) for count in range(1, len(pieces))]
-            dead = [head for head in heads if not any(other.startswith(f"{head}.") for other in alive)]
-            found.append(dead[0] if dead else name)
-        return list(dict.fromkeys(found))
-
-    # -- walking -------------------------------------------------------------------------------------------------------
+            heads = accumulate(name.split("."), "{}.{}".format)  # the last one is the parameter
+            dead = next(head for head in heads if not any(other.startswith(f"{head}.") for other in alive))
+            found[dead] = None
+        return list(found)
 
     def _visit(self, visit: Visit) -> None:
         """Translate what a module does, or the module as one opaque layer where that is not understood."""
         mark = self.draft.mark()
         try:
             for item in visit.items:
-                if isinstance(item, Visit):
-                    self._visit(item)
-                else:
-                    self._call(item)
+                self._visit(item) if isinstance(item, Visit) else self._call(item)
             self._check_output(visit)
         except Refused as error:
             if visit is self.recording.root:
@@ -132,11 +116,13 @@ class Translation:
         if call.written:
             raise Refused("changes a tensor in place")
         if isinstance(call.target, nn.Module):
-            self._module(call)
+            self.draft.give(call.results[0], self._module(call))
         elif call.target in HANDLERS:
-            HANDLERS[call.target](self.draft, call)
+            handler, arguments = HANDLERS[call.target]
+            given = Options(**bind(arguments, call.args, call.kwargs))
+            self.draft.give(call.results[0], handler(self.draft, call, given))
         elif call.target in known.FUNCTIONS:
-            self._function(call)
+            self.draft.give(call.results[0], self._function(call))
         elif call.target in known.MOVES:
             self._move(call)
         elif call.target in known.COPIES:
@@ -149,16 +135,15 @@ class Translation:
         else:
             raise Refused("")
 
-    def _function(self, call: Call) -> None:
+    def _function(self, call: Call) -> Part:
         """Translate a function that is a chain of layers."""
         function = known.FUNCTIONS[call.target]
         bound = bind(function.arguments, call.args, call.kwargs)
-        value = bound.pop("input")
-        part = self.draft.read(value, function.layouts)
+        part = self.draft.read(bound.pop("input"), function.layouts)
         if any(leaves(list(bound.values()), Value)):
             raise Refused("one of its options depends on the input")
         seen = Seen(part.shape, part.layout, call.results[0].shape[1:])
-        self.draft.give(call.results[0], self.draft.chain(call, function.read(Options(**bound), seen), part))
+        return self.draft.chain(call, function.read(Options(**bound), seen), part)
 
     def _move(self, call: Call) -> None:
         """Translate a function that only rearranges elements, by applying it to their index."""
@@ -168,9 +153,8 @@ class Translation:
         part = self.draft.parts.get(value)
         if part is None:
             raise Refused("moves what is no map and no features")
-        stands = {value: part.numbers(self.draft.batch).contiguous()} | {
-            other: torch.empty(other.shape) for other in others
-        }
+        stands = {other: torch.empty(other.shape) for other in others}
+        stands[value] = part.numbers(self.draft.batch).contiguous()
         args, kwargs = replaced((call.args, call.kwargs), Value, stands.__getitem__)
         args, kwargs = replaced((args, kwargs), Constant, lambda constant: self.draft.trust(constant).cpu())
         for result, index in zip(call.results, leaves(call.target(*args, **kwargs), Tensor), strict=True):
@@ -185,17 +169,15 @@ class Translation:
             raise Refused("changes the type of a tensor, or copies what is no map")
         self.draft.parts[result] = part
 
-    def _module(self, call: Call) -> None:
+    def _module(self, call: Call) -> Part:
         """Translate a module that is one layer by itself: one of a `Network`, or a stochastic depth."""
         if call.target not in self.layers:
-            attrs = known.stochastic_depth(call.target)
             part = self.draft.read(call.args[0])
-            if attrs is not None:
-                name = self.draft.unique(call.place.path, True)
-                at = self.draft.layer(call, Step("stochastic_depth", attrs), (part.slot,), name=name)
-                part = Part(at, part.shape, part.layout, part.index)
-            self.draft.give(call.results[0], part)
-            return
+            if (attrs := known.stochastic_depth(call.target)) is None:
+                return part
+            name = self.draft.unique(call.place.path, True)
+            at = self.draft.layer(call, Step("stochastic_depth", attrs), (part.slot,), name=name)
+            return Part(at, part.shape, part.layout, part.index)
         name, layer = self.layers[call.target]
         parts = [self.draft.read(value, ("chw", "f")) for value in call.args]
         tensors = {key: self._held(tensor) for key, tensor in call.target.state_dict(keep_vars=True).items()}
@@ -203,25 +185,23 @@ class Translation:
         extra = {"code": layer.code, "reason": layer.reason, "name": self.draft.unique(name)}
         at = self.draft.layer(call, step, tuple(part.slot for part in parts), **extra)
         shape = self.draft.shape(at)
-        self.draft.give(call.results[0], Part(at, shape, "chw" if len(shape) == 3 else "f"))
+        return Part(at, shape, "chw" if len(shape) == 3 else "f")
 
     def _held(self, tensor: Tensor) -> Constant:
         """Return the constant of a tensor that a module of the user's holds."""
         names = frozenset((self.names[tensor],)) if tensor in self.names else frozenset[str]()
         return Constant(tensor, names, True, tensor._version)
 
-    # -- what is not understood ----------------------------------------------------------------------------------------
-
     def _opaque_call(self, call: Call, reason: str) -> None:
         """Translate a function as an opaque layer. In PyTorch's own modules the module is the better one."""
         wanted = [place for place, value in enumerate(call.results) if value in self.needed]
         if call.reason or call.written or call.place.plain or len(wanted) != 1:
             raise Refused(reason)
+        held = set[str]()
         for constant in leaves((call.args, call.kwargs), Constant):
             self.draft.trust(constant)
+            held |= constant.names
         pick = wanted[0] if len(call.results) > 1 else None
-        constants = leaves((call.args, call.kwargs), Constant)
-        held = {name for constant in constants for name in constant.names}
         name = call.place.path if isinstance(call.target, nn.Module) else call.name
         self._opaque(call, call.results[wanted[0]], reason, name, held, pick)
 
@@ -231,39 +211,32 @@ class Translation:
         if not isinstance(visit.output, Value) or not visit.start <= visit.output.made < visit.stop:
             raise Refused(reason)
         for call in self.recording.calls[visit.start : visit.stop]:
-            if any(value.made < visit.start and value not in inputs for value in call.values):
-                raise Refused(reason)
-            if any(value is not visit.output and self.last_read.get(value, -1) >= visit.stop for value in call.results):
+            strange = [value for value in call.values if value.made < visit.start and value not in inputs]
+            others = [value for value in call.results if value is not visit.output]
+            if strange or any(self.last_read.get(value, -1) >= visit.stop for value in others):
                 raise Refused(reason)
         call = Call(visit.module, visit.args, visit.kwargs, (visit.output,), visit.place, visit.start)
         tensors = [*visit.module.parameters(), *visit.module.buffers()]
         held = {self.names[tensor] for tensor in tensors if tensor in self.names}
-        self._opaque(call, visit.output, reason, visit.path, held)
+        self._opaque(call, visit.output, reason, visit.path, held, None)
 
-    def _opaque(
-        self, call: Call, output: Value, reason: str, name: str, held: set[str], pick: int | None = None
-    ) -> None:
+    def _opaque(self, call: Call, output: Value, reason: str, name: str, held: set[str], pick: int | None) -> None:
+        """Add a call as an opaque layer. held: the user's tensors in it; pick: which of several results is meant."""
         parts = [self.draft.read(value, tuple(SPACE)) for value in call.values]
         if not parts or not output.dtype.is_floating_point:
             raise Refused(reason)
-        layouts = [str(part.layout) for part in parts]
+        layouts, inputs = [str(part.layout) for part in parts], tuple(part.shape for part in parts)
         presentation = _presentation(output, call.values, parts)
         try:
             code = code_of(call, layouts, presentation, pick)
-            shape, macs = trial(code, call.values, [part.shape for part in parts])
+            shape, macs = trial(code, call.values, inputs)
         except _ODD_ARGUMENTS:  # also of a module that cannot be copied
             raise Refused(reason) from None
-        tensors = tensors_of(code)
-        attrs = {
-            "what": call.name,
-            "inputs": tuple(part.shape for part in parts),
-            "output": shape,
-            "tensors": tuple((key, tuple(tensor.shape), trained) for key, (tensor, trained) in tensors.items()),
-            "macs": macs,
-        }
-        name = self.draft.unique(name, isinstance(call.target, nn.Module))
-        constants = {key: Constant(tensor, frozenset(), True, tensor._version) for key, (tensor, _) in tensors.items()}
-        step = Step("opaque", attrs, constants)
+        state = code.state_dict(keep_vars=True)
+        tensors = tuple((key, tuple(tensor.shape), isinstance(tensor, nn.Parameter)) for key, tensor in state.items())
+        attrs = {"what": call.name, "inputs": inputs, "output": shape, "tensors": tensors, "macs": macs}
+        constants = {key: Constant(tensor, frozenset(), True, tensor._version) for key, tensor in state.items()}
+        name, step = self.draft.unique(name, isinstance(call.target, nn.Module)), Step("opaque", attrs, constants)
         at = self.draft.layer(call, step, tuple(part.slot for part in parts), name=name, code=code, reason=reason)
         self.draft.own(sorted(held), name, "weight")
         self.draft.give(output, Part(at, shape, presentation[0]))
