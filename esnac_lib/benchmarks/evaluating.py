@@ -17,10 +17,9 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
 
@@ -213,16 +212,32 @@ class _Bench:
 @contextmanager
 def _published_elsewhere(case: EvaluatingCase) -> Iterator[Callable[[int], float]]:
     """The published loop in a process of its own, which waits while nothing is asked of it."""
-    context, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
-    with ProcessPoolExecutor(1, context, torch.set_num_threads, (threads,)) as process:
-        yield lambda count: process.submit(_published, case, count).result()
+    context = multiprocessing.get_context("spawn")
+    mine, other = context.Pipe()
+    process = context.Process(target=_serve, args=(case, torch.get_num_threads(), other))
+    process.start()
+    other.close()
+
+    def seconds_of(count: int) -> float:
+        mine.send(count)
+        return float(mine.recv())
+
+    try:
+        yield seconds_of
+    finally:
+        mine.close()
+        process.join()
 
 
-def _published(case: EvaluatingCase, count: int) -> float:
-    return _bench(case).published(count)
-
-
-_bench = cache(_Bench)  # kept by that process
+def _serve(case: EvaluatingCase, threads: int, connection: Connection) -> None:
+    torch.set_num_threads(threads)
+    bench = _Bench(case)
+    while True:
+        try:
+            count = connection.recv()
+        except EOFError:
+            return
+        connection.send(bench.published(count))
 
 
 def step_rows(trials: pd.DataFrame) -> list[Row]:

@@ -130,7 +130,7 @@ def test_its_record_tells_the_result_in_tables(finished: dict[str, Any]) -> None
     quality = compression.codec_table(record).set_index("architectures").loc["held out, all"]
     assert quality["layers exact [%]"] == pytest.approx(100 * finished["reconstruction"]["layers_exact"])
     draws = compression.rejections_table(record)
-    assert draws.loc[draws["what"] == "accepted", "draws"].sum() == 8
+    assert draws.loc[draws["outcome"] == "accepted", "draws"].sum() == 8
     assert draws.groupby("distribution")["share [%]"].sum().tolist() == pytest.approx([100.0, 100.0])
     with pytest.raises(LedgerError, match="no Architecture Compression study"):
         compression.read_compression("tiny_n2n")
