@@ -71,8 +71,10 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) or (B, F) to the same."""
-        last = x.movedim(1, -1)
-        return F.layer_norm(last, last.shape[-1:], self.weight, self.bias, self.eps).movedim(-1, 1)
+        if x.ndim == 2:
+            return F.layer_norm(x, x.shape[1:], self.weight, self.bias, self.eps)
+        last = x.permute(0, 2, 3, 1)
+        return F.layer_norm(last, last.shape[3:], self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
 
 
 class Affine(nn.Module):
