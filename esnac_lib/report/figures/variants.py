@@ -31,14 +31,11 @@ def best_f(experiment: ExperimentRecord, rows: Mapping[str, str]) -> Figure:
         return style.in_words(figure, NOTHING)
     axes = figure.add_subplot()
     band: dict[str, Any] = {"errorbar": _interval, "err_kws": {"step": "post", "alpha": 0.12}}
+    band |= {"linewidth": 2, "drawstyle": "steps-post"}
     for (label, records), look in zip(known.items(), style.looks(), strict=False):
         best = pd.DataFrame(best_so_far(records)).melt(var_name="index", value_name="f")
-        look |= {
-            "linewidth": 2,
-            "drawstyle": "steps-post",
-            "label": f"{label} ({len(records)} run{'s' * (len(records) > 1)})",
-        }
-        sns.lineplot(x=best["index"] + 1, y=best["f"], ax=axes, **band, **look)
+        name = f"{label} ({len(records)} run{'s' * (len(records) > 1)})"
+        sns.lineplot(x=best["index"] + 1, y=best["f"], label=name, ax=axes, **band, **look)
     ylabel = "best objective f so far (search, validation images)"
     style.tidy(axes, xlabel="evaluated architectures", ylabel=ylabel, integers=True)
     return style.legend_above(figure, axes, 3)
