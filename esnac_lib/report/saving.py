@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import matplotlib
 import pandas as pd
@@ -17,7 +17,7 @@ PNG_DPI = 150
 
 
 class HasFolder(Protocol):
-    """The record of a study or of an experiment."""
+    """A study or an experiment, or the record of one."""
 
     @property
     def folder(self) -> Path:
@@ -25,10 +25,7 @@ class HasFolder(Protocol):
 
 
 def save(item: Item, record: HasFolder, name: str) -> Item:
-    """Write a figure to figures/<name>.png and .pdf, or a table to tables/<name>.csv, and return it to be shown.
-
-    The files hold no date, so that the same ledger gives the same bytes. Numbers in tables have six significant digits.
-    """
+    """Write a figure to figures/<name>.png and .pdf, or a table to tables/<name>.csv (six digits), and return it."""
     if isinstance(item, pd.DataFrame):
         text = item.to_csv(index=False, float_format="%.6g", lineterminator="\n")
         write_atomically(record.folder / "tables" / f"{name}.csv", text)
@@ -36,7 +33,6 @@ def save(item: Item, record: HasFolder, name: str) -> Item:
     figure, folder = item, record.folder / "figures"
     with matplotlib.rc_context({"pdf.fonttype": 42}):  # text stays text
         write_atomically(folder / f"{name}.png", lambda path: figure.savefig(path, format="png", dpi=PNG_DPI))
-        write_atomically(
-            folder / f"{name}.pdf", lambda path: figure.savefig(path, format="pdf", metadata={"CreationDate": None})
-        )
+        undated: dict[str, Any] = {"format": "pdf", "metadata": {"CreationDate": None}}
+        write_atomically(folder / f"{name}.pdf", lambda path: figure.savefig(path, **undated))
     return item

@@ -502,11 +502,39 @@ def test_the_drawing_says_what_was_done(record: report.StudyRecord) -> None:
     words = texts_of(figure)
     decisions = record.decisions(1)
     assert f"{len(decisions.removed)} layers removed" in words
-    assert "solution, trial 1" in words and "cnn4: 17 layers, 65,834 parameters" in words
+    heading = figure.axes[0].texts[-3]
+    first, second, _ = heading.get_text().split("\n")
+    assert first == "cnn4: 17 layers, 65,834 parameters, accuracy 96.00 % (test)"
+    assert second.startswith("solution, trial 1: ") and second.endswith("× fewer), accuracy 90.00 % (test)")
+    box = heading.get_window_extent()
+    assert 0 < box.x0 < box.x1 < figure.bbox.x1
     for name in ("removed", "added skip", "width: channels left", "teacher", "student"):
         assert name in words.split("\n")
-    first = record.solution.architecture.layers[0].channels  # type: ignore[union-attr]
-    assert f"{first} of 32" in words
+    left = record.solution.architecture.layers[0].channels  # type: ignore[union-attr]
+    assert f"{left} of 32" in words
+
+
+def test_the_drawing_has_the_accuracies_of_the_search_where_there_are_no_others(
+    record: report.StudyRecord, tmp_path: Path, space: SearchSpace
+) -> None:
+    other, failed = texts_of(report.student_graph(record, 2)), texts_of(report.student_graph(record, 3))
+    assert "accuracy 95.00 % (validation)\ntrial 2: " in other and "× fewer), accuracy 80.00 % (validation)" in other
+    assert "accuracy 95.00 % (validation)\ntrial 3: " in failed and failed.count("accuracy") == 1
+    unfinished = texts_of(report.student_graph(searched(tmp_path / "s", space).read()))
+    assert "\nbest of the search, trial 1: " in unfinished and "× fewer), accuracy 90.00 % (validation)" in unfinished
+
+
+def test_figures_name_what_the_objective_counts(tmp_path: Path, space: SearchSpace) -> None:
+    record = finished(tmp_path / "s", space, objective="macs").read()
+    teacher, student = record.teacher, record.architecture(1)
+    assert teacher is not None
+    words = texts_of(report.student_graph(record))
+    assert (
+        f"{teacher.macs:,} MACs" in words
+        and f"{student.macs:,} MACs ({teacher.macs / student.macs:.2f}× fewer" in words
+    )
+    title = report.accuracy_against_parameters(record).axes[0].get_title()
+    assert title.startswith(f"solution: {teacher.macs / 700000:.2f}× fewer MACs, ")
 
 
 # -- the claim ---------------------------------------------------------------------------------------------------------

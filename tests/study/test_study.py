@@ -128,7 +128,8 @@ def test_from_a_teacher_to_a_solution() -> None:
 def test_a_finished_study_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     first = study().run()
     monkeypatch.setattr(
-        "esnac_lib.training.training_run.TrainingRun.train_step", lambda *args: pytest.fail("something was trained again")
+        "esnac_lib.training.training_run.TrainingRun.train_step",
+        lambda *args: pytest.fail("something was trained again"),
     )
     again = study().run()
     assert again is not None and first is not None

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, PercentFormatter, ScalarFormatter
 
@@ -20,8 +19,7 @@ PARTS = {"seconds": "in all", "learning": "learning kernels", "choosing": "choos
 def growth_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw the seconds of an `ask` against the number of observations and against K, both axes logarithmic.
 
-    Args:
-        tables: For "observations" and "K" those numbers with learning, choosing and seconds.
+    tables: for "observations" and "K", those numbers with learning, choosing and seconds.
     """
     figure = style.new_figure(10, 3.8)
     for axes, (name, table) in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
@@ -31,19 +29,14 @@ def growth_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
         line = rows["seconds"].iloc[0] * rows[name] / rows[name].iloc[0]
         axes.plot(rows[name], line, color=style.GREY, linestyle="--", linewidth=1, label="proportional", zorder=0)
         style.tidy(axes, xlabel=GROWTH[name], ylabel="seconds of one ask (log scale)")
-        _log_axes(axes, rows[name])
-    style.legend_above(figure, figure.axes[0], 4)
-    return figure
-
-
-def _log_axes(axes: Axes, numbers: pd.Series) -> None:
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(list(numbers))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.minorticks_off()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(list(rows[name]))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+    return style.legend_above(figure, figure.axes[0], 4)
 
 
 @style.theme()

@@ -29,31 +29,25 @@ def embedding_map(record: StudyRecord) -> Figure:
     f = np.array([0.0, *observed["f"]])
     components = PCA(2, svd_solver="full")
     places = components.fit_transform(embed(architectures, f, record.config.kernel_loss, record.config.seed))
-    explained = components.explained_variance_ratio_
-    axes = figure.add_subplot()
+    axes, (x, y) = figure.add_subplot(), places.T
     complete = (observed["state"] == "complete").to_numpy()
     order = 1 + np.flatnonzero(complete)[np.argsort(f[1:][complete], kind="stable")]  # the best on top
-    x, y = places.T
     points = axes.scatter(x[order], y[order], c=f[order], cmap=style.F_COLOURS, s=38, label="architecture")
     if not complete.all():
         axes.plot(x[1:][~complete], y[1:][~complete], "x", color=style.GREY, markersize=6, label="failed (f = 0)")
     axes.plot(x[0], y[0], **style.TEACHER, label="teacher (f = 0)")
-    student = record.student
-    if student is not None:
-        at = 1 + list(observed["trial"]).index(student.trial)
+    if record.student is not None:
+        at = 1 + list(observed["trial"]).index(record.student.trial)
         name = "solution" if record.solution is not None else "best f of the search"
         axes.plot(x[at], y[at], **style.SOLUTION, label=name)
-    style.tidy(
-        axes,
-        xlabel=f"first principal component ({explained[0]:.1%} of the variance)",
-        ylabel=f"second principal component ({explained[1]:.1%})",
-        title=f"Embeddings of {len(observed)} architectures by one kernel ({record.config.kernel_loss} loss)",
-    )
+    first, second = components.explained_variance_ratio_
+    xlabel = f"first principal component ({first:.1%} of the variance)"
+    title = f"Embeddings of {len(observed)} architectures by one kernel ({record.config.kernel_loss} loss)"
+    style.tidy(axes, xlabel=xlabel, ylabel=f"second principal component ({second:.1%})", title=title)
     axes.margins(0.08)
     if complete.any():
         figure.colorbar(points, ax=axes, label="objective f (search)", pad=0.01)
-    style.legend_above(figure, axes, 4)
-    return figure
+    return style.legend_above(figure, axes, 4)
 
 
 def embed(architectures: list[Architecture], f: np.ndarray, objective: str, seed: int) -> np.ndarray:
@@ -61,13 +55,13 @@ def embed(architectures: list[Architecture], f: np.ndarray, objective: str, seed
     from esnac_lib.surrogate.fitting import KernelSettings  # imports PyTorch, which no other report needs
     from esnac_lib.surrogate.kernel import learn_kernel
 
-    longest = max(max((j - i for i, j in _canonical_edges(a)), default=1) for a in architectures)
+    longest = max(_longest_edge(architecture) for architecture in architectures)
     settings = KernelSettings(objective=objective, max_edge=max(MAX_EDGE, longest))
     encodings = [encode(architecture, settings.max_edge) for architecture in architectures]
     kernel = learn_kernel(encodings, f, settings, make_generator(seed, "embedding-map"))
     return kernel.embed(encodings).double().numpy()
 
 
-def _canonical_edges(architecture: Architecture) -> list[tuple[int, int]]:
+def _longest_edge(architecture: Architecture) -> int:
     place = {layer: position for position, layer in enumerate(architecture.canonical_order)}
-    return [(place[i], place[j]) for i, j in architecture.edges()]
+    return max((place[j] - place[i] for i, j in architecture.edges()), default=1)

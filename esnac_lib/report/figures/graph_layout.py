@@ -5,9 +5,10 @@ Pure data; `student_graph` draws it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import ceil
 
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer
@@ -15,41 +16,30 @@ from esnac_lib.architecture.graph import INPUT, Architecture, Layer
 BREAK_SLACK = 3  # rows by which a column may be longer or shorter, to break where few edges cross
 
 NAMES = {
-    "batch_norm": "batch norm",
-    "relu": "ReLU",
-    "max_pool": "max pool",
-    "avg_pool": "average pool",
-    "adaptive_avg_pool": "average pool to",
-    "channel_shuffle": "shuffle",
-}
+    "batch_norm": "batch norm", "relu": "ReLU", "max_pool": "max pool", "avg_pool": "average pool",
+    "adaptive_avg_pool": "average pool to", "channel_shuffle": "shuffle",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """A teacher's layer and what became of it.
-
-    text: kind and size. filters: it has filters of its own. channels: of its output in the teacher; left: in the
-    student, None where the layer was removed.
-    """
+    """A teacher's layer and what became of it."""
 
     index: int
-    text: str
-    filters: bool
-    channels: int
-    left: int | None
+    text: str  # kind and size
+    filters: bool  # whether it has filters of its own
+    channels: int  # of its output in the teacher
+    left: int | None  # of its output in the student, None where the layer was removed
 
 
 @dataclass(frozen=True)
 class Edge:
-    """A connection between two of the teacher's layers: -1 is the input, the number of layers the output.
-
-    count: how often the target sums the source. added: by a skip operator.
-    """
+    """A connection between two of the teacher's layers: -1 is the input, the number of layers the output."""
 
     source: int
     target: int
-    count: int = 1
-    added: bool = False
+    count: int = 1  # how often the target sums the source
+    added: bool = False  # by a skip operator
 
 
 @dataclass(frozen=True)
@@ -85,18 +75,13 @@ def compare(teacher: Architecture, student: Architecture, skips: Collection[tupl
     number = {layer.name: index for index, layer in enumerate(teacher.layers)}
     here = [number[layer.origin or layer.name] for layer in student.layers]
     left = {index: student.shapes[place][0] for place, index in enumerate(here)}
+    shapes = zip(teacher.in_shapes, teacher.shapes, strict=True)
     rows = tuple(
-        Row(
-            index,
-            describe(layer, teacher.in_shapes[index][0]),
-            layer.has_filters,
-            teacher.shapes[index][0],
-            left.get(index),
-        )
-        for index, layer in enumerate(teacher.layers)
+        Row(index, describe(layer, in_shape[0]), layer.has_filters, shape[0], left.get(index))
+        for index, (layer, (in_shape, shape)) in enumerate(zip(teacher.layers, shapes, strict=True))
     )
-    same = range(len(teacher.layers))
-    return Comparison(rows, _edges(teacher, same, same, ()), _edges(student, here, same, skips))
+    same = range(len(rows))
+    return Comparison(rows, _edges(teacher, same, len(rows), ()), _edges(student, here, len(rows), skips))
 
 
 def describe(layer: Layer, in_shape: Sequence[int]) -> str:
@@ -108,9 +93,9 @@ def describe(layer: Layer, in_shape: Sequence[int]) -> str:
         return f"{'dw ' * depthwise}conv {_window(known)}{groups}, {layer.channels}"
     if layer.kind == "linear":
         return f"linear, {layer.channels}"
-    name = NAMES.get(layer.kind, layer.kind.replace("_", " "))
     if layer.kind in ("activation", "opaque"):
         return str(known["function" if layer.kind == "activation" else "what"])
+    name = NAMES.get(layer.kind, layer.kind.replace("_", " "))
     if "kernel_size" in known:
         return f"{name} {_window(known)}"
     if "output_size" in known:
@@ -125,21 +110,16 @@ def _window(attrs: dict) -> str:
 
 
 def _edges(
-    architecture: Architecture, here: Sequence[int], rows: range, skips: Collection[tuple[int, int]]
+    architecture: Architecture, here: Sequence[int], output: int, skips: Collection[tuple[int, int]]
 ) -> tuple[Edge, ...]:
     """Every edge of an architecture, in the teacher's numbers."""
-
-    def number(index: int) -> int:
-        return INPUT if index == INPUT else here[index]
-
-    counts: dict[tuple[int, int], int] = {}
-    for place, layer in enumerate(architecture.layers):
-        for part in layer.inputs:
-            for source, count in part:
-                pair = number(source), here[place]
-                counts[pair] = counts.get(pair, 0) + count
+    number = {INPUT: INPUT, **dict(enumerate(here))}
+    counts: Counter[tuple[int, int]] = Counter()
+    for layer, target in zip(architecture.layers, here, strict=True):
+        for source, count in chain.from_iterable(layer.inputs):
+            counts[number[source], target] += count
     for source, count in architecture.output:
-        counts[number(source), len(rows)] = count
+        counts[number[source], output] = count
     return tuple(Edge(*pair, count, pair in skips) for pair, count in sorted(counts.items()))
 
 

@@ -16,12 +16,9 @@ from esnac_lib.report.records.study import StudyRecord
 from esnac_lib.report.tables.latent_descent import NAMES, SOURCE_NAMES
 
 SOURCE_COLOURS = {"random": style.ORANGE, "around": style.BLUE, "descent": style.VERMILLION}
-MARKS: dict[str, dict[str, Any]] = {
-    "random": {"marker": "o", "color": style.ORANGE},
-    "fitnet": {"marker": "^", "color": style.GREEN},
-    "pruning": {"marker": "v", "color": style.SKY},
-    "n2n": {"marker": "P", "color": style.BLUE},
-}
+MARKS = {
+    "random": ("o", style.ORANGE), "fitnet": ("^", style.GREEN), "pruning": ("v", style.SKY), "n2n": ("P", style.BLUE),
+}  # fmt: skip
 
 
 @style.theme()
@@ -38,23 +35,18 @@ def architectures(record: CompressionRecord) -> Figure:
     )  # fmt: skip
     colours = {SOURCE_NAMES[source]: colour for source, colour in SOURCE_COLOURS.items()}
     look: dict[str, Any] = {"hue": "drawn", "palette": colours, "hue_order": [*colours]}
-    drawn: dict[str, Any] = {**look, "kde": True, "kde_kws": {"cut": 0}, "element": "step", "alpha": 0.3}
-    drawn["legend"] = False
+    drawn = look | {"kde": True, "kde_kws": {"cut": 0}, "element": "step", "alpha": 0.3, "legend": False}
     sns.histplot(data, x="layers", binwidth=1, ax=lengths, **drawn)
     sns.histplot(data, x="parameters", bins=20, log_scale=True, ax=sizes, **drawn)
     sns.histplot(data, x="accuracy", bins=np.linspace(0, 100, 26), ax=accuracies, **drawn)
     sns.scatterplot(data, x="parameters", y="accuracy", s=22, alpha=0.7, ax=both, **look)
-    teacher = record.short_teacher
-    if teacher is not None:
+    if (teacher := record.short_teacher) is not None:
         both.plot(teacher["params"], 100 * teacher["accuracy"], **style.TEACHER, label="teacher")
     style.tidy(lengths, xlabel="layers", ylabel="architectures")
-    style.tidy(sizes, xlabel="parameters (log scale)", ylabel="architectures")
+    style.tidy(sizes, xlabel="parameters (log scale)", ylabel="architectures", counts=True)
     style.tidy(accuracies, xlabel="validation accuracy after the short training [%]", ylabel="architectures")
-    style.tidy(both, xlabel="parameters (log scale)", ylabel="validation accuracy [%]")
-    style.count_ticks(sizes)
-    style.count_ticks(both)
-    style.legend_above(figure, both, 4)
-    return figure
+    style.tidy(both, xlabel="parameters (log scale)", ylabel="validation accuracy [%]", counts=True)
+    return style.legend_above(figure, both, 4)
 
 
 @style.theme()
@@ -70,28 +62,25 @@ def accuracy_against_size(record: CompressionRecord, *others: StudyRecord) -> Fi
     axes = figure.add_subplot()
     axes.plot(teacher["params"], 100 * teacher["accuracy"], **style.TEACHER, label=f"teacher {record.config.teacher}")
     narrowed = [*record.widths, *([record.baselines["narrowed"]] if "narrowed" in record.baselines else [])]
-    line = sorted((entry["params"], 100 * entry["accuracy"]) for entry in [teacher, *narrowed])
     if narrowed:
-        axes.plot(*zip(*line, strict=True), "D--", color=style.PURPLE, markersize=7, markerfacecolor="none",
-                  label="teacher uniformly narrowed (the line to beat)", zorder=1)  # fmt: skip
-    for name, entry in record.baselines.items():
-        if name in MARKS:
-            axes.plot(entry["params"], 100 * entry["accuracy"], linestyle="none", markersize=9, label=NAMES[name],
-                      markeredgecolor="white", **MARKS[name])  # fmt: skip
+        line = sorted((entry["params"], 100 * entry["accuracy"]) for entry in [teacher, *narrowed])
+        look: dict[str, Any] = {"color": style.PURPLE, "markersize": 7, "markerfacecolor": "none", "zorder": 1}
+        axes.plot(*zip(*line, strict=True), "D--", label="teacher uniformly narrowed (the line to beat)", **look)
+    look = {"linestyle": "none", "markeredgecolor": "white"}
+    for name in [name for name in record.baselines if name in MARKS]:
+        (marker, colour), entry = MARKS[name], record.baselines[name]
+        place = entry["params"], 100 * entry["accuracy"]
+        axes.plot(*place, marker, color=colour, markersize=9, label=NAMES[name], **look)
     for other, colour in zip(others, (style.BLACK, style.GREY, style.GREEN, style.ORANGE), strict=False):
         if other.solution is not None:
+            place = other.solution.params, 100 * other.solution.accuracy
             label = f"{other.name} ({len(other.observed)} evaluated)"
-            axes.plot(other.solution.params, 100 * other.solution.accuracy, "X", color=colour, markersize=11,
-                      markeredgecolor="white", label=label)  # fmt: skip
-    observed = len(record.observed)
-    axes.plot(student["params"], 100 * student["accuracy"], **style.SOLUTION,
-              label=f"Architecture Compression ({observed} trained)")  # fmt: skip
-    printed = published(record.config.study_config)
-    if printed is not None:
-        axes.plot([printed.params, printed.teacher_params], [printed.accuracy, printed.teacher_accuracy], ":",
-                  marker="o", markersize=6, color=style.GREY, markerfacecolor="white", label="published",
-                  zorder=0)  # fmt: skip
-    style.tidy(axes, xlabel="parameters (log scale)", ylabel="test accuracy after final training [%]")
-    style.count_ticks(axes)
-    style.legend_above(figure, axes, 2)
-    return figure
+            axes.plot(*place, "X", color=colour, markersize=11, label=label, **look)
+    label = f"Architecture Compression ({len(record.observed)} trained)"
+    axes.plot(student["params"], 100 * student["accuracy"], **style.SOLUTION, label=label)
+    if (printed := published(record.config.study_config)) is not None:
+        look = {"marker": "o", "markersize": 6, "color": style.GREY, "markerfacecolor": "white", "zorder": 0}
+        x, y = [printed.params, printed.teacher_params], [printed.accuracy, printed.teacher_accuracy]
+        axes.plot(x, y, ":", label="published", **look)
+    style.tidy(axes, xlabel="parameters (log scale)", ylabel="test accuracy after final training [%]", counts=True)
+    return style.legend_above(figure, axes, 2)

@@ -32,14 +32,11 @@ def stages_figure(record: StudyRecord) -> Figure:
         axes.plot(index, values, "o", color=style.BLUE, markersize=5, alpha=0.75)
         if boundary is not None:
             axes.axvline(boundary + 0.5, color=style.VERMILLION, linestyle="--", linewidth=1.2, label="stage 2 begins")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        style.tidy(axes, xlabel="", ylabel=label, integers=True)
         if label.startswith("layers"):
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        style.tidy(axes, xlabel="", ylabel=label)
     figure.axes[-1].set_xlabel("index of the evaluated architecture")
-    if figure.axes[0].get_legend_handles_labels()[0]:
-        style.legend_above(figure, figure.axes[0], 1)
-    return figure
+    return figure if boundary is None else style.legend_above(figure, figure.axes[0], 1)
 
 
 def first_of_second_stage(record: StudyRecord) -> int | None:

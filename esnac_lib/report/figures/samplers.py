@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from esnac_lib.config.comparison import DASHED, REFERENCE, Variant, sampler_variants
 from esnac_lib.report.figures import style
@@ -21,14 +20,10 @@ from esnac_lib.report.tables.samplers import PRUNING, proxy_table, searched, wit
 
 def panels_of(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
     """Return what is drawn in each panel, by its title; random search is in both."""
-    fixed = [one for one in variants if one.name == REFERENCE or not one.searches]
-    return {
-        "as published": [one for one in variants if one.searches and not one.beyond_the_paper],
-        "beyond the papers, and no search": [
-            *(one for one in variants if one.beyond_the_paper),
-            *sorted(fixed, key=lambda one: not one.searches),
-        ],
-    }
+    published = [one for one in variants if one.searches and not one.beyond_the_paper]
+    beyond = [one for one in variants if one.beyond_the_paper]
+    fixed = [*(one for one in variants if one.name == REFERENCE), *(one for one in variants if not one.searches)]
+    return {"as published": published, "beyond the papers, and no search": beyond + fixed}
 
 
 def samplers_figure(experiment: ExperimentRecord) -> Figure:
@@ -45,9 +40,8 @@ def samplers_figure(experiment: ExperimentRecord) -> Figure:
         for variant in variants:
             if records := [record for record in experiment.studies.get(variant.name, ()) if len(record.observed)]:
                 _draw(axes, variant, records, experiment.config.num_evaluations)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         label = "best f so far (search, validation images)" if axes is left else ""
-        style.tidy(axes, xlabel="evaluated architectures", ylabel=label, title=title)
+        style.tidy(axes, xlabel="evaluated architectures", ylabel=label, title=title, integers=True)
         style.legend(axes, loc="lower right")
     _zoom(left, experiment)
     return figure
@@ -68,8 +62,7 @@ def _zoom(axes: Axes, experiment: ExperimentRecord) -> None:
     quarter = max(0, experiment.config.num_evaluations // 4 - 1)
     curves = [best_so_far(records) for name in searched(experiment) if (records := experiment.studies[name])]
     means = [curve.mean(0)[min(quarter, curve.shape[1] - 1)] for curve in curves if curve.shape[1]]
-    top = max(curve.max() for curve in curves if curve.size)
-    low = min(means)
+    low, top = min(means), max(curve.max() for curve in curves if curve.size)
     axes.set_ylim(low - 0.15 * (top - low), top + 0.1 * (top - low))
 
 
@@ -85,41 +78,36 @@ def sizes_figure(experiment: ExperimentRecord) -> Figure:
         look: dict[str, Any] = {"color": colour, "markersize": 5, "alpha": 0.7, "markerfacecolor": "none"}
         axes.plot(rows["params"], rows["f"], marker, linestyle="none", label=f"{method}, no search", **look)
     for variant in (one for one in sampler_variants().values() if one.searches):
-        best = [record.best for record in experiment.finished(variant.name) if record.best is not None]
+        best = [(r.best.params, r.best.f) for r in experiment.finished(variant.name) if r.best is not None]
         hollow = variant.beyond_the_paper or variant.linestyle == DASHED
         look = {"color": variant.colour, "markersize": 9 if variant.marker == "*" else 6}
         look |= {"markerfacecolor": "none" if hollow else None, "label": f"best of {variant.label}"}
         if best:
-            params, f = [one.params for one in best], [one.f for one in best]
-            axes.plot(params, f, variant.marker, linestyle="none", **look)
-    style.tidy(axes, xlabel="parameters (log scale)", ylabel="f (search, validation images)")
+            axes.plot(*zip(*best, strict=True), variant.marker, linestyle="none", **look)
     bests = [r.best for name in searched(experiment) for r in experiment.studies[name] if r.best is not None]
     top = max([table["f"].max(), *(one.f for one in bests)])
     low = max(table["f"].min(), top - 0.35)
     shown = [*table["params"][table["f"] >= low], *(one.params for one in bests)]
-    axes.set_ylim(low, top + 0.02)
-    axes.set_xlim(0.8 * min(shown), 1.25 * max(shown))
-    style.count_ticks(axes)
+    axes.set(ylim=(low, top + 0.02), xlim=(0.8 * min(shown), 1.25 * max(shown)))
+    style.tidy(axes, xlabel="parameters (log scale)", ylabel="f (search, validation images)", counts=True)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
     return figure
 
 
 def proxy_figure(record: StudyRecord | None) -> Figure:
-    """Rank correlation of search f with final f, by the number of search epochs; and both f of each student."""
+    """Draw the rank correlation of search f with final f by the number of search epochs, and both f of each student."""
     figure = style.new_figure(10, 4.2)
-    table = None if record is None else proxy_table(record)
-    if record is None or table is None or table.empty:
+    if record is None or (table := proxy_table(record)).empty:
         return style.in_words(figure, "No student has been trained to the end for this comparison.")
     left, right = figure.subplots(1, 2)
     left.plot(table["search epochs"], table["rank correlation"], "o-", color=style.BLUE)
     left.set_ylim(min(0.0, 1.1 * float(table["rank correlation"].min())), 1.05)
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    title = f"{int(table['students'].iloc[-1])} students"
-    style.tidy(left, xlabel="epochs of search training", ylabel="rank correlation with final f", title=title)
-    finalists = record.finalists
-    right.plot(finalists["search_f"], finalists["final_f"], "o", color=style.BLUE)
-    ends = style.span([*finalists["search_f"], *finalists["final_f"]], 0.02)
+    ylabel, title = "rank correlation with final f", f"{int(table['students'].iloc[-1])} students"
+    style.tidy(left, xlabel="epochs of search training", ylabel=ylabel, title=title, integers=True)
+    search_f, final_f = record.finalists["search_f"], record.finalists["final_f"]
+    right.plot(search_f, final_f, "o", color=style.BLUE)
+    ends = style.span([*search_f, *final_f], 0.02)
     right.plot(ends, ends, color=style.GREY, linestyle="--", linewidth=1)
-    epochs = record.config.epochs
-    style.tidy(right, xlabel=f"f after {epochs} search epochs", ylabel="f after final training (validation images)")
+    xlabel = f"f after {record.config.epochs} search epochs"
+    style.tidy(right, xlabel=xlabel, ylabel="f after final training (validation images)")
     return figure

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -35,41 +35,36 @@ def f_against_index(*records: StudyRecord, labels: Sequence[str] = ()) -> Figure
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2.6, 1))
     low = np.floor(10 * values.min(initial=1.0)) / 10 if len(values) else 0.0
     bins = np.linspace(low, max(1.0, values.max(initial=0.0)), BINS + 1)
-    looks = zip(cycle(style.SERIES), cycle(style.LINES), strict=False)
-    for record, label, (colour, line) in zip(records, labels or _labels(records), looks, strict=False):
-        observed, complete = record.observed, record.complete
-        x, f = complete["trial"] + 1, complete["f"]
-        sns.scatterplot(x=x, y=f, color=colour, alpha=0.6, label=f"{label}: f", ax=left)
-        best = np.fmax.accumulate(observed["f"].where(observed["state"] == "complete").to_numpy())
-        drawn = {"drawstyle": "steps-post", "color": colour, "linestyle": line, "linewidth": 2}
-        left.plot(observed["trial"] + 1, best, label=f"{label}: best so far", **drawn)
-        _mark_failed(left, record, label, colour)
-        sns.histplot(
-            y=f, bins=bins, kde=True, kde_kws={"cut": 0}, color=colour, element="step", alpha=0.25, ax=right
-        )  # fmt: skip
+    shape: dict[str, Any] = {"bins": bins, "kde": True, "kde_kws": {"cut": 0}, "element": "step", "alpha": 0.25}
+    for record, label, look in zip(records, labels or _labels(records), style.looks(), strict=False):
+        x, f = record.complete["trial"] + 1, record.complete["f"]
+        sns.scatterplot(x=x, y=f, color=look["color"], alpha=0.6, label=f"{label}: f", ax=left)
+        left.plot(*best_so_far(record), drawstyle="steps-post", linewidth=2, label=f"{label}: best so far", **look)
+        _mark_failed(left, record, label, look["color"])
+        sns.histplot(y=f, color=look["color"], ax=right, **shape)
     margin = 0.06 * (bins[-1] - low)
     left.set_ylim(low - margin, bins[-1] + margin / 2)
-    for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    style.tidy(left, xlabel="index of the evaluated architecture", ylabel="objective f (search, validation images)")
-    style.tidy(right, xlabel="number of architectures\n(curve: kernel density estimate)", ylabel="")
-    style.legend_above(figure, left, 3)
-    return figure
+    ylabel = "objective f (search, validation images)"
+    style.tidy(left, xlabel="index of the evaluated architecture", ylabel=ylabel, integers=True)
+    xlabel = "number of architectures\n(curve: kernel density estimate)"
+    style.tidy(right, xlabel=xlabel, ylabel="", integers=True)
+    return style.legend_above(figure, left, 3)
+
+
+def best_so_far(record: StudyRecord) -> tuple[pd.Series, np.ndarray]:
+    """Return the indices of the evaluated architectures, from 1, and the best f up to each; NaN before the first."""
+    observed = record.observed
+    f = observed["f"].where(observed["state"] == "complete").to_numpy(dtype=float)
+    return observed["trial"] + 1, np.fmax.accumulate(f)
 
 
 def _mark_failed(axes: Axes, record: StudyRecord, label: str, colour: str) -> None:
     """Mark trials at the bottom that count as f = 0, and those that a machine fault left without f."""
-    failed, bottom = record.failed, axes.get_xaxis_transform()
-    for marker, rows, what in (
-        ("x", failed[failed["f"].notna()], "failed (counts as f = 0)"),
-        ("1", failed[failed["f"].isna()], "machine fault (no f)"),
-    ):
-        if len(rows):
-            at = np.full(len(rows), 0.025)
-            axes.plot(
-                rows["trial"] + 1, at, marker, transform=bottom, color=colour, markersize=7, markeredgewidth=1.5,
-                label=f"{label}: {what}",
-            )  # fmt: skip
+    look: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "markersize": 7, "markeredgewidth": 1.5}
+    for has_f, marker, what in ((True, "x", "failed (counts as f = 0)"), (False, "1", "machine fault (no f)")):
+        at = record.failed.loc[record.failed["f"].notna() == has_f, "trial"] + 1
+        if len(at):
+            axes.plot(at, np.full(len(at), 0.025), marker, color=colour, label=f"{label}: {what}", **look)
 
 
 @style.theme()
@@ -83,23 +78,22 @@ def accuracy_against_parameters(record: StudyRecord) -> Figure:
     if complete.empty or teacher is None:
         return style.in_words(figure, "No student has an accuracy yet.")
     axes = figure.add_subplot()
-    order = complete.sort_values("f")
-    points = axes.scatter(
-        order["params"], 100 * order["accuracy"], c=order["f"], cmap=style.F_COLOURS, s=30,
-        label="student (search, validation)",
-    )  # fmt: skip
-    front = pareto_front(complete)
-    axes.plot(
-        front["params"], 100 * front["accuracy"], drawstyle="steps-post", color=style.GREEN, linewidth=1.5,
-        label="Pareto front of the students",
-    )  # fmt: skip
+    points = draw_students(axes, complete, 30, "Pareto front of the students", label="student (search, validation)")
     _mark_final_networks(axes, record, teacher)
-    axes.set_title(_message(record, teacher), fontsize="medium")
-    style.tidy(axes, xlabel="parameters (log scale)", ylabel="accuracy [%]")
-    style.count_ticks(axes)
+    title = _message(record, teacher)
+    style.tidy(axes, xlabel="parameters (log scale)", ylabel="accuracy [%]", title=title, counts=True)
     figure.colorbar(points, ax=axes, label="objective f (search)", pad=0.01)
-    style.legend_above(figure, axes, 2)
-    return figure
+    return style.legend_above(figure, axes, 2)
+
+
+def draw_students(axes: Axes, complete: pd.DataFrame, size: float, front: str, **look: Any) -> PathCollection:
+    """Draw trials by parameters and accuracy, the highest f on top, and their Pareto front under its label."""
+    best = pareto_front(complete)
+    style_of_front: dict[str, Any] = {"drawstyle": "steps-post", "color": style.GREEN, "linewidth": 1.5}
+    order = complete.sort_values("f")
+    points = axes.scatter(order["params"], 100 * order["accuracy"], size, order["f"], cmap=style.F_COLOURS, **look)
+    axes.plot(best["params"], 100 * best["accuracy"], label=front, **style_of_front)
+    return points
 
 
 def _mark_final_networks(axes: Axes, record: StudyRecord, teacher: Measured) -> None:
@@ -120,11 +114,12 @@ def _mark_final_networks(axes: Axes, record: StudyRecord, teacher: Measured) -> 
 
 
 def _message(record: StudyRecord, teacher: Measured) -> str:
-    student = record.student
+    student, objective = record.student, record.objective
     assert student is not None
     which = "solution" if record.solution is not None else "best f"
     points = f"{100 * (student.accuracy - teacher.accuracy):+.2f} points of {student.evaluated_on} accuracy"
-    return f"{which}: {teacher.params / student.params:.2f}× fewer parameters, {points}"
+    times = objective.size(teacher.measurement) / objective.size(student.measurement)
+    return f"{which}: {times:.2f}× fewer {objective.label}, {points}"
 
 
 def pareto_front(trials: pd.DataFrame) -> pd.DataFrame:
@@ -140,11 +135,8 @@ def predicted_against_observed(record: StudyRecord) -> Figure:
     figure = style.new_figure(6.2, 5.6)
     predicted = record.observed[record.observed["mean"].notna() & record.observed["f"].notna()]
     if predicted.empty:
-        why = (
-            f"{record.name} predicts nothing"
-            if record.config.sampler == "random"
-            else "none was made before these trials"
-        )
+        random, none = f"{record.name} predicts nothing", "none was made before these trials"
+        why = random if record.config.sampler == "random" else none
         return style.in_words(figure, f"There are no predictions to compare with:\n{why}.")
     axes = figure.add_subplot()
     mean, f = predicted["mean"].to_numpy(), predicted["f"].to_numpy()
@@ -153,16 +145,11 @@ def predicted_against_observed(record: StudyRecord) -> Figure:
     points = axes.scatter(f, mean, c=predicted["step"] + 1, cmap=style.F_COLOURS, s=32, zorder=2, label="trial")
     _regression(axes, f, mean)
     style.identity_line(axes, style.span([*f, *mean], 0.2))
-    style.tidy(
-        axes,
-        xlabel="observed f",
-        ylabel="predicted f (mean ± standard deviation,\nincluding observation noise)",
-        title=f"{len(f)} predictions, {_correlation(mean, f)}",
-    )
+    ylabel = "predicted f (mean ± standard deviation,\nincluding observation noise)"
+    style.tidy(axes, xlabel="observed f", ylabel=ylabel, title=f"{len(f)} predictions, {_correlation(mean, f)}")
     if predicted["step"].nunique() > 1:
         figure.colorbar(points, ax=axes, label="search step", pad=0.01, ticks=MaxNLocator(integer=True))
-    style.legend_above(figure, axes, 4)
-    return figure
+    return style.legend_above(figure, axes, 4)
 
 
 @style.theme()
@@ -177,9 +164,8 @@ def search_f_against_final_f(record: StudyRecord) -> Figure:
     x, y = finalists["search_f"].to_numpy(), finalists["final_f"].to_numpy()
     images = f"{finalists['evaluated_on'].iloc[0]} images"
     sns.scatterplot(x=x, y=y, color=style.BLUE, s=110, label=f"finalist ({images})", ax=axes)
-    solution = record.solution
     ends = [*x, *y]
-    if solution is not None:
+    if (solution := record.solution) is not None:
         chosen = float(record.trials.loc[record.trials["trial"] == solution.trial, "f"].iloc[0])
         axes.plot(chosen, solution.f, **style.SOLUTION, label=f"solution, trial {solution.trial} (test images)")
         ends += [solution.f, chosen]
@@ -187,14 +173,10 @@ def search_f_against_final_f(record: StudyRecord) -> Figure:
     style.identity_line(axes, style.span(ends, 0.02))
     for trial, at_x, at_y in zip(finalists["trial"], x, y, strict=True):
         axes.annotate(f"trial {trial}", (at_x, at_y), (9, -13), textcoords="offset points", fontsize="small")
-    style.tidy(
-        axes,
-        xlabel="f after search training (validation images)",
-        ylabel=f"f after final training ({images})",
-        title=f"{len(x)} finalist{'s' * (len(x) > 1)}, {_correlation(x, y)}",
-    )
-    style.legend_above(figure, axes, 2)
-    return figure
+    title = f"{len(x)} finalist{'s' * (len(x) > 1)}, {_correlation(x, y)}"
+    xlabel, ylabel = "f after search training (validation images)", f"f after final training ({images})"
+    style.tidy(axes, xlabel=xlabel, ylabel=ylabel, title=title)
+    return style.legend_above(figure, axes, 2)
 
 
 def _regression(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
@@ -205,8 +187,7 @@ def _regression(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> str:
-    found = rank_correlation(a, b)
-    if found is None:
+    if (found := rank_correlation(a, b)) is None:
         return "too few for a rank correlation"
     return f"rank correlation (Spearman) {round(found, 2) + 0.0:.2f}"  # no -0.00
 

@@ -39,18 +39,10 @@ def sizes_table(experiment: ExperimentRecord, originals: Sequence[StudyRecord]) 
     return pd.DataFrame(lines, columns=columns)
 
 
-def _line(name: str, kind: str, pairs: Sequence[tuple[float, int]]) -> dict[str, object]:
-    accuracy, spread = stat([100 * accuracy for accuracy, _ in pairs])
-    params, params_spread = stat([float(params) for _, params in pairs])
-    return {
-        "network": name,
-        "kind": kind,
-        "runs": len(pairs),
-        "accuracy [%]": accuracy,
-        "accuracy [%] ±": spread,
-        "parameters": params,
-        "parameters ±": params_spread if kind == STUDENT else None,
-    }
+def _line(name: str, kind: str, pairs: Sequence[tuple[float, int]]) -> tuple[object, ...]:
+    params, spread = stat([float(params) for _, params in pairs])
+    accuracy = stat([100 * accuracy for accuracy, _ in pairs])
+    return (name, kind, len(pairs), *accuracy, params, spread if kind == STUDENT else None)
 
 
 def sizes_claim(table: pd.DataFrame) -> str:
@@ -101,14 +93,11 @@ def accuracy_against_size(table: pd.DataFrame) -> Figure:
     for (family, mine), colour in zip(originals.groupby(families), style.SERIES, strict=False):
         _draw(axes, mine, str(family), fmt="o", color=colour, markersize=6)
         for rank, row in enumerate(mine.sort_values("accuracy [%]").to_dict("records")):
-            groups = row["network"].removeprefix(str(family)).strip(" ()")
             side, which = (-7, "right") if rank % 2 else (7, "left")  # neighbours in accuracy on different sides
-            _name(axes, row, groups, (side, 0), which)
-    style.tidy(axes, xlabel="parameters (log scale)", ylabel="test accuracy [%]")
+            _name(axes, row, row["network"].removeprefix(str(family)).strip(" ()"), (side, 0), which)
     axes.margins(0.15)
-    style.count_ticks(axes)
-    style.legend_above(figure, axes, 4)
-    return figure
+    style.tidy(axes, xlabel="parameters (log scale)", ylabel="test accuracy [%]", counts=True)
+    return style.legend_above(figure, axes, 4)
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, label: str, **look: Any) -> None:

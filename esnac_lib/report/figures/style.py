@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -14,32 +15,20 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK, GREY, PALE = "#CC79A7", "#56B4E9", "#222222", "#8C8C8C", "#D9D9D9"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK)
-"""For several studies in one figure; vermillion is left for the solution."""
-LINES = ("-", (0, (4, 2)), (0, (1, 1)))
-"""Their line styles, so that two curves in the same place are both seen."""
-
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK)  # of several studies; vermillion is left for the solution
+LINES = ("-", (0, (4, 2)), (0, (1, 1)))  # their line styles, so that two curves in the same place are both seen
 F_COLOURS = "cividis"  # the colour map of f: reads equally well in grey
-
-TEACHER: dict[str, Any] = {"marker": "s", "color": BLACK, "markersize": 9, "linestyle": "none"}
-SOLUTION: dict[str, Any] = {
-    "marker": "*",
-    "color": VERMILLION,
-    "markersize": 16,
-    "linestyle": "none",
-    "markeredgecolor": "white",
-}
-NARROWED: dict[str, Any] = {
-    "marker": "D", "color": PURPLE, "markersize": 13, "linestyle": "none", "markerfacecolor": "none",
-    "markeredgewidth": 1.8,
-}  # fmt: skip
-"""Hollow, because it may coincide with the solution."""
-
 MARGIN = 0.05  # of an axis beyond the data
+
+MARK: dict[str, Any] = {"linestyle": "none"}
+TEACHER = MARK | {"marker": "s", "color": BLACK, "markersize": 9}
+SOLUTION = MARK | {"marker": "*", "color": VERMILLION, "markersize": 16, "markeredgecolor": "white"}
+HOLLOW = MARK | {"markerfacecolor": "none"}
+NARROWED = HOLLOW | {"marker": "D", "color": PURPLE, "markersize": 13, "markeredgewidth": 1.8}  # may be the solution's
 
 
 @contextmanager
@@ -59,15 +48,25 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
-def tidy(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Set labels, a light grid, and no frame but the two axes."""
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+def looks() -> Iterator[dict[str, Any]]:
+    """Yield a colour and a line style for each of several studies, without end."""
+    for colour, line in zip(cycle(SERIES), cycle(LINES), strict=False):
+        yield {"color": colour, "linestyle": line}
+
+
+def tidy(
+    axes: Axes, *, xlabel: str, ylabel: str, title: str = "", integers: bool = False, counts: bool = False
+) -> None:
+    """Set labels, a light grid, and no frame but the two axes; `integers` and `counts` say what x shows."""
+    axes.set(xlabel=xlabel, ylabel=ylabel, axisbelow=True)
     if title:
         axes.set_title(title, fontsize="medium")
     axes.grid(True, color="#EBEBEB", linewidth=0.8)
-    axes.set_axisbelow(True)
     sns.despine(ax=axes)
+    if integers:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if counts:
+        count_ticks(axes)
 
 
 def in_words(figure: Figure, text: str) -> Figure:
@@ -84,12 +83,13 @@ def legend(axes: Axes, **where: Any) -> None:
         axes.legend(**{"framealpha": 0.85, "edgecolor": "none", "fontsize": "small", **where})
 
 
-def legend_above(figure: Figure, axes: Axes, ncols: int) -> None:
+def legend_above(figure: Figure, axes: Axes, ncols: int) -> Figure:
     """A legend above the axes, where it covers no point, in place of one that seaborn put into them."""
     handles, labels = axes.get_legend_handles_labels()
     if (inside := axes.get_legend()) is not None:
         inside.remove()
     figure.legend(handles, labels, loc="outside upper center", ncols=ncols, frameon=False, fontsize="small")
+    return figure
 
 
 def count_ticks(axes: Axes) -> None:
@@ -106,9 +106,7 @@ def count_ticks(axes: Axes) -> None:
 def identity_line(axes: Axes, limits: tuple[float, float]) -> None:
     """Give both axes the same limits, with a dashed line where x and y are equal."""
     axes.add_line(Line2D(limits, limits, color=GREY, linestyle="--", linewidth=1, zorder=0, label="y = x"))
-    axes.set_xlim(limits)
-    axes.set_ylim(limits)
-    axes.set_aspect("equal")
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
 
 
 def span(values: Iterable[float], least: float) -> tuple[float, float]:

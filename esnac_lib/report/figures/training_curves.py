@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,10 +13,10 @@ from esnac_lib.report.figures import style
 from esnac_lib.report.records.study import StudyRecord, trial_of
 
 THIN: dict[str, Any] = {"color": style.GREY, "linewidth": 0.8, "alpha": 0.5}
+NARROWED = "uniformly narrowed teacher"
 
 
-@dataclass(frozen=True)
-class _Curve:
+class _Curve(NamedTuple):
     phase: str
     name: str
     label: str
@@ -46,8 +45,8 @@ def training_curves(record: StudyRecord) -> Figure:
             above.set_axis_off()
             below.set_axis_off()
             continue
-        _draw(record, curves, above, "accuracy")
-        _draw(record, curves, below, "loss")
+        _draw(record, curves, above, "accuracy", 100)
+        _draw(record, curves, below, "loss", 1)
         style.tidy(above, xlabel="", ylabel="accuracy [%]", title=title)
         style.tidy(below, xlabel="epoch", ylabel="training loss")
         below.xaxis.get_major_locator().set_params(integer=True)
@@ -59,14 +58,13 @@ def training_curves(record: StudyRecord) -> Figure:
     return figure
 
 
-def _draw(record: StudyRecord, curves: Sequence[_Curve], axes: Axes, column: str) -> None:
+def _draw(record: StudyRecord, curves: Sequence[_Curve], axes: Axes, column: str, factor: int) -> None:
     epochs = record.epochs.set_index(["phase", "name"]).sort_index()
     for curve in curves:
         rows = epochs.loc[[(curve.phase, curve.name)]].dropna(subset=column)
-        values = rows[column].to_numpy() * (100 if column == "accuracy" else 1)
         marker = "o" if len(rows) == 1 else None  # a line of one point would not be seen
-        look = {"marker": marker, "markersize": 3} | curve.look
-        axes.plot(rows["epoch"].to_numpy(), values, label=curve.label, **look)
+        look = {"marker": marker, "markersize": 3, "label": curve.label} | curve.look
+        axes.plot(rows["epoch"].to_numpy(), factor * rows[column].to_numpy(), **look)
 
 
 def _names(record: StudyRecord, phase: str) -> list[str]:
@@ -74,15 +72,15 @@ def _names(record: StudyRecord, phase: str) -> list[str]:
 
 
 def _teachers(record: StudyRecord) -> list[_Curve]:
-    looks: dict[str, tuple[str, dict[str, Any]]] = {
-        "search-teacher": ("search teacher (validation)", {"color": style.BLUE}),
-        "reference-teacher": ("reference teacher (test)", {"color": style.BLACK, "linestyle": "--"}),
-    }
+    search, reference = {"color": style.BLUE}, {"color": style.BLACK, "linestyle": "--"}
     return [
-        _Curve(phase, name, label, dict(look))
-        for phase, (label, look) in looks.items()
-        for name in _names(record, phase)
+        *_of_phase(record, "search-teacher", "search teacher (validation)", search),
+        *_of_phase(record, "reference-teacher", "reference teacher (test)", reference),
     ]
+
+
+def _of_phase(record: StudyRecord, phase: str, label: str, look: dict[str, Any]) -> list[_Curve]:
+    return [_Curve(phase, name, label, look) for name in _names(record, phase)]
 
 
 def _search(record: StudyRecord) -> list[_Curve]:
@@ -90,24 +88,20 @@ def _search(record: StudyRecord) -> list[_Curve]:
     names = sorted(_names(record, "search"), key=lambda name: name in colours)
     curves = []
     for name in names:
-        look = {"color": colours[name], "linewidth": 2} if name in colours else dict(THIN)
+        look = {"color": colours[name], "linewidth": 2} if name in colours else THIN
         curves.append(_Curve("search", name, f"trial {trial_of(name)}" if name in colours else "_", look))
     if curves and curves[0].label == "_":
-        curves[0] = _Curve("search", curves[0].name, "student (validation)", curves[0].look)
-    narrowed = {"color": style.PURPLE, "linewidth": 2}
-    return curves + [
-        _Curve("baseline", name, "uniformly narrowed teacher", dict(narrowed)) for name in _names(record, "baseline")
-    ]
+        curves[0] = curves[0]._replace(label="student (validation)")
+    return curves + _of_phase(record, "baseline", NARROWED, {"color": style.PURPLE, "linewidth": 2})
 
 
 def _final(record: StudyRecord) -> list[_Curve]:
     colours, curves = _colours(record), []
     for phase, on, dashes in (("final", "validation", "-"), ("full", "test", "--")):
         for name in _names(record, phase):
-            is_trial = name.startswith("trial")
-            who = f"trial {trial_of(name)}" if is_trial else "uniformly narrowed teacher"
-            colour = colours.get(name, style.PURPLE)
-            curves.append(_Curve(phase, name, f"{who} ({on})", {"color": colour, "linestyle": dashes}))
+            who = f"trial {trial_of(name)}" if name.startswith("trial") else NARROWED
+            look = {"color": colours.get(name, style.PURPLE), "linestyle": dashes}
+            curves.append(_Curve(phase, name, f"{who} ({on})", look))
     return curves
 
 

@@ -27,11 +27,11 @@ def kernels_table(experiment: ExperimentRecord, tables: Tables) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     observed = [source.search_teacher.architecture, *map(Architecture.from_json, source.observed["architecture"])]
     seen = {layer.kind for architecture in observed if architecture for layer in architecture.layers}
-    lines: list[tuple[str, StudyRecord, int | None]] = [("source", source, len(source.observed))]
+    lines = [_line("source", source, len(source.observed), seen)]
     for target, rows in tables.items():
         studies = [study for variant in rows.values() if (study := experiment.first(variant)) is not None]
-        lines += [(target, study, None) for study in studies[:1]]
-    table = pd.DataFrame([_line(*line, seen) for line in lines], columns=columns)
+        lines += [_line(target, study, None, seen) for study in studies[:1]]
+    table = pd.DataFrame(lines, columns=columns)
     return table.astype({"layers": "Int64", "parameters": "Int64", "observations": "Int64"})
 
 
@@ -62,8 +62,7 @@ def transfer_figure(experiment: ExperimentRecord, tables: Tables) -> Figure:
         _strip(axes, data, [*named])
         style.tidy(axes, xlabel="", ylabel="", title=target)
     panels[-1].set_xlabel("objective f (search, validation images)")
-    style.legend_above(figure, panels[0], 2)
-    return figure
+    return style.legend_above(figure, panels[0], 2)
 
 
 def _strip(axes: Axes, data: pd.DataFrame, order: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from esnac_lib.report.figures import style
 from esnac_lib.report.records.experiment import ExperimentRecord, decisions_table, operators_of
@@ -23,32 +21,27 @@ NOTHING = "No study of this experiment has been run yet."
 
 @style.theme()
 def best_f(experiment: ExperimentRecord, rows: Mapping[str, str]) -> Figure:
-    """Draw the best f so far against the number of evaluations: the runs' mean and its 95 % confidence band.
+    """Draw the best f so far against the number of evaluations: the runs' mean and its 95 % band (Student's t).
 
-    Args:
-        experiment: The experiment as it was read.
-        rows: By label, the variant. The band is Student's t; one run has none.
+    rows: by label, the variant. One run has no band.
     """
     figure = style.new_figure(8, 4.4)
     known = {label: records for label, variant in rows.items() if (records := experiment.studies.get(variant))}
     if not any(len(record.observed) for records in known.values() for record in records):
         return style.in_words(figure, NOTHING)
     axes = figure.add_subplot()
-    looks = zip(cycle(style.SERIES), cycle(style.LINES), strict=False)
-    for (label, records), (colour, line) in zip(known.items(), looks, strict=False):
+    band: dict[str, Any] = {"errorbar": _interval, "err_kws": {"step": "post", "alpha": 0.12}}
+    band |= {"linewidth": 2, "drawstyle": "steps-post"}
+    for (label, records), look in zip(known.items(), style.looks(), strict=False):
         best = pd.DataFrame(best_so_far(records)).melt(var_name="index", value_name="f")
         name = f"{label} ({len(records)} run{'s' * (len(records) > 1)})"
-        band: dict[str, Any] = {"errorbar": _interval, "err_kws": {"step": "post", "alpha": 0.12}}
-        look = {"color": colour, "linestyle": line, "linewidth": 2, "drawstyle": "steps-post", "label": name}
-        sns.lineplot(x=best["index"] + 1, y=best["f"], ax=axes, **band, **look)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    style.tidy(axes, xlabel="evaluated architectures", ylabel="best objective f so far (search, validation images)")
-    style.legend_above(figure, axes, 3)
-    return figure
+        sns.lineplot(x=best["index"] + 1, y=best["f"], label=name, ax=axes, **band, **look)
+    ylabel = "best objective f so far (search, validation images)"
+    style.tidy(axes, xlabel="evaluated architectures", ylabel=ylabel, integers=True)
+    return style.legend_above(figure, axes, 3)
 
 
 def _interval(runs: pd.Series) -> tuple[float, float]:
-    """The 95 % confidence interval of the runs' mean."""
     mean, half = mean_and_band(runs.to_numpy())
     return float(mean - half), float(mean + half)
 
@@ -83,9 +76,7 @@ def decisions_made(experiment: ExperimentRecord, rows: Mapping[str, str]) -> Fig
         axes.set_yticks(range(len(labels)), labels)
         right = max(1.0, float(table[operator.column].max()))
         axes.set_xlim(-0.03 * right, 1.05 * right)
-        if operator.whole:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        style.tidy(axes, xlabel=operator.label, ylabel="")
+        style.tidy(axes, xlabel=operator.label, ylabel="", integers=operator.whole)
     return figure
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 from html import escape
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from esnac_lib.report.figures import style
-from esnac_lib.report.figures.search import pareto_front
+from esnac_lib.report.figures.search import best_so_far, draw_students
 from esnac_lib.report.live.snapshot import Snapshot
 
 WIDTH, HEIGHT = 13.0, 3.9  # inches
 NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 MOST_NAMES = 10  # in a legend
-CHOSEN: dict[str, Any] = {
-    "marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": style.BLACK, "markeredgewidth": 1.6,
-    "linestyle": "none",
-}  # fmt: skip
+CHOSEN = style.HOLLOW | {"marker": "o", "markersize": 13, "markeredgecolor": style.BLACK, "markeredgewidth": 1.6}
 
 
 def draw(snapshot: Snapshot, chosen: int | None = None, heading: bool = True) -> Figure:
@@ -40,8 +35,7 @@ def draw(snapshot: Snapshot, chosen: int | None = None, heading: bool = True) ->
     top, bottom = 1 - (0.35 + 0.45 * heading) / height, 0.55 / height
     figure.subplots_adjust(left=0.05, right=0.99, top=top, bottom=bottom, wspace=0.24)
     if heading:
-        record = snapshot.record
-        words = f"{record.config.study}: {snapshot.status}\n{snapshot.found}"
+        words = f"{snapshot.record.config.study}: {snapshot.status}\n{snapshot.found}"
         figure.text(0.012, 0.985, words, ha="left", va="top", linespacing=1.4)
     _draw_f(left, snapshot, chosen)
     _draw_sizes(middle, snapshot, chosen)
@@ -63,52 +57,38 @@ def to_svg(figure: Figure, snapshot: Snapshot) -> str:
 
 def to_png(figure: Figure) -> bytes:
     """Return the figure as a PNG."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png")
+    figure.savefig(data := io.BytesIO(), format="png")
     return data.getvalue()
 
 
 def _draw_f(axes: Axes, snapshot: Snapshot, chosen: int | None) -> None:
-    record = snapshot.record
-    complete, observed, planned = record.complete, record.observed, record.config.num_evaluations
-    best = np.fmax.accumulate(observed["f"].where(observed["state"] == "complete").to_numpy(dtype=float))
-    axes.plot(observed["trial"] + 1, best, drawstyle="steps-post", color=style.BLUE, linewidth=2)
+    record, complete, observed = snapshot.record, snapshot.record.complete, len(snapshot.record.observed)
+    axes.plot(*best_so_far(record), drawstyle="steps-post", color=style.BLUE, linewidth=2)
     _link(axes.scatter(complete["trial"] + 1, complete["f"], color=style.BLUE, alpha=0.6, s=26), complete)
     for f, marker, label in ((True, "x", "failed (f = 0)"), (False, "1", "machine fault")):
         rows = record.failed[record.failed["f"].notna() == f]
         if len(rows):
-            at, bottom = np.full(len(rows), 0.03), axes.get_xaxis_transform()
-            points = axes.scatter(rows["trial"] + 1, at, marker=marker, color=style.GREY, transform=bottom, label=label)
-            _link(points, rows)
+            look: dict[str, Any] = {"marker": marker, "color": style.GREY, "transform": axes.get_xaxis_transform()}
+            _link(axes.scatter(rows["trial"] + 1, np.full(len(rows), 0.03), label=label, **look), rows)
     _ring(axes, complete, chosen, complete["trial"] + 1, complete["f"])
-    shown = max(len(observed), min(planned, max(20, 2 * len(observed))))  # the progress bar shows the rest
+    shown = max(observed, min(record.config.num_evaluations, max(20, 2 * observed)))  # the progress bar has the rest
     axes.set_xlim(0, 1 + shown)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     title = "no architecture evaluated yet" if complete.empty else f"best f so far {complete['f'].max():.4f}"
-    style.tidy(axes, xlabel="evaluated architecture", ylabel="objective f (search)", title=title)
+    style.tidy(axes, xlabel="evaluated architecture", ylabel="objective f (search)", title=title, integers=True)
     style.legend(axes, loc="lower right")
 
 
 def _draw_sizes(axes: Axes, snapshot: Snapshot, chosen: int | None) -> None:
     record = snapshot.record
     complete, teacher, best = record.complete, record.search_teacher, record.best
-    front = pareto_front(complete)
-    axes.plot(
-        front["params"], 100 * front["accuracy"], drawstyle="steps-post", color=style.GREEN, linewidth=1.5,
-        label="Pareto front",
-    )  # fmt: skip
-    order = complete.sort_values("f")
-    points = axes.scatter(order["params"], 100 * order["accuracy"], c=order["f"], cmap=style.F_COLOURS, s=26)
-    _link(points, order)
+    _link(draw_students(axes, complete, 26, "Pareto front"), complete.sort_values("f"))
     if teacher is not None:
         axes.plot(teacher.params, 100 * teacher.accuracy, **style.TEACHER, label="search teacher")
     if best is not None:
         axes.plot(best.params, 100 * best.accuracy, **style.SOLUTION, label="best f")
     _ring(axes, complete, chosen, complete["params"], 100 * complete["accuracy"])
-    title = "colour: f, lighter is higher" if len(complete) else ""
-    style.tidy(axes, xlabel="parameters (log scale)", ylabel="validation accuracy [%]", title=title)
-    if teacher is not None or len(complete):
-        style.count_ticks(axes)
+    title, known = "colour: f, lighter is higher" if len(complete) else "", teacher is not None or len(complete) > 0
+    style.tidy(axes, xlabel="parameters (log scale)", ylabel="validation accuracy [%]", title=title, counts=known)
     style.legend(axes, loc="upper left")
 
 
@@ -122,14 +102,11 @@ def _draw_trainings(axes: Axes, snapshot: Snapshot) -> None:
         axes.text(0.5, 0.5, "no epoch has ended yet", transform=axes.transAxes, ha="center", color=style.GREY)
         axes.set_axis_off()
         return
-    looks = zip(cycle(style.SERIES), cycle(style.LINES), strict=False)
-    groups = list(curves.groupby("name"))
-    for (name, rows), (colour, line) in zip(groups, looks, strict=False):
+    groups = curves.groupby("name")
+    for (name, rows), look in zip(groups, style.looks(), strict=False):
         label = str(name) if len(groups) <= MOST_NAMES else "_"
-        drawn: dict[str, Any] = {"marker": "o", "markersize": 3, "color": colour, "linestyle": line}
-        axes.plot(rows["epoch"], 100 * rows["accuracy"], label=label, **drawn)
-    style.tidy(axes, xlabel="epoch", ylabel="accuracy [%]", title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.plot(rows["epoch"], 100 * rows["accuracy"], label=label, marker="o", markersize=3, **look)
+    style.tidy(axes, xlabel="epoch", ylabel="accuracy [%]", title=title, integers=True)
     axes.set_xlim(0.5, (total or curves["epoch"].max()) + 0.5)
     style.legend(axes, loc="lower right")
 

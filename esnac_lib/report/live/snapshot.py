@@ -12,6 +12,7 @@ import pandas as pd
 
 from esnac_lib.ledger.file import sidecar
 from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.objective import Measurement
 from esnac_lib.report.records.study import StudyRecord, record_of, trial_of
 from esnac_lib.training.progress import duration
 
@@ -30,16 +31,12 @@ STEPS_BACK = 10  # the last steps from which the time left is estimated
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A study at one moment.
+    """A study at one moment."""
 
-    record: all that its ledger says. writer: the process that works on it, None where there is none. stop_requested:
-    somebody asked it to stop. latest: (phase, name, epoch) that was stored last.
-    """
-
-    record: StudyRecord
-    writer: int | None
+    record: StudyRecord  # all that its ledger says
+    writer: int | None  # the process that works on it, None where there is none
     stop_requested: bool
-    latest: tuple[str, str, int] | None
+    latest: tuple[str, str, int] | None  # (phase, name, epoch) that was stored last
 
     @property
     def state(self) -> State:
@@ -100,40 +97,35 @@ class Snapshot:
         rest = record.config.num_evaluations - len(observed)
         if rest <= 0 or self.state == "finished":
             return 0.0
-        step = self._seconds_a_step(observed) if len(observed) else self._seconds_of_the_first_step()
+        step = self._seconds_a_step()
         return None if step is None else step * rest / record.config.K
 
-    @staticmethod
-    def _seconds_a_step(observed: pd.DataFrame) -> float:
-        by_step = observed.groupby("step")
-        between = by_step["told_at"].max().sort_values().diff().dt.total_seconds().dropna().tail(STEPS_BACK)
+    def _seconds_a_step(self) -> float | None:
+        observed, epochs = self.record.observed, self.running
+        if observed.empty:
+            if self.phase != "search" or epochs.empty or not self.epochs_in_all:
+                return None
+            return float(epochs.groupby("name")["seconds"].mean().sum()) * self.epochs_in_all
+        ends = observed.groupby("step")["told_at"].max().sort_values()
+        between = ends.diff().dt.total_seconds().dropna().tail(STEPS_BACK)
         if between.empty:
             return float(observed["seconds"].sum() + observed["propose_seconds"].sum())
         return float(between.median())  # which a study that slept once between two steps does not move
-
-    def _seconds_of_the_first_step(self) -> float | None:
-        if self.phase != "search" or self.running.empty or not self.epochs_in_all:
-            return None
-        return float(self.running.groupby("name")["seconds"].mean().sum()) * self.epochs_in_all
-
-    # -- in words ----------------------------------------------------------------------------------------------------
 
     @property
     def status(self) -> str:
         """How far the study is, in a line."""
         observed, planned = len(self.record.observed), self.record.config.num_evaluations
-        words = [f"{observed} of {planned} evaluated"]
+        words = [self.state, f"{observed} of {planned} evaluated"]
         if failed := len(self.record.failed):
             words.append(f"{failed} failed")
         if self.state in ("finished", "stopped"):
-            return ", ".join([self.state, *words]) + "; the same command goes on" * (self.state == "stopped")
-        if self.running.empty or not self.epochs_in_all:
-            words.append(self.doing)
-        else:
-            words.append(f"{self.doing} (epoch {self.running['epoch'].max() + 1} of {self.epochs_in_all})")
+            return ", ".join(words) + "; the same command goes on" * (self.state == "stopped")
+        epoch = f" (epoch {self.running['epoch'].max() + 1} of {self.epochs_in_all})"
+        words.append(self.doing + ("" if self.running.empty or not self.epochs_in_all else epoch))
         if self.seconds_left:
             words.append(f"{duration(self.seconds_left)} left in the search")
-        return ", ".join([self.state, *words])
+        return ", ".join(words)
 
     @property
     def found(self) -> str:
@@ -147,18 +139,16 @@ class Snapshot:
     def describe(self, trial: int) -> str:
         """One trial in a line."""
         [row] = self.record.trials[self.record.trials["trial"] == trial].to_dict("records")
-        teacher = self.record.search_teacher
-        size = f"{row['params']:,} parameters"
+        teacher, solution, objective = self.record.search_teacher, self.record.solution, self.record.objective
+        own = objective.size(Measurement(row["accuracy"], row["params"], row["macs"]))
+        size = f"{own:,.0f} {objective.label}"
         if teacher is not None:
-            size += f", {teacher.params / row['params']:.1f} times fewer"
-        text = f"trial {trial}, {size}"
+            size += f", {objective.size(teacher.measurement) / own:.1f} times fewer"
         if row["state"] == "complete":
             text = f"trial {trial}, f {row['f']:.4f}, {row['accuracy']:.2%} validation accuracy, {size}"
-        elif row["state"] == "failed":
-            text += f", failed: {row['error']}"
         else:
-            text += f", {row['state']}"
-        solution = self.record.solution
+            failed = row["state"] == "failed"
+            text = f"trial {trial}, {size}, " + (f"failed: {row['error']}" if failed else str(row["state"]))
         if solution is not None and solution.trial == trial:
             text += f"; {solution.accuracy:.2%} test accuracy after final training"
         return text
@@ -177,8 +167,7 @@ class Reader:
 
     def read(self) -> Snapshot:
         """The study as it is now. Raises LedgerError when the ledger is gone or damaged."""
-        self._seen = self._now()
-        ledger = self.ledger
+        self._seen, ledger = self._now(), self.ledger
         return Snapshot(record_of(ledger), ledger.writer(), ledger.stop_requested(), ledger.latest_epoch())
 
     def _now(self) -> list[Any]:
@@ -196,7 +185,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _summarised(record: StudyRecord) -> int | None:
-    """The evaluations that the study's summary speaks of; None without one. The study may have grown since."""
+    """The evaluations in the study's summary; None without one. The study may have grown since."""
     try:
         return int(json.loads((record.folder / "summary.json").read_text())["evaluations"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -12,7 +12,7 @@ import time
 import traceback
 from html import escape
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from esnac_lib.config.paths import study_dir
 from esnac_lib.config.study import StudyConfig
@@ -21,6 +21,7 @@ from esnac_lib.report.figures.student_graph import student_graph
 from esnac_lib.report.live.panels import draw, to_png, to_svg
 from esnac_lib.report.live.snapshot import Reader, Snapshot
 from esnac_lib.report.records.study import ledger_path
+from esnac_lib.report.saving import HasFolder
 
 LOOK_EVERY = 1.0  # seconds between two looks at the files
 SHARE = 0.05  # of the time that may be spent on reading and drawing
@@ -45,12 +46,6 @@ ON_CLICK = (
 )
 
 
-class HasFolder(Protocol):
-    """What the monitor needs of a study."""
-
-    folder: Path
-
-
 def attach(study: str | Path | StudyConfig | HasFolder, live: bool | None = None) -> Monitor:
     """Return a view of a study that runs in this or another process, or that is finished; a notebook's cell shows it.
 
@@ -58,16 +53,11 @@ def attach(study: str | Path | StudyConfig | HasFolder, live: bool | None = None
     (True) or one still figure (False); None takes widgets in a notebook that JupyterLab shows, and the figure where
     the notebook is executed unattended (papermill, nbval). In a console it is a few lines of text. The notebook's file
     gets the figure in either case, updated while the page is open; after a reload JupyterLab keeps the widgets running
-    and leaves the file's figure as it was until the cell is run again.
-
-    Raises:
-        LedgerError: There is no ledger (yet).
+    and leaves the file's figure as it was until the cell is run again. Raises LedgerError where there is no ledger.
     """
-    if isinstance(study, StudyConfig):
-        place: str | Path = study_dir(study)
-    else:
-        place = study if isinstance(study, str | Path) else study.folder
-    return Monitor(ledger_path(place), "JPY_SESSION_NAME" in os.environ if live is None else live)
+    place = study_dir(study) if isinstance(study, StudyConfig) else study
+    path = ledger_path(place if isinstance(place, str | Path) else place.folder)
+    return Monitor(path, "JPY_SESSION_NAME" in os.environ if live is None else live)
 
 
 class Monitor:
@@ -93,8 +83,6 @@ class Monitor:
         snapshot = self.snapshot()
         return f"{snapshot.record.config.study}: {snapshot.status}\n{snapshot.found}\n{self._reader.ledger.path}"
 
-    # -- what a person may do ----------------------------------------------------------------------------------------
-
     def snapshot(self) -> Snapshot:
         """The study as it is now."""
         with self._lock:
@@ -116,16 +104,13 @@ class Monitor:
         """Ask the study to stop; what it has in training goes on from its last epoch when it is started again."""
         snapshot = self.snapshot()
         if snapshot.writer is None:
-            raise LedgerError(
-                f"nothing to stop: no process works on {snapshot.record.config.study!r} ({snapshot.state})"
-            )
+            name = snapshot.record.config.study
+            raise LedgerError(f"nothing to stop: no process works on {name!r} ({snapshot.state})")
         self._reader.ledger.request_stop()
 
     def close(self) -> None:
         """Stop following the study."""
         self._ended.set()
-
-    # -- showing it --------------------------------------------------------------------------------------------------
 
     def _ipython_display_(self) -> None:
         from IPython.core.getipython import get_ipython
@@ -135,16 +120,15 @@ class Monitor:
             print(self)
             return
         with self._lock:
-            if self.live and self._widgets is None:
+            if self._widgets is not None:
+                display(self._widgets.box)
+            elif self.live:
                 display(self._open().box)
                 threading.Thread(target=self._follow, name="monitor", daemon=True).start()
-            elif self._widgets is not None:
-                display(self._widgets.box)
             still = display(self._picture(), raw=True, display_id=True)
             self._still = still if self.live else None
 
     def _open(self) -> _Widgets:
-        """Make the widgets."""
         self._widgets = _Widgets(self)
         self._show()
         return self._widgets
@@ -159,8 +143,7 @@ class Monitor:
         student = self._snapshot.record.student
         return student.trial if self._chosen is None and student is not None else self._chosen
 
-    def _follow(self) -> None:
-        """The thread."""
+    def _follow(self) -> None:  # the thread
         spent, began, still_at = 0.0, time.monotonic(), time.monotonic()
         behind = False  # the still picture
         while not self._ended.wait(LOOK_EVERY):
@@ -206,25 +189,20 @@ class _Widgets:
     def __init__(self, monitor: Monitor) -> None:
         import ipywidgets
 
-        wide = ipywidgets.Layout(width="100%")
         self.monitor = monitor
-        self.words = ipywidgets.HTML(layout=wide)
-        self.progress = ipywidgets.IntProgress(layout=ipywidgets.Layout(width="100%", height="14px"))
-        self.stop = ipywidgets.Button(description="stop the study", icon="stop", tooltip="It can be resumed.")
-        self.figure = ipywidgets.HTML(layout=wide)
-        self.best = ipywidgets.Checkbox(value=True, description="follow the best", indent=False)
-        self.best.layout = ipywidgets.Layout(width="auto", flex="0 0 auto", margin="2px 20px")
-        self.trial = ipywidgets.BoundedIntText(min=0, max=0, description="trial", style={"description_width": "auto"})
-        self.trial.layout = ipywidgets.Layout(width="110px", flex="0 0 auto")
+        fixed, wide = {"flex": "0 0 auto"}, {"width": "100%"}
+        self.words, self.figure = ipywidgets.HTML(layout=wide), ipywidgets.HTML(layout=wide)
+        self.progress = ipywidgets.IntProgress(layout=wide | {"height": "14px"})
+        self.stop = ipywidgets.Button(icon="stop", tooltip="It can be resumed.", layout=fixed)
+        look = fixed | {"width": "auto", "margin": "2px 20px"}
+        self.best = ipywidgets.Checkbox(value=True, description="follow the best", indent=False, layout=look)
+        look, label = fixed | {"width": "110px"}, {"description_width": "auto"}
+        self.trial = ipywidgets.BoundedIntText(min=0, max=0, description="trial", style=label, layout=look)
         self.trial.add_class("esnac-trial")
         self.facts = ipywidgets.HTML()
-        self.drawing = ipywidgets.Image(format="png")
-        self.drawing.layout = ipywidgets.Layout(max_width="100%", align_self="flex-start")
-        chooser = ipywidgets.HBox([self.trial, self.best, self.facts])
-        chooser.layout.align_items = "center"
-        head = ipywidgets.HBox([self.words, self.stop])
-        head.layout.justify_content = "space-between"
-        self.stop.layout.flex = "0 0 auto"
+        self.drawing = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
+        chooser = ipywidgets.HBox([self.trial, self.best, self.facts], layout={"align_items": "center"})
+        head = ipywidgets.HBox([self.words, self.stop], layout={"justify_content": "space-between"})
         self.box = ipywidgets.VBox([head, self.progress, self.figure, chooser, self.drawing])
         self.box.add_class("esnac-monitor")
         self._drawn: tuple[Any, ...] | None = None
@@ -236,12 +214,8 @@ class _Widgets:
     def update(self, snapshot: Snapshot) -> None:
         """Update the status, the progress and the button."""
         config, state = snapshot.record.config, snapshot.state
-        heading = f"{config.sampler} compresses {config.teacher} on {config.dataset}"
-        lines = (
-            f"<b>{escape(config.study)}</b> &nbsp; {escape(heading)}",
-            escape(snapshot.status),
-            escape(snapshot.found),
-        )
+        heading = escape(f"{config.sampler} compresses {config.teacher} on {config.dataset}")
+        lines = [f"<b>{escape(config.study)}</b> &nbsp; {heading}", escape(snapshot.status), escape(snapshot.found)]
         self.words.value = f'{STYLE}<div class="esnac-words" data-state="{state}">{"<br>".join(lines)}</div>'
         self.progress.max = config.num_evaluations
         self.progress.value = len(snapshot.record.observed)
