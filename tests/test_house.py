@@ -133,6 +133,11 @@ def test_private_names_stay_in_their_package() -> None:
     assert not found, found
 
 
+def test_modules_are_of_one_idea() -> None:
+    sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCES}
+    assert not {path: size for path, size in sizes.items() if size > 350}
+
+
 @pytest.mark.parametrize("path", FACES, ids=lambda path: path.parent.name)
 def test_a_package_s_face_is_short_and_says_where_to_start(path: Path) -> None:
     """A docstring and public names: nothing is defined in an `__init__.py`."""

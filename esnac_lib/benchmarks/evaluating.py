@@ -76,7 +76,7 @@ def speed_rows(case: EvaluatingCase, repeats: int = 3) -> list[Row]:
 
 
 def speed_summary(rows: Sequence[Row]) -> Row:
-    """What `summary.json` holds of `speed_rows`; ratios are medians of the ratios within a repeat.
+    """Return what `summary.json` holds of `speed_rows`; ratios are medians of the ratios within a repeat.
 
     evaluate_speedup: published / ours with K students, evaluate_speedup_single: with one; evaluate_over_bare: ours /
     bare with K; evaluate_images_per_second: ours with K.
@@ -112,7 +112,7 @@ def share_rows(case: EvaluatingCase) -> list[Row]:
 
 
 def profile_rows(case: EvaluatingCase, top: int = 12) -> list[Row]:
-    """The operations that our loop spends most time in, of its own: operation, calls, seconds, share."""
+    """Return the operations that our loop spends most time in, of its own: operation, calls, seconds, share."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     bench, cuda = _Bench(case), case.device.startswith("cuda")
     bench.ours(case.K)
@@ -144,7 +144,7 @@ class _Bench:
         self.architectures = [space.apply(space.sample(rng)) for rng in rngs]
 
     def students(self, count: int) -> list[Network]:
-        """The first so many students, with the weights that they inherit."""
+        """Return the first so many students, with the weights that they inherit."""
         return [build(student, inherit(self.weights, student)) for student in self.architectures[:count]]
 
     def teacher(self) -> Network:
@@ -211,7 +211,7 @@ class _Bench:
 
 @contextmanager
 def _published_elsewhere(case: EvaluatingCase) -> Iterator[Callable[[int], float]]:
-    """The published loop in a process of its own, which waits while nothing is asked of it."""
+    """Return the published loop in a process of its own, which waits while nothing is asked of it."""
     context = multiprocessing.get_context("spawn")
     mine, other = context.Pipe()
     process = context.Process(target=_serve, args=(case, torch.get_num_threads(), other))

@@ -29,6 +29,6 @@ def data_root_of(config: StudyConfig) -> Path:
 
 
 def _folder(given: str, default: str) -> Path:
-    """An absolute path; a relative one starts at the checkout (at the working folder where there is no checkout)."""
+    """Return an absolute path; a relative one starts at the checkout, or at the working folder where there is none."""
     base = _CHECKOUT if (_CHECKOUT / "notebooks").is_dir() else Path.cwd()
     return (base / Path(given or default).expanduser()).resolve()

@@ -181,7 +181,7 @@ class StudyConfig(FlatConfig):
         return {name: field.default for name, field in StudyConfig.model_fields.items()}
 
     def _free(self, other: Mapping[str, Any]) -> frozenset[str]:
-        """The parameters that may differ between this study and the other."""
+        """Return the parameters that may differ between this study and the other."""
         search_only = self.final == other.get("final") == "none"
         return RESULT_FREE | {"study"} | (_ONLY_FOR_FINAL_TRAINING if search_only else frozenset())
 

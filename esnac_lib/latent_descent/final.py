@@ -50,7 +50,7 @@ class FinalStage:
         return f"{kind}-{arch_id[:8]}-{self._tag}"
 
     def teacher(self, role: Role) -> TrainedTeacher:
-        """The search teacher (training split, validation accuracy) or the reference teacher (all images, test)."""
+        """Return the search teacher (training split, validation) or the reference teacher (all images, test)."""
         return self.session.train_teacher(role, self.config.study_config, self.data, self.recipe)
 
     def finalist(self, kind: str, architecture: Architecture) -> Finalist:

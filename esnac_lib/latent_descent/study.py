@@ -120,7 +120,7 @@ class CompressionStudy:
     def _student(
         self, stage: FinalStage, compression: Compression, surrogate: Codec, results: Sequence[TrainedArchitecture]
     ) -> tuple[FinalResult, float]:
-        """The student: of the best that were found the one of highest validation accuracy after final training."""
+        """Return the student: of the best found, that of highest validation accuracy after final training."""
         space, reference = replace(self.space, max_macs=0), stage.teacher("reference")
         most = self.teacher.num_params / (self.config.target_times or 1.0)
         best = select(results, compression.loss, surrogate, most)[: self.config.top]
@@ -162,7 +162,7 @@ class CompressionStudy:
 
 
 def summary_of(ledger: Ledger, config: CompressionConfig) -> dict[str, Any]:
-    """The study in short, from its ledger; what is not known yet is None."""
+    """Return the study in short, from its ledger; what is not known yet is None."""
     trials, reference = ledger.trials(), ledger.results("teacher").get("reference")
     finished = trials[trials["told_at"].notna()]
     sources = [json.loads(text)["source"] for text in finished["decisions"]]
@@ -183,5 +183,5 @@ def summary_of(ledger: Ledger, config: CompressionConfig) -> dict[str, Any]:
 
 
 def _entry(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """An entry without its architecture; None where there is none."""
+    """Return an entry without its architecture; None where there is none."""
     return {name: value for name, value in found.items() if name != "architecture"} if found else None

@@ -117,7 +117,7 @@ class CandidateMaker:
         return Candidate(graph, rows, self.space.teacher.input_shape, output, params, count_macs)
 
     def _edges(self, changes: CandidateChanges) -> tuple[list[tuple[Slot, ...]], Slot]:
-        """The slots that each layer of the student reads, and its output (compare `remove` and `add_skips`)."""
+        """Return the slots that each layer of the student reads, and its output (compare `remove` and `add_skips`)."""
         removed, added = changes.removed, changes.added
         stands_for = [slot(INPUT)] * (len(self._only) + 1)  # INPUT is the last
         inputs: list[tuple[Slot, ...]] = []
@@ -182,7 +182,7 @@ class _Widths:
 
 
 def _rows(architecture: Architecture) -> np.ndarray:
-    """What `encode` says of each layer by itself, (L, m + 6)."""
+    """Return what `encode` says of each layer by itself, (L, m + 6)."""
     rows = []
     for layer, shapes in zip(architecture.layers, architecture.in_shapes, strict=True):
         channels = (shapes[0][0], layer.channels) if layer.has_filters else (0, 0)
@@ -191,12 +191,12 @@ def _rows(architecture: Architecture) -> np.ndarray:
 
 
 def _only_source(inputs: tuple[Slot, ...]) -> int | None:
-    """The one layer that a layer reads once, as most do; None for the others."""
+    """Return the one layer that a layer reads once, as most do; None for the others."""
     return inputs[0][0][0] if len(inputs) == len(inputs[0]) == 1 and inputs[0][0][1] == 1 else None
 
 
 def _through(part: Slot, stands_for: Sequence[Slot]) -> Slot:
-    """A slot of the teacher where some of its sources are gone."""
+    """Return a slot of the teacher where some of its sources are gone."""
     if len(part) == 1 and part[0][1] == 1:
         return stands_for[part[0][0]]
     return _sum([(stands_for[i], count) for i, count in part])

@@ -80,7 +80,7 @@ class Flow:
         return None
 
     def family_width(self, family: int) -> int:
-        """The family's channels before shrinking."""
+        """Return the family's channels before shrinking."""
         return max(segment.upper for segment in self.segments if segment.family == family)
 
 
@@ -124,7 +124,7 @@ class _Atoms:
         self._frozen.append((atoms, reason))
 
     def read(self, part: Slot) -> np.ndarray:
-        """The atoms of a slot, whose terms are coupled."""
+        """Return the atoms of a slot, whose terms are coupled."""
         return self._couple([(self.inputs if i == INPUT else self.out[i], i) for i, _ in part])
 
     def _couple(self, terms: list[tuple[np.ndarray, int]]) -> np.ndarray:
@@ -197,7 +197,7 @@ def _cuts(architecture: Architecture, out_atoms: tuple[np.ndarray, ...]) -> dict
 
 
 def _alike_sets(made: dict[int, np.ndarray], reasons: dict[int, str], cuts: dict[int, _Cuts]) -> dict[_Key, list[int]]:
-    """The coupled sets by what those of one segment share; `made`: of each of their layers the sets it puts out."""
+    """Return the coupled sets by what those of a segment share; `made`: of each of their layers the sets it outputs."""
     producers: dict[int, list[int]] = defaultdict(list)
     for index, atoms in made.items():
         for atom in atoms.tolist():
@@ -209,7 +209,7 @@ def _alike_sets(made: dict[int, np.ndarray], reasons: dict[int, str], cuts: dict
 
 
 def _segments(made: dict[int, np.ndarray], sets: dict[_Key, list[int]], segment_of: np.ndarray) -> tuple[Segment, ...]:
-    """The segments; `segment_of` gets that of each coupled set."""
+    """Return the segments; `segment_of` gets that of each coupled set."""
     segments: list[Segment] = []
     for family, keys in enumerate(_families(list(sets))):
         widest = max({i for key in keys for i in key[0]}, key=lambda i: len(made[i]))
@@ -229,7 +229,7 @@ def _segments(made: dict[int, np.ndarray], sets: dict[_Key, list[int]], segment_
 
 
 def _families(keys: list[_Key]) -> list[list[_Key]]:
-    """The segments that share a layer, directly or through others, by their keys."""
+    """Return the segments that share a layer, directly or through others, by their keys."""
     first: dict[int, int] = {}  # of each layer, its first segment
     pairs = [(first.setdefault(index, place), place) for place, key in enumerate(keys) for index in set(key[0])]
     left, right = np.array(pairs, np.int64).reshape(-1, 2).T

@@ -80,7 +80,7 @@ class _Content:
         return found.pop() if len(found) == 1 and all(isinstance(g, int) for g in found) else None
 
     def under(self, firsts: Sequence[int]) -> _Content:
-        """The same with each group replaced by the first of those that share its ratio."""
+        """Return the same with each group replaced by the first of those that share its ratio."""
         runs: Counter[Any] = Counter()
         for key, count in self.runs:
             runs[(firsts[key[0]], *key[1:]) if isinstance(key[0], int) else key] += count
@@ -122,7 +122,7 @@ class Grouping:
         return tuple(groups)
 
     def _block(self, family: int) -> int:
-        """The family whose width counts for this one: that of the block it lies within, or itself."""
+        """Return the family whose width counts for this one: that of the block it lies within, or itself."""
         block = self.flow.enclosing.get(family, family)
         return family if self.kind == "dependency" or block in self.flow.fixed else block
 

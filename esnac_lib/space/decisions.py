@@ -57,7 +57,7 @@ class Decisions:
 
 
 def _frozen(part: Any) -> Any:
-    """A part in the one form that is stored."""
+    """Return a part in the one form that is stored."""
     if isinstance(part, set | frozenset):
         return tuple(sorted(map(_frozen, part)))
     return tuple(map(_frozen, part)) if isinstance(part, list | tuple) else part

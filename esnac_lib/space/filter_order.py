@@ -54,7 +54,7 @@ def _squared_norms(architecture: Architecture, weights: Mapping[str, Tensor], fl
 
 
 def _with_channels(architecture: Architecture) -> list[int]:
-    """The layers whose tensors have rows for channels."""
+    """Return the layers whose tensors have rows for channels."""
     return [i for i, layer in enumerate(architecture.layers) if layer.has_filters or follows_channels(layer)]
 
 

@@ -103,7 +103,7 @@ def _scaled(weights: Weights, dtype: torch.dtype, scale: float) -> Weights:
 
 
 def _counted(network: Network, noise: Tensor) -> Tensor:
-    """The outputs in eval mode, of a forward pass in which shapes and operations are counted."""
+    """Return the outputs in eval mode, of a forward pass in which shapes and operations are counted."""
     architecture = network.architecture
     seen: dict[str, tuple[int, ...]] = {}
     hooks = [
@@ -150,7 +150,7 @@ def _learns(network: Network, noise: Tensor) -> bool:
 
 
 def _exported(architecture: Architecture, weights: Weights, noise: Tensor, expected: Tensor) -> None:
-    """The exported program, run, against the network's outputs."""
+    """Return the exported program, run, against the network's outputs."""
     names: dict[str, Any] = {"__name__": "student"}
     try:
         exec(compile(to_python(architecture), "student.py", "exec"), names)  # our own text, made a line ago

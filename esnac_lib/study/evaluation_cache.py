@@ -110,7 +110,7 @@ def training_of(config: StudyConfig) -> dict[str, Any]:
 
 
 def _machine(environment: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What the bits of a training depend on, its parameters aside."""
+    """Return what the bits of a training depend on, its parameters aside."""
     return (*(environment.get(name) for name in _MACHINE), environment.get("versions", {}).get("torch"))
 
 

@@ -92,7 +92,7 @@ def is_finished(study: StudyConfig) -> bool:
 
 
 def _stored(study: StudyConfig) -> Ledger | None:
-    """A study's ledger, if there is one; raises ConfigError where it is of other parameters."""
+    """Return a study's ledger, if there is one; raises ConfigError where it is of other parameters."""
     if not has_ledger(path := study_dir(study) / LEDGER):
         return None
     ledger = Ledger(path, read_only=True)

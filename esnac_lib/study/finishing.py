@@ -82,7 +82,7 @@ class Finishing:
         return Finalist(key, architecture, self.session.students / f"{key}.safetensors")
 
     def _best_validated(self, finalists: Sequence[Finalist]) -> Finalist:
-        """The best of several by f on the validation images, among those that keep the accuracy asked for."""
+        """Return the best of several by f on the validation images, among those that keep the accuracy asked for."""
         results = self._training.on_training_split(finalists)
         kept = [result for result in results if result.accuracy >= self.config.min_accuracy]
         if not kept:
@@ -106,7 +106,7 @@ class Finishing:
                     pass  # each writes its weights
 
     def _narrowed(self, solution: FinalResult) -> FinalResult:
-        """The teacher with all widths scaled by one factor to the solution's size, trained like a student."""
+        """Return the teacher with all widths scaled by one factor to the solution's size, trained like a student."""
         widths = SearchSpace(self.teacher.architecture, ("shrink",), self.config.grouping)
         architecture = widths.apply(widths.narrow(solution.params))
         finalist = self._finalist(f"narrowed-{architecture.arch_id[:8]}", architecture)
@@ -123,7 +123,7 @@ class Finishing:
         return OBJECTIVES[self.config.objective].value(measured, teacher.measurement)
 
     def _entry(self, result: FinalResult, reference: TrainedTeacher) -> dict[str, Any]:
-        """What the summary says about a finally trained student; f is relative to our reference teacher."""
+        """Return what the summary says about a finally trained student; f is relative to our reference teacher."""
         params = reference.architecture.num_params
         return {
             "student": result.key,

@@ -66,7 +66,7 @@ def train_pruned(studies: Iterable[StudyConfig], progress: Progress | None = Non
 
 
 def _left(ledger: Ledger) -> dict[str, int]:
-    """The sizes that nothing was pruned to yet, by the key of the result."""
+    """Return the sizes that nothing was pruned to yet, by the key of the result."""
     trials, done = ledger.trials(), ledger.results(KIND)
     complete = trials[trials["state"] == "complete"]
     sizes = {f"{KIND}{row['trial']:04d}": int(row["params"]) for row in complete.to_dict("records")}
@@ -128,7 +128,7 @@ def _pruned(teacher: TrainedTeacher, ratio: float) -> tuple[Architecture, dict[s
 
 
 def _under_layer_names(architecture: Architecture, weights: Mapping[str, Tensor]) -> tuple[Architecture, Weights]:
-    """A trace of a `Network` that was changed calls layers by their modules' paths: their own names instead."""
+    """Return a trace of a `Network` that was changed calls layers by their modules' paths: their own names instead."""
     names = [layer_name(layer.name.removeprefix("layers.")) for layer in architecture.layers]
     layers = tuple(replace(layer, name=name) for layer, name in zip(architecture.layers, names, strict=True))
     renamed = replace(architecture, layers=layers)

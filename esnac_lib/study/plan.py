@@ -99,7 +99,7 @@ def make_plan(study: Study, seed: int = 0) -> Plan:
 
 
 def _seconds(study: Study, macs: float) -> dict[str, float]:
-    """An estimate for each part of a study, from the teacher's forward pass and the students' MACs."""
+    """Return an estimate for each part of a study, from the teacher's forward pass and the students' MACs."""
     config, data = study.config, study.data
     forward = _forward_seconds(study)
     smaller = macs / max(1, study.space.teacher.macs)

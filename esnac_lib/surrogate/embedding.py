@@ -42,7 +42,7 @@ class Embedding(nn.Module):
         return 2 * self.lstm.hidden_size
 
     def weights(self) -> list[Weights]:
-        """Copies of the weights, those of each layer stacked for G = 1 network."""
+        """Return copies of the weights, those of each layer stacked for G = 1 network."""
         return [
             Weights(*(torch.stack(self._parts(name, layer)).unsqueeze(0) for name in NAMES))
             for layer in range(self.lstm.num_layers)
@@ -60,7 +60,7 @@ class Embedding(nn.Module):
 
     @torch.no_grad()
     def embed(self, encodings: Encodings, device: str | torch.device = "cpu") -> Tensor:
-        """Encodings (L_b, d) -> unit vectors (n, 2·hidden) on `device`; memory does not grow with their number.
+        """Map encodings (L_b, d) to unit vectors (n, 2·hidden) on `device`; memory does not grow with their number.
 
         Raises ArchitectureError if one is empty or of another width.
         """

@@ -86,7 +86,7 @@ class Learner:
         return sum(map(len, self.encodings))
 
     def objective(self, h: Tensor, head: Sequence[Tensor]) -> Tensor:
-        """The loss at the embeddings (n, 128) of the observations; nan where it cannot be computed."""
+        """Return the loss at the embeddings (n, 128) of the observations; nan where it cannot be computed."""
         settings, f = self.settings, torch.from_numpy(self.f).to(h.device)
         if head:
             weight, bias = head
@@ -133,13 +133,13 @@ def learn(learners: Sequence[Learner], device: str | torch.device = "cpu") -> No
 
 
 def _parameters(learner: Learner) -> list[Tensor]:
-    """The LSTM's weights, then the head's, each (1, ...)."""
+    """Return the LSTM's weights, then the head's, each (1, ...)."""
     parts = [part for layer in learner.embedding.weights() for part in layer]
     return parts + [part.unsqueeze(0) for part in learner.head]
 
 
 def _layers(parameters: Sequence[Tensor]) -> list[Weights]:
-    """The LSTM's weights among the parameters, layer by layer."""
+    """Return the LSTM's weights among the parameters, layer by layer."""
     size = len(Weights._fields)
     return [Weights(*parameters[start : start + size]) for start in range(0, len(parameters) - size + 1, size)]
 
@@ -161,7 +161,7 @@ class Objectives:
         self._places = [torch.from_numpy(own).to(device) for own in places]
 
     def losses(self, parameters: Sequence[Tensor]) -> tuple[list[float], list[Tensor]]:
-        """The losses, and the gradients of their sum: of the averaged hidden states (G, n, 128) and of the heads."""
+        """Return the losses, and their sum's gradients: of the averaged hidden states (G, n, 128) and of the heads."""
         first, *layers = _layers(parameters)
         means = self._lstm.forward([first._replace(ih=first.ih[..., self._used]), *layers])
         with torch.enable_grad():
@@ -176,7 +176,7 @@ class Objectives:
         return together.tolist(), list(gradients)
 
     def backward(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """The gradients of all parameters, from those that `losses` gave."""
+        """Return the gradients of all parameters, from those that `losses` gave."""
         means, *head = gradients
         first, *layers = self._lstm.backward(means)
         whole = torch.zeros_like(self._first).index_copy_(3, self._used, first.ih)

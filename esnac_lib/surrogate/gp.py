@@ -61,7 +61,7 @@ def posterior_objective(h: Tensor, f: Tensor, sigma2: float, noise: float) -> Te
 
 
 def marginal_objective(h: Tensor, f: Tensor, sigma2: float, noise: float) -> Tensor:
-    """The negative log marginal likelihood (ESNAC §6.7; not divided by n), (..., n, d), (..., n) -> (...)."""
+    """Return the negative log marginal likelihood (ESNAC §6.7; not divided by n), (..., n, d), (..., n) -> (...)."""
     root = _root(h, sigma2, noise)
     whitened = torch.linalg.solve_triangular(root, f.double().unsqueeze(-1), upper=False).squeeze(-1)  # (..., n)
     log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -69,6 +69,6 @@ def marginal_objective(h: Tensor, f: Tensor, sigma2: float, noise: float) -> Ten
 
 
 def _root(h: Tensor, sigma2: float, noise: float) -> Tensor:
-    """The lower Cholesky factor of K + noise·I, (..., n, n)."""
+    """Return the lower Cholesky factor of K + noise·I, (..., n, n)."""
     identity = torch.eye(h.shape[-2], dtype=torch.float64, device=h.device)
     return torch.linalg.cholesky(rbf(h, h, sigma2) + noise * identity)

@@ -95,7 +95,7 @@ def _load(folder: Path, k: int, entry: Mapping[str, Any], target: Architecture) 
 
 
 def _with_columns(tensors: Mapping[str, Tensor], kinds: Sequence[str]) -> dict[str, Tensor]:
-    """A kernel's tensors with the columns of today's kinds: those of unknown kinds are zeros, the others move."""
+    """Return a kernel's tensors with the columns of today's kinds; those of unknown kinds are zeros, others move."""
     if list(kinds) == list(KINDS):
         return dict(tensors)
     moved = dict(tensors)

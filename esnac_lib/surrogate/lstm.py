@@ -169,7 +169,7 @@ class BiLstm:
         self._eightfold = self._doubled**3
 
     def forward(self, weights: Sequence[Weights]) -> Tensor:
-        """The hidden states of the last layer, averaged over each sequence: (G, n, 2H) by rank; 0 where none is."""
+        """Return the last layer's hidden states, averaged over each sequence: (G, n, 2H) by rank; 0 where none is."""
         self._weights = weights
         h = self._layers[0].h
         for number, (layer, weight) in enumerate(zip(self._layers, weights, strict=True)):
@@ -185,7 +185,7 @@ class BiLstm:
         return sums.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2) / self._lengths
 
     def backward(self, gradient: Tensor) -> list[Weights]:
-        """The gradients of the weights of the last `forward`, from that of its result, (G, n, 2H)."""
+        """Return the gradients of the weights of the last `forward`, from that of its result, (G, n, 2H)."""
         networks, hidden = self.packing.networks, self.hidden
         sums = (gradient / self._lengths).unflatten(2, (2, hidden)).transpose(1, 2).flatten(0, 1)  # (N, n, H)
         for dh, real in zip(self._gradients.h.split(self.packing.counts, dim=1), self._real, strict=True):
@@ -206,7 +206,7 @@ class BiLstm:
         return self.packing.lengths.clamp_min(1).unsqueeze(2)
 
     def _hand_on(self, h: Tensor, x: Tensor) -> None:
-        """The hidden states (N, T, H) as inputs (N, T, 2H); the second direction's are mirrored on both sides."""
+        """Return hidden states (N, T, H) as inputs (N, T, 2H); the second direction's are mirrored on both sides."""
         own, size = self.packing.mirror, self.hidden
         for network, mirror in enumerate(own):
             ahead, back = h[2 * network], h[2 * network + 1]

@@ -221,5 +221,5 @@ def _evaluator(shared: Mapping[str, Any], callbacks: Callbacks) -> LocalEvaluato
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Copies: what Ray hands over is shared and must not be written to."""
+    """Return copies: what Ray hands over is shared and must not be written to."""
     return {name: torch.tensor(array) for name, array in arrays.items()}

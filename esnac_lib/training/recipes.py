@@ -71,12 +71,12 @@ class Recipe:
 
     @classmethod
     def final(cls, config: StudyConfig) -> Recipe:
-        """Final training (ESNAC §6.1): cross entropy alone, from the weights of the best search epoch."""
+        """Return the one of final training (ESNAC §6.1): cross entropy, from the best search epoch."""
         return cls._on_labels(config, config.final_epochs, config.final_lr, config.label_smoothing)
 
     @classmethod
     def teacher(cls, config: StudyConfig, role: Literal["search", "reference"]) -> Recipe:
-        """The training of a teacher from scratch.
+        """Return the training of a teacher from scratch.
 
         Students learn the search teacher's logits, which smoothed labels would empty of what they say about the other
         classes (Müller, Kornblith and Hinton, 2019): its labels stay sharp.

@@ -31,7 +31,7 @@ def train_with_retries(
 
 
 def _group_sizes(count: int) -> list[int]:
-    """The sizes of the groups from one attempt to the next: 8, 4, 2, 1, 1; 2, 1, 1; 1, 1, 1."""
+    """Return the sizes of the groups from one attempt to the next: 8, 4, 2, 1, 1; 2, 1, 1; 1, 1, 1."""
     sizes = [count]
     while sizes[-1] > 1:
         sizes.append((sizes[-1] + 1) // 2)

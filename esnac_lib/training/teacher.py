@@ -143,7 +143,7 @@ def _evaluated(role: Role, config: StudyConfig, data: StudyData) -> TrainedTeach
 
 
 def _identity(role: Role, config: StudyConfig, data: StudyData, recipe: Recipe) -> str:
-    """A hash of all that the trained weights depend on."""
+    """Return a hash of all that the trained weights depend on."""
     labels = hashlib.blake2b(data.dataset.train_labels.tobytes(), digest_size=8).hexdigest()
     held = config.validation if role == "search" else 0
     settings = {name: value for name, value in asdict(recipe).items() if name != "label_smoothing" or value}

@@ -138,7 +138,7 @@ class TrainingRun:
         self.images += len(batch.y)
 
     def _step(self, batch: Batch) -> None:
-        """What may be captured: it reads tensors only, and leaves nothing behind but in tensors."""
+        """Return what may be captured: it reads tensors only, and leaves nothing behind but in tensors."""
         recipe, target = self.job.recipe, batch.target
         self.optimizer.zero_grad(set_to_none=True)
         logits = compute_logits(self.network, batch.x)  # (B, classes)

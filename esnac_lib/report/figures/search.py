@@ -180,7 +180,7 @@ def search_f_against_final_f(record: StudyRecord) -> Figure:
 
 
 def _regression(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    """A linear fit with its 95 % band, where there are enough points for one."""
+    """Return a linear fit with its 95 % band, where there are enough points for one."""
     if len(x) >= FEWEST_FOR_FIT and np.ptp(x) > 0:
         look: dict[str, Any] = {"color": style.BLUE, "label": "linear fit (95 % band)", "line_kws": {"linewidth": 1.5}}
         sns.regplot(x=x, y=y, scatter=False, seed=0, ax=axes, **look)
@@ -193,6 +193,6 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> str:
 
 
 def _labels(records: Sequence[StudyRecord]) -> list[str]:
-    """The samplers' names; the studies' where two share a sampler."""
+    """Return the samplers' names; the studies' where two share a sampler."""
     names = [record.name for record in records]
     return names if len(set(names)) == len(names) else [record.config.study for record in records]

@@ -169,7 +169,7 @@ def _draw_edges(axes: Axes, side: _Side, places: Places) -> None:
 
 
 def _straight(axes: Axes, side: _Side, start: tuple[float, float], end: tuple[float, float], count: int) -> None:
-    """A line down the middle of the boxes; over a column's end a stub at either side."""
+    """Return a line down the middle of the boxes; over a column's end a stub at either side."""
     middle = side.left + BOX / 2
     look: dict[str, Any] = {"color": DARK, "linewidth": 1.0}
     if start[0] == end[0]:
@@ -185,7 +185,7 @@ def _straight(axes: Axes, side: _Side, start: tuple[float, float], end: tuple[fl
 
 
 def _arc(axes: Axes, side: _Side, edge: Edge, x: float, y0: float, y1: float, longest: float) -> None:
-    """Added skips bulge to the right in colour, the others to the left in grey."""
+    """Draw the skips: added ones bulge to the right in colour, the others to the left in grey."""
     sign, colour, width, room = (1, style.GREEN, 1.5, FAR - 0.1) if edge.added else (-1, ARC, 0.9, NEAR - 0.1)
     reach = min(0.1 + (room - 0.1) * (abs(y1 - y0) / longest) ** 0.6, room)
     at = x + side.left + (BOX if edge.added else 0)

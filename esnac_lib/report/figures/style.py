@@ -44,7 +44,7 @@ def theme() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure; sizes in inches."""
+    """Return an empty figure; sizes in inches."""
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
@@ -78,13 +78,13 @@ def in_words(figure: Figure, text: str) -> Figure:
 
 
 def legend(axes: Axes, **where: Any) -> None:
-    """A legend without a frame, if there is anything to explain."""
+    """Return a legend without a frame, if there is anything to explain."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(**{"framealpha": 0.85, "edgecolor": "none", "fontsize": "small", **where})
 
 
 def legend_above(figure: Figure, axes: Axes, ncols: int) -> Figure:
-    """A legend above the axes, where it covers no point, in place of one that seaborn put into them."""
+    """Return a legend above the axes, where it covers no point, in place of one that seaborn put into them."""
     handles, labels = axes.get_legend_handles_labels()
     if (inside := axes.get_legend()) is not None:
         inside.remove()

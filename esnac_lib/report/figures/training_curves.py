@@ -106,7 +106,7 @@ def _final(record: StudyRecord) -> list[_Curve]:
 
 
 def _colours(record: StudyRecord) -> dict[str, str]:
-    """A colour for each student in final training, the solution's first."""
+    """Return a colour for each student in final training, the solution's first."""
     names = {name for phase in ("final", "full") for name in _names(record, phase) if name.startswith("trial")}
     solution = record.solution.trial if record.solution is not None else None
     ordered = sorted(names, key=lambda name: (trial_of(name) != solution, name))

@@ -93,7 +93,7 @@ def _draw_sizes(axes: Axes, snapshot: Snapshot, chosen: int | None) -> None:
 
 
 def _draw_trainings(axes: Axes, snapshot: Snapshot) -> None:
-    """The trainings that run, or else those that ended last."""
+    """Return the trainings that run, or else those that ended last."""
     curves, title, total = snapshot.running, snapshot.doing, snapshot.epochs_in_all
     if curves.empty:
         curves = snapshot.ended

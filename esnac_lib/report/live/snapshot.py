@@ -166,7 +166,7 @@ class Reader:
         return self._now() != self._seen
 
     def read(self) -> Snapshot:
-        """The study as it is now. Raises LedgerError when the ledger is gone or damaged."""
+        """Return the study as it is now. Raises LedgerError when the ledger is gone or damaged."""
         self._seen, ledger = self._now(), self.ledger
         return Snapshot(record_of(ledger), ledger.writer(), ledger.stop_requested(), ledger.latest_epoch())
 
@@ -185,7 +185,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _summarised(record: StudyRecord) -> int | None:
-    """The evaluations in the study's summary; None without one. The study may have grown since."""
+    """Return the evaluations in the study's summary; None without one. The study may have grown since."""
     try:
         return int(json.loads((record.folder / "summary.json").read_text())["evaluations"])
     except (OSError, ValueError, KeyError, TypeError):

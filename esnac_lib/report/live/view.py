@@ -79,12 +79,12 @@ class Monitor:
         self._ended = threading.Event()
 
     def __repr__(self) -> str:
-        """The study in three lines."""
+        """Return the study in three lines."""
         snapshot = self.snapshot()
         return f"{snapshot.record.config.study}: {snapshot.status}\n{snapshot.found}\n{self._reader.ledger.path}"
 
     def snapshot(self) -> Snapshot:
-        """The study as it is now."""
+        """Return the study as it is now."""
         with self._lock:
             if self._reader.changed():
                 self._snapshot = self._reader.read()
@@ -134,7 +134,7 @@ class Monitor:
         return self._widgets
 
     def _picture(self) -> dict[str, Any]:
-        """The still figure as an output of a notebook."""
+        """Return the still figure as an output of a notebook."""
         return {"image/png": to_png(draw(self._snapshot, self._shown)), "text/plain": repr(self)}
 
     @property

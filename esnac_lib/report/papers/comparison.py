@@ -101,7 +101,7 @@ def verdicts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _lines(row: PaperRow, groups: Sequence[RunGroup]) -> list[dict[str, Any]]:
-    """The lines of one printed row."""
+    """Return the lines of one printed row."""
     lines = [_line(row, "published", {name: getattr(row, name) for name in NUMBERS}, None, "", "")]
     if row.program:
         own = {name: Stat(row.program[name]) for name in NUMBERS}
@@ -128,7 +128,7 @@ def _our_lines(row: PaperRow, asked: Sequence[RunGroup]) -> list[dict[str, Any]]
 
 
 def _teachers(groups: Sequence[RunGroup]) -> list[tuple[str, list[Pair]]]:
-    """Reference teachers by the protocol of their training; studies with one seed share theirs."""
+    """Return the reference teachers by the protocol of their training; studies with one seed share theirs."""
     found: dict[str, tuple[str, dict[int, Measurement]]] = {}
     for group in groups:
         if teachers := {run.config["seed"]: run.teacher for run in group.runs if run.teacher is not None}:
@@ -137,7 +137,7 @@ def _teachers(groups: Sequence[RunGroup]) -> list[tuple[str, list[Pair]]]:
 
 
 def _from_summaries(row: PaperRow, group: RunGroup) -> list[Pair]:
-    """The student, or a baseline, of Architecture Compression: in the summary next to the ledger."""
+    """Return the student, or a baseline, of Architecture Compression: in the summary next to the ledger."""
     name = row.key if row.what == "baseline" else "student"
     pairs = [(_measured(run.summary.get(name)), _measured(run.summary.get("teacher"))) for run in group.runs]
     return [(network, teacher) for network, teacher in pairs if network and teacher]

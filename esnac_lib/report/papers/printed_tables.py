@@ -149,7 +149,7 @@ def _table8(esnac: Values) -> Iterator[PaperRow]:
 def _row(
     esnac: Values, dataset: str, teacher: str, method: str, printed: Any, same: Values, program: Any = None
 ) -> PaperRow:
-    """A row of a student; `printed` by name, or as a list of accuracy, params, ratio, times, f; None: no result."""
+    """Return a student's row; `printed` by name, or as a list of accuracy, params, ratio, times, f; None: no result."""
     values: Values = dict(zip(NUMBERS, printed, strict=True)) if isinstance(printed, Sequence) else printed or {}
     numbers = {name: Stat(*value) if isinstance(value, list) else Stat(value) for name, value in values.items()}
     if "params" in numbers:
@@ -196,7 +196,7 @@ def _measured(accuracy: float, millions: float) -> Measurement:
 def _compressed(
     same: dict[str, str], method: str, student: Measurement, teacher: Measurement, key: str = ""
 ) -> PaperRow:
-    """A row whose ratio, times and f follow from what is printed."""
+    """Return a row whose ratio, times and f follow from what is printed."""
     ratio, times = compression_ratio(student.params, teacher.params), teacher.params / student.params
     derived = Stat(ratio), Stat(times), Stat(PAPERS.value(student, teacher))
     accuracy, params = Stat(student.accuracy), Stat(student.params)

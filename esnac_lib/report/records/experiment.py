@@ -40,11 +40,11 @@ class ExperimentRecord:
         return f"ExperimentRecord({self.config.study!r}: {self.status})"
 
     def finished(self, variant: str) -> tuple[StudyRecord, ...]:
-        """The variant's studies that came to their end, by seed."""
+        """Return the variant's studies that came to their end, by seed."""
         return tuple(record for record in self.studies.get(variant, ()) if is_complete(record))
 
     def first(self, variant: str) -> StudyRecord | None:
-        """The variant's study of the first seed, finished or not; None if it has not begun."""
+        """Return the variant's study of the first seed, finished or not; None if it has not begun."""
         return next(iter(self.studies.get(variant, ())), None)
 
     @property

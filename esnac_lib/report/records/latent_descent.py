@@ -58,7 +58,7 @@ class CompressionRecord(LedgerRecord):
         return table.reindex(columns=["total", "decoder", "accuracy", "params"])
 
     def path(self, name: str) -> Mapping[str, Any]:
-        """A descent: its "steps", and what else is known of it; empty if there was none of this name."""
+        """Return a descent: its "steps", and what else is known of it; empty if there was none of this name."""
         return self.results["path"].get(name, {})
 
     @cached_property
@@ -97,7 +97,7 @@ class CompressionRecord(LedgerRecord):
         return sorted(found, key=lambda entry: -entry["params"])
 
     def items(self, trial: int) -> Items:
-        """The sequence of a trial."""
+        """Return the sequence of a trial."""
         (note,) = self.trials.loc[self.trials["trial"] == trial, "note"]
         return items_of(note["sequence"])
 

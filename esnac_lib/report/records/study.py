@@ -158,7 +158,7 @@ class StudyRecord(LedgerRecord):
         return self._final(found, None, Architecture.from_json(stored["architecture"]) if stored else None)
 
     def _final(self, found: dict[str, Any], trial: int | None, architecture: Architecture | None) -> Measured:
-        """An entry of the summary. The paper's form of final training counts the best test epoch."""
+        """Return an entry of the summary. The paper's form of final training counts the best test epoch."""
         params, macs, accuracy = found["params"], found["macs"], found[self._counted]
         return Measured(params, macs, accuracy, "test", found["f"], trial, architecture, found["arch_id"])
 

@@ -152,7 +152,7 @@ def patterns_table(record: CompressionRecord) -> pd.DataFrame:
 
 
 def _decoded(paths: Sequence[Mapping[str, Any]]) -> list[Items]:
-    """The different networks on some descents."""
+    """Return the different networks on some descents."""
     steps = [step for path in paths for step in path.get("steps", [])]
     return list({step["arch_id"]: items_of(step["items"]) for step in steps if step["items"] is not None}.values())
 

@@ -193,7 +193,7 @@ def label_of(variant: str) -> str:
 
 
 def _bests(experiment: ExperimentRecord, name: str) -> dict[int, float]:
-    """The best f of each finished run, by seed."""
+    """Return the best f of each finished run, by seed."""
     return {record.config.seed: float(best_so_far([record])[0, -1]) for record in experiment.finished(name)}
 
 

@@ -128,7 +128,7 @@ def largest_ratio(group: ChannelGroup) -> float:
 
 
 def _ratio_of(group: ChannelGroup, architecture: Architecture, here: Mapping[int, int]) -> float | None:
-    """A ratio that leaves each layer of the group the filters that it says it kept, else as many as it has, or None."""
+    """Return a ratio that leaves each layer of the group the filters it kept, else as many as it has, or None."""
     whole: dict[int, np.ndarray] = group.keep(0.0)
     parts = Counter(index for segment in group.segments for index in segment.positions)
     named, seen = {}, {}
@@ -201,14 +201,14 @@ def _common(part: Slot, flows: list[np.ndarray | None], reader: str) -> np.ndarr
 
 
 def _compose(kept: np.ndarray | None, positions: np.ndarray | None) -> np.ndarray | None:
-    """What is kept of what was kept before; None: all."""
+    """Return what is kept of what was kept before; None: all."""
     return positions if kept is None else kept if positions is None else kept[positions]
 
 
 def _shrink_filters(
     layer: Layer, in_channels: int, inputs: np.ndarray | None, outputs: np.ndarray | None
 ) -> tuple[Layer, np.ndarray | None]:
-    """The shrunk convolution or linear layer, and which of its output channels are left."""
+    """Return the shrunk convolution or linear layer, and which of its output channels are left."""
     attrs = dict(layer.attrs)
     if is_depthwise(layer, in_channels):
         if outputs is not None:
@@ -227,7 +227,7 @@ def _shrink_filters(
 def _follow(
     layer: Layer, shapes: tuple[tuple[int, ...], ...], inputs: list[np.ndarray | None]
 ) -> tuple[Layer, np.ndarray | None]:
-    """A layer without filters of its own after its inputs were shrunk, and which of its output channels are left."""
+    """Return a layer without own filters after its inputs were shrunk, and which of its output channels are left."""
     if layer.kind in ("multiply", "add"):  # one channel alone serves all of the other side
         widest = max(shape[0] for shape in shapes)
         inputs = [kept for shape, kept in zip(shapes, inputs, strict=True) if shape[0] == widest]

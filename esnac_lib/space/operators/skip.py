@@ -89,7 +89,7 @@ class Skip(SubsetOperator):
 
 
 def _stand_in(space: SearchSpace, decisions: Decisions, target: int) -> Pair:
-    """A pair of layers that normalises to a skip from the input into `target`, and to no skip that is not there."""
+    """Return a pair of layers that normalises to a skip from the input into `target`, and to no further skip."""
     for i, j in space.connectable:
         if j == target and i in decisions.removed:
             skips = space.normalise(replace(decisions, skips=frozenset({(i, j)}))).skips
@@ -112,7 +112,7 @@ def sources(teacher: Architecture, index: int, removed: Collection[int]) -> froz
 
 
 def _edges(teacher: Architecture, removed: Collection[int], readers: Iterable[int]) -> set[Pair]:
-    """The edges into some layers once others are removed."""
+    """Return the edges into some layers once others are removed."""
     return {(source, j) for j in readers for i in teacher.layers[j].sources for source in sources(teacher, i, removed)}
 
 
