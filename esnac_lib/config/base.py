@@ -1,5 +1,7 @@
 """The base of all configs: flat, frozen, strict, and wrong values explained in one line."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal

@@ -1,5 +1,7 @@
 """The parameters of notebooks/benchmarks.ipynb, checked before PyTorch is loaded."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator

@@ -3,6 +3,8 @@
 Who can be compared is in the registry of samplers: each declares the variants in which it takes part.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar

@@ -1,5 +1,7 @@
 """The parameters of notebooks/teacher_coverage.ipynb, checked before PyTorch is loaded."""
 
+from __future__ import annotations
+
 import re
 
 from pydantic import ValidationInfo, field_validator

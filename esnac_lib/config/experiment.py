@@ -5,6 +5,8 @@ config.variants()                                     # {"K1": {"K": 1, "steps":
 config.studies()                                      # all studies, in the order in which they run
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

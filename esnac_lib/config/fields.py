@@ -4,6 +4,8 @@ class TpeConfig(ExperimentConfig):
     steps: Steps = 4
 """
 
+from __future__ import annotations
+
 import re
 from typing import Annotated, Literal
 

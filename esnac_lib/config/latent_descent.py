@@ -6,6 +6,8 @@ the first phase are the same (`architectures` may change: all that are trained c
 that depend on it are done again, and no architecture is trained twice.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 

@@ -3,6 +3,8 @@
 Defaults are smoke-sized studies on digits; the paper's protocols are in params/.
 """
 
+from __future__ import annotations
+
 from typing import ClassVar, Literal
 
 from pydantic import field_validator

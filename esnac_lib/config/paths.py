@@ -1,5 +1,7 @@
 """Where studies and data sets are kept."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 

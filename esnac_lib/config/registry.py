@@ -8,6 +8,8 @@ Each registry is the only list of its kind, and lives in the package of what it 
 those packages, which they do not import: `registry` finds a registry by the name of its kind.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import SequenceMatcher
 from importlib import import_module

@@ -1,5 +1,7 @@
 """The parameters of notebooks/report.ipynb, checked before PyTorch is loaded."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from esnac_lib.config import fields

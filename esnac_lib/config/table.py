@@ -1,5 +1,7 @@
 """The parameters in force as a table, for a notebook and for a terminal. Needs neither pandas nor PyTorch."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """The parameters of notebooks/compress_your_model.ipynb: those of a study, with defaults for a user's own model."""
 
+from __future__ import annotations
+
 from esnac_lib.config import fields
 from esnac_lib.config.study import StudyConfig
 

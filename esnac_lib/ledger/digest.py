@@ -5,6 +5,8 @@ So each row carries a digest of its values, made in the transaction that writes 
 packed ledger has none: the checksum of xz guards all of it.
 """
 
+from __future__ import annotations
+
 import hashlib
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence

@@ -8,6 +8,8 @@ A finished ledger can be *packed*: `<file>.xz` in its place, some 20 times small
 unpacked by the next writer. The checksum of xz guards all its bytes.
 """
 
+from __future__ import annotations
+
 import fcntl
 import lzma
 import os

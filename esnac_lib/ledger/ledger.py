@@ -11,6 +11,8 @@ What a call writes is on the disk when it returns. One process at a time writes;
 file (see `file.py`).
 """
 
+from __future__ import annotations
+
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,7 @@
 """The tables of a ledger: their columns in SQLite and in a DataFrame, and the row of a proposed trial."""
 
+from __future__ import annotations
+
 import math
 import sqlite3
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
 """Callbacks of a training: they receive its epochs and batches, and may ask it to stop."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 

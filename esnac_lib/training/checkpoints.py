@@ -3,6 +3,8 @@
 No pickle is read or written, and a kill leaves the old file or the new one, never half of one.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import time

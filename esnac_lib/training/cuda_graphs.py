@@ -6,6 +6,8 @@ own, so that several share the device. A captured step reads nothing from Python
 rate are in tensors with fixed addresses that are filled anew.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,6 +4,8 @@ An evaluator trains the students of a step together, from the search teacher's w
 Algorithm 1). It knows nothing of the search.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass

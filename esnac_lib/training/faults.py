@@ -1,5 +1,7 @@
 """Faults of the machine, which may not happen another time: memory that runs out, a device that breaks, a hang."""
 
+from __future__ import annotations
+
 import math
 import signal
 import threading

@@ -7,6 +7,8 @@ is the result, as in the authors' code; only for comparison with the published n
 weights of the best search epoch.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial

@@ -1,5 +1,7 @@
 """What goes into a training and what comes out: trainees and a job in, an outcome each out."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, asdict, dataclass

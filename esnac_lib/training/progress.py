@@ -1,5 +1,7 @@
 """Progress of a study: bars with the time left where a person watches a notebook, a line now and then elsewhere."""
 
+from __future__ import annotations
+
 import os
 import time
 from typing import Any

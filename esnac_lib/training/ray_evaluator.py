@@ -7,6 +7,8 @@ whole GPU. What Ray carries is plain data: arrays, numbers and JSON texts. On CP
 in this process, if this process uses one thread too: Ray gives one to a task.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import math
 import os
@@ -16,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -173,7 +175,8 @@ def _connect(ray: Any, address: str) -> None:
         raise ConfigError(f"ray_address = {address!r}: {where} ({one_line(error)}); {advice}") from None
 
 
-class _WorkerData(NamedTuple):
+@dataclass(frozen=True)
+class _WorkerData:
     search: DeviceData
     validation: DeviceData
     device: str

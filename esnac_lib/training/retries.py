@@ -1,4 +1,9 @@
-"""Out-of-memory retries: a group that does not fit is trained in halves, and so on; its results do not change."""
+"""Out-of-memory retries: a group that does not fit is trained in halves, those in halves, and at last one by one.
+
+A trainee ends the same in any group (`trainer`), so that a group may be divided as memory asks.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 

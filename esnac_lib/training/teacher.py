@@ -6,6 +6,8 @@ ask for the same teacher, trained alike with the same seed, share it: it lies in
 study that needs it at the same time waits for the first.
 """
 
+from __future__ import annotations
+
 import fcntl
 import hashlib
 import json

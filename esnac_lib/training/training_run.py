@@ -1,4 +1,9 @@
-"""One trainee: its optimiser, random state, failure and progress. `trainer` leads a group through the epochs."""
+"""The training of one trainee: its optimiser, its random state, its failure, what it has reached so far.
+
+Nothing here knows of other trainees. The loop that leads a group through the epochs is in `trainer`.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import math
