@@ -2,7 +2,7 @@
 
     import esnac_lib as esnac
 
-Names load when they are first used, so that a mistake in a study's parameters is told before PyTorch is imported.
+Names load when they are first used, so that a mistake in a study's parameters is reported before PyTorch is imported.
 """
 
 from __future__ import annotations
