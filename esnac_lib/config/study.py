@@ -122,7 +122,7 @@ class StudyConfig(FlatConfig):
         chosen = PRESETS.get(preset, PRESETS["paper"])
         if "surrogate" not in getattr(registry("sampler").get(sampler), "uses", ()):
             return PRESETS["paper"] | {"sampling": chosen["sampling"]}
-        return chosen if "shrink" in operators else chosen | {"first": "random"}
+        return chosen if "shrink" in names_in(operators) else chosen | {"first": "random"}
 
     @model_validator(mode="before")
     @classmethod
