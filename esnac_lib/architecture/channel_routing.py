@@ -13,6 +13,8 @@ from esnac_lib.errors import ArchitectureError
 
 def follows_channels(layer: Layer) -> bool:
     """Return whether the layer's tensors have an element for each channel that it reads."""
+    if layer.kind == "broadcast":
+        return bool(layer["channels"])
     return LAYER_TYPES[layer.kind].follows and not (layer.kind == "prelu" and layer["shared"])
 
 

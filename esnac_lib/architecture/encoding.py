@@ -16,7 +16,9 @@ import numpy as np
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.layer_types import LAYER_TYPES
 
-KINDS = tuple(LAYER_TYPES)
+# Kinds that came later have the column of the kind that they are most like, so that saved kernels still fit.
+_LIKE = {"broadcast": "scale", "rms_norm": "layer_norm"}
+KINDS = tuple(kind for kind in LAYER_TYPES if kind not in _LIKE)
 ATTRIBUTES = ("kernel size", "stride", "padding", "groups", "input channels", "output channels")
 MAX_EDGE = 128
 
@@ -58,4 +60,5 @@ def kind_and_attributes(kind: str, attrs: tuple[tuple[str, Any], ...]) -> tuple[
     known = dict(attrs)
     kernel, stride, padding = (known.get(name, (0, 0)) for name in ("kernel_size", "stride", "padding"))
     numbers = (sqrt(kernel[0] * kernel[1]), sqrt(stride[0] * stride[1]), (padding[0] + padding[1]) / 2)
+    kind = _LIKE.get(kind, kind)
     return (*(float(kind == other) for other in KINDS), *numbers, float(known.get("groups", 0)))

@@ -48,6 +48,8 @@ class LayerType:
 
     def params(self, channels: int, attrs: Attrs, shape: Shape) -> int:
         """Return the number of trainable parameters."""
+        if not attrs.get("trained", True):
+            return 0
         fixed = {name for name, _, trained in attrs.get("tensors", ()) if not trained}
         tensors = self.tensors(channels, attrs, shape).items()
         return sum(prod(size) for name, size in tensors if not name.startswith("running_") and name not in fixed)
@@ -171,6 +173,15 @@ def _affine_tensors(channels: int, attrs: Attrs, shape: Shape) -> dict[str, Shap
     return dict.fromkeys(names + ["running_mean", "running_var"] * ("momentum" in attrs), (shape[0],))
 
 
+def _broadcast_tensors(channels: int, attrs: Attrs, shape: Shape) -> dict[str, Shape]:
+    spans = [attrs[name] for name in BROADCAST_SIZES[: len(shape)]]
+    return {"weight": tuple(size if spanned else 1 for size, spanned in zip(shape, spans, strict=True))}
+
+
+OPERATIONS = ("add", "subtract", "multiply", "divide")
+"""What a broadcast layer does with its input and its tensor."""
+BROADCAST_SIZES = ("channels", "height", "width")
+
 _POOL = {"kernel_size": REQUIRED, "stride": REQUIRED, "padding": (0, 0), "ceil_mode": False}
 _AFFINE = {"eps": 1e-5, "affine": True}
 _ADAPTIVE_POOL = LayerType(
@@ -238,6 +249,11 @@ LAYER_TYPES: dict[str, LayerType] = {
                "macs": form.integer(0)},
         slots=0,
     ),
+    "broadcast": LayerType(  # x + p, and the like, with a tensor p that is one number, or one a channel, row or column
+        _same, _broadcast_tensors, attrs={"operation": REQUIRED, **dict.fromkeys(BROADCAST_SIZES, False), "trained": True},
+        forms={"operation": form.choice(OPERATIONS)}, follows=True,
+    ),
+    "rms_norm": LayerType(_same, _affine_tensors, attrs={"eps": 1e-5, "weight": True}, follows=True),
 }  # fmt: skip
 
 # How an attribute of this name is read wherever its kind says nothing else.

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esnac_lib.architecture.graph import Layer
-from esnac_lib.architecture.layer_types import Shape
+from esnac_lib.architecture.layer_types import LAYER_TYPES, Shape
 from esnac_lib.errors import ArchitectureError
 
 
@@ -75,6 +75,40 @@ class ChannelNorm(nn.Module):
             return F.layer_norm(x, x.shape[1:], self.weight, self.bias, self.eps)
         last = x.permute(0, 2, 3, 1)
         return F.layer_norm(last, last.shape[3:], self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+class ChannelRMSNorm(nn.Module):
+    """An RMS norm over the channels at each position of (B, C, H, W), or over the features of (B, F)."""
+
+    def __init__(self, channels: int, eps: float, weight: bool) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels)) if weight else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) or (B, F) to the same."""
+        x = x * torch.rsqrt(x.square().mean(1, keepdim=True) + self.eps)
+        return x if self.weight is None else x * self.weight.view(-1, *[1] * (x.ndim - 2))
+
+
+class Broadcast(nn.Module):
+    """x + weight, or another of `OPERATIONS`, with a tensor that is learned, or fixed and then a buffer."""
+
+    weight: Tensor
+
+    def __init__(self, size: Shape, operation: str, trained: bool) -> None:
+        super().__init__()
+        self.operation = operation
+        tensor = torch.zeros(size) if operation in ("add", "subtract") else torch.ones(size)
+        if trained:
+            self.weight = nn.Parameter(tensor)
+        else:
+            self.register_buffer("weight", tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) or (B, F) to the same."""
+        result: Tensor = getattr(torch, self.operation)(x, self.weight)
+        return result
 
 
 class Affine(nn.Module):
@@ -226,7 +260,9 @@ _PLAIN: Mapping[str, Callable[..., nn.Module]] = {
     "multiply": Multiply, "add": Add, "select": Select, "unflatten": Unflatten, "pad": Pad,
     "stochastic_depth": StochasticDepth,
 }  # fmt: skip
-_SIZED: Mapping[str, Callable[..., nn.Module]] = {"batch_norm": BatchNorm, "layer_norm": ChannelNorm, "scale": Scale}
+_SIZED: Mapping[str, Callable[..., nn.Module]] = {
+    "batch_norm": BatchNorm, "layer_norm": ChannelNorm, "rms_norm": ChannelRMSNorm, "scale": Scale,
+}  # fmt: skip
 _OTHER: Mapping[str, Callable[[Layer, Shape], nn.Module]] = {
     "conv": lambda layer, shape: nn.Conv2d(shape[0], layer.channels, **dict(layer.attrs)),
     "linear": lambda layer, shape: nn.Linear(shape[0], layer.channels, **dict(layer.attrs)),
@@ -234,6 +270,9 @@ _OTHER: Mapping[str, Callable[[Layer, Shape], nn.Module]] = {
     "group_norm": lambda layer, shape: nn.GroupNorm(layer["groups"], shape[0], layer["eps"], layer["affine"]),
     "instance_norm": lambda layer, shape: nn.InstanceNorm2d(shape[0], layer["eps"], affine=layer["affine"]),
     "upsample": _upsample,
+    "broadcast": lambda layer, shape: Broadcast(
+        LAYER_TYPES["broadcast"].tensors(0, dict(layer.attrs), shape)["weight"], layer["operation"], layer["trained"]
+    ),
     "zeros": lambda layer, shape: Zeros(layer.channels),
     "opaque": _opaque,
 }

@@ -202,10 +202,10 @@ def inherit(teacher_weights: Mapping[str, Tensor], student_architecture: Archite
 
 
 def _cut(tensor: Tensor, layer: Layer) -> Tensor:
-    """Return the rows kept_out and, of a tensor with two dimensions or more, the columns kept_in."""
+    """Return the rows kept_out and, of filters, the columns kept_in."""
     if layer.kept_out is not None:
         tensor = tensor[_indices(layer.kept_out, tensor)]
-    if layer.kept_in is None or tensor.ndim == 1:
+    if layer.kept_in is None or tensor.ndim == 1 or not layer.has_filters:
         return tensor
     columns = _indices(layer.kept_in, tensor)
     groups = layer["groups"] if layer.kind == "conv" else 1

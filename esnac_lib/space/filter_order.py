@@ -48,7 +48,7 @@ def _squared_norms(architecture: Architecture, weights: Mapping[str, Tensor], fl
         if (weight := weights.get(f"{architecture.layers[i].name}.weight")) is not None:
             squares = weight.detach().double().cpu().square().numpy()
             np.add.at(norms, flow.out_atoms[i], squares.reshape(len(squares), -1).sum(1))
-            if squares.ndim > 1 and squares.shape[1] == len(flow.in_atoms[i]):
+            if architecture.layers[i].has_filters and squares.shape[1] == len(flow.in_atoms[i]):
                 np.add.at(norms, flow.in_atoms[i], squares.swapaxes(0, 1).reshape(squares.shape[1], -1).sum(1))
     return norms
 

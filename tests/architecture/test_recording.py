@@ -189,7 +189,8 @@ def test_code_that_cannot_be_seen_is_noticed_where_it_stands() -> None:
     def unseen(x: Tensor) -> Tensor:
         return x * 2
 
-    recording = recorded(lambda m, x: m.inner(x) + 1, inner=Of(lambda m, x: unseen(x)))
+    recording = recorded(lambda m, x: m.inner(unseen(x)) + 1, inner=torch.jit.script(nn.ReLU()))
+    assert names(recording)[0] == "unseen" and not recording.calls.pop(0).reason  # a call like any other
     assert [call.reason for call in recording.calls] == ["its output comes out of code that cannot be followed", ""]
     assert recording.calls[0].place.path == "inner" and recording.calls[1].args[0] is recording.calls[0].results[0]
 

@@ -18,11 +18,12 @@ MODULES: Mapping[str, str] = {
     "instance_norm": "nn.InstanceNorm2d", "max_pool": "nn.MaxPool2d", "avg_pool": "nn.AvgPool2d",
     "adaptive_avg_pool": "nn.AdaptiveAvgPool2d", "adaptive_max_pool": "nn.AdaptiveMaxPool2d",
     "channel_shuffle": "nn.ChannelShuffle", "select": "Select", "stochastic_depth": "StochasticDepth",
+    "broadcast": "Broadcast", "rms_norm": "RMSNorm2d",
 }  # fmt: skip
 # Instead, after a flatten.
 OF_FEATURES: Mapping[str, str] = {"batch_norm": "nn.BatchNorm1d", "layer_norm": "nn.LayerNorm"}
 # Kinds whose first argument is the number of input channels.
-TAKES_CHANNELS = ("conv", "linear", "batch_norm", "layer_norm", "instance_norm", "scale")
+TAKES_CHANNELS = ("conv", "linear", "batch_norm", "layer_norm", "instance_norm", "scale", "rms_norm")
 
 # Classes that torch.nn lacks, as text, which stands above the network if that needs it.
 CLASSES: Mapping[str, str] = {
@@ -49,6 +50,37 @@ class Scale(nn.Module):
         if self.bias is not None:
             x = x + self.bias.view(size)
         return x
+''',
+    "RMSNorm2d": '''
+class RMSNorm2d(nn.Module):
+    """An RMS norm over the channels at each position of a map, or over features."""
+
+    def __init__(self, channels: int, eps: float = 1e-5, weight: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels)) if weight else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * torch.rsqrt(x.square().mean(1, keepdim=True) + self.eps)
+        if self.weight is not None:
+            x = x * self.weight.view(-1, *[1] * (x.dim() - 2))
+        return x
+''',
+    "Broadcast": '''
+class Broadcast(nn.Module):
+    """Adds a tensor to each image, or another operation; the tensor is learned, or fixed."""
+
+    def __init__(self, size: tuple, operation: str, trained: bool = True) -> None:
+        super().__init__()
+        self.operation = operation
+        tensor = torch.zeros(size) if operation in ("add", "subtract") else torch.ones(size)
+        if trained:
+            self.weight = nn.Parameter(tensor)
+        else:
+            self.register_buffer("weight", tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return getattr(torch, self.operation)(x, self.weight)
 ''',
     "Select": '''
 class Select(nn.Module):
@@ -97,6 +129,9 @@ def _arguments(layer: Layer, shape: Shape) -> list[Argument]:
         return [str(channel) for channel in selected(layer)]
     if layer.kind == "prelu":
         return [] if layer["shared"] else [str(shape[0])]
+    if layer.kind == "broadcast":
+        size = LAYER_TYPES["broadcast"].tensors(0, dict(layer.attrs), shape)["weight"]
+        return [repr(size), f'"{layer["operation"]}"', *_changed({"trained": layer["trained"]}, {"trained": True})]
     if layer.kind == "layer_norm":
         flags = {"bias": layer["bias"]} if layer["weight"] else {"elementwise_affine": layer["bias"]}
         return [str(shape[0]), *_changed({"eps": layer["eps"]} | flags, {"eps": 1e-5} | dict.fromkeys(flags, True))]

@@ -1,72 +1,99 @@
-"""From any `nn.Module` that is mostly convolutions to an architecture and its weights, by recording one run of it.
+"""From any `nn.Module` that is mostly convolutions to an architecture and its weights, by recording runs of it.
 
 What is not understood becomes an opaque layer, with the reason; every trace is checked by rebuilding the network and
-comparing outputs. Nothing that would change the result passes silently.
+comparing outputs, gradients and the count of parameters. Nothing that would change the result passes silently.
 
     >>> architecture, weights = trace(teacher("resnet18", 10), torch.rand(1, 3, 32, 32))
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from copy import deepcopy
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from esnac_lib.architecture.graph import Architecture, Layer
 from esnac_lib.architecture.network import Network, Weights, build
-from esnac_lib.architecture.tracing.recording import record
+from esnac_lib.architecture.tracing.calls import Constant, Recording, leaves
+from esnac_lib.architecture.tracing.checks import Comparison
+from esnac_lib.architecture.tracing.modes import left_as_it_was, record_modes
 from esnac_lib.architecture.tracing.traceable import is_stochastic_depth
 from esnac_lib.architecture.tracing.translation import Translation
 from esnac_lib.errors import ArchitectureError, TraceError, one_line
 
 
 def trace(module: nn.Module, example_input: Tensor) -> tuple[Architecture, Weights]:
-    """Return the architecture of a module, and a copy of its weights.
+    """Return the architecture of a module, and a copy of its weights, in float32.
 
     The module has one input, of which the example is a batch of images (B, C, H, W) on its device, and one output
-    tensor. It is traced as it runs in eval mode, and left in the mode in which it was. Layers are named by their
-    module's path ("layer1.0.conv1"), by what holds their weights, or by their function ("relu_1"); sums are not layers.
-    A module without weights may be called several times; each call is a layer.
+    tensor. It is left as it was. Layers are named by their module's path ("layer1.0.conv1"), by what holds their
+    weights, or by their function ("relu_1"); sums are not layers. A module without weights may be called several times;
+    each call is a layer.
 
-    What is not known, or depends on the input's values in Python, is kept as an opaque layer: the function itself, or
-    the smallest module around it that takes and returns complete maps (B, C, H, W) or features (B, F). Weights that are
-    computed from parameters or buffers are taken as they come out, and are weights like all others; single numbers are
-    kept as numbers. Parameters on which the output does not depend are left out, with a warning.
+    What is not known, or depends on the input's values in Python, is kept as an opaque layer: the functions themselves,
+    or the smallest module around them that takes and returns complete maps (B, C, H, W) or features (B, F). So is what
+    stops or changes gradients, and what computes weights from parameters. Every parameter on which the output depends
+    is a parameter of the trace; those on which it does not are left out, with a warning.
 
     Raises:
         TraceError: Nothing is left that could be compressed, the module fails, what is not understood is not inside a
             module that could be kept as one layer, weights are used twice, images of a batch influence each other, or
-            the rebuilt network differs from the module.
+            outputs or gradients of the rebuilt network differ from the module's, in eval mode or in training.
     """
     if not isinstance(example_input, Tensor):
         raise TraceError(f"the example input is of type {type(example_input).__name__}: give a tensor (B, C, H, W)")
     if example_input.ndim != 4 or not example_input.numel() or not example_input.is_floating_point():
         given = f"{example_input.dtype} of shape {tuple(example_input.shape)}"
         raise TraceError(f"the example input is {given}: give a batch of images (B, C, H, W) as floats")
-    with _evaluating(module), torch.random.fork_rng([example_input.device] if example_input.is_cuda else []):
-        probe = _images(example_input)
+    notes: list[str] = []
+    module = _in_float32(_unwrapped(module), notes)
+    device = example_input.device
+    with (
+        left_as_it_was(module), torch.no_grad(), torch.autocast(device.type, enabled=False),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+    ):  # fmt: skip
+        probe = _images(example_input.float())
         layers = _network_layers(module)
-        recording = record(module, probe[:2], lambda part: part in layers or is_stochastic_depth(part))
-        translation = Translation(module, recording, layers)
+        both = record_modes(module, probe[:2], lambda part: part in layers or is_stochastic_depth(part))
+        module(probe[:2].clone())  # so that no attribute of a module holds a graph, which could not be copied
+        translation = Translation(module, both.recording, layers)
         architecture, tensors = translation.finish()
-        weights = _checked(module, architecture, tensors, probe, recording.tensor)
-    translation.warn()
+        expected = _outputs(module, probe, both.recording.tensor)
+        network = _rebuilt(module, architecture, tensors)
+        sources = {key: source for key, source in translation.draft.sources.items() if key in tensors}
+        comparison = Comparison(module, network, sources)
+        comparison.check_outputs(expected, probe)
+        used = comparison.check(probe, False, "") | comparison.check(probe, True, both.in_training_alone)
+        comparison.check_count(used, _places(both.recording))
+        weights = network.weights()
+    _warn(module, [*notes, *translation.draft.notes], {name for name, _ in sources.values()})
     return architecture, weights
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; afterwards every submodule is in the mode in which it was."""
-    modes = {part: part.training for part in module.modules()}
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """Return what `torch.compile` or `nn.DataParallel` stand around."""
+    for attribute in ("_orig_mod", "module"):
+        inner = getattr(module, attribute, None)
+        wraps = type(module).__name__ in ("OptimizedModule", "DataParallel", "DistributedDataParallel")
+        if wraps and isinstance(inner, nn.Module):
+            return _unwrapped(inner)
+    return module
+
+
+def _in_float32(module: nn.Module, notes: list[str]) -> nn.Module:
+    """Return a module whose numbers are float32: the same one, or a copy, which is noted."""
+    found = {t.dtype for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()} - {torch.float32}
+    if not found:
+        return module
+    kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+    notes.append(f"the precision of its numbers ({kinds}): the trace is in float32")
     try:
-        module.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+        return deepcopy(module).float()
+    except Exception as error:
+        raise TraceError(f"{type(module).__name__} is in {kinds} and cannot be copied into float32: {error}") from None
 
 
 def _images(example: Tensor) -> Tensor:
@@ -88,18 +115,14 @@ def _network_layers(module: nn.Module) -> dict[nn.Module, tuple[str, Layer]]:
     return found
 
 
-def _checked(module: nn.Module, architecture: Architecture, tensors: Weights, probe: Tensor, before: Tensor) -> Weights:
-    """Return a copy of the weights, out of a network rebuilt from the trace and compared with the module.
+def _outputs(module: nn.Module, probe: Tensor, before: Tensor) -> Tensor:
+    """Return the module's outputs for three images, of which it gave `before` for the first two.
 
-    probe: three images. before: the module's output for the first two, without the third.
+    Raises TraceError if the images influence each other.
     """
     name = type(module).__name__
     try:
-        rebuilt = build(architecture, tensors).eval()
-    except ArchitectureError as error:
-        raise TraceError(f"{name} cannot be rebuilt: {error}") from None
-    try:
-        expected = module(probe.clone())
+        expected: Tensor = module(probe.clone())
     except Exception as error:
         raise TraceError(f"{name} runs on 2 images and fails on {len(probe)}: {one_line(error, kind=False)}") from None
     if expected.shape != (len(probe), *before.shape[1:]):
@@ -108,14 +131,44 @@ def _checked(module: nn.Module, architecture: Architecture, tensors: Weights, pr
     scale = float(expected.abs().nan_to_num(0.0, 0.0, 0.0).max())
     if not torch.allclose(before, expected[:2], 0.0, 1e-3 * scale, equal_nan=True):
         raise TraceError(f"{name} gives an image another output in another batch: images must not influence each other")
-    found = rebuilt(probe.clone())
-    # Rounding alone; on a GPU the same convolution may run in TF32 one time and not the next.
-    tolerance = 100 * torch.finfo(expected.dtype).eps if expected.device.type == "cpu" else 2e-3
-    if not torch.allclose(found, expected, 0.0, tolerance * scale, equal_nan=True):
-        cause = "does a hook or a custom operation change a tensor?"
-        raise TraceError(f"{name} and its trace give different outputs: {cause}")
-    return {
-        f"{layer}.{key}": tensor
-        for layer, part in rebuilt.layer_modules().items()
-        for key, tensor in part.state_dict().items()
-    }
+    return expected
+
+
+def _rebuilt(module: nn.Module, architecture: Architecture, tensors: Weights) -> Network:
+    try:
+        return build(architecture, tensors)
+    except ArchitectureError as error:
+        raise TraceError(f"{type(module).__name__} cannot be rebuilt: {error}") from None
+
+
+def _places(recording: Recording) -> dict[str, str]:
+    """Return where each parameter is read first."""
+    found: dict[str, str] = {}
+    for call in recording.calls:
+        for constant in leaves((call.args, call.kwargs), Constant):
+            for name in constant.names:
+                found.setdefault(name, str(call.place))
+    return found
+
+
+def _warn(module: nn.Module, notes: list[str], held: set[str]) -> None:
+    """Warn once about all that is not in the architecture as it is in the module."""
+    notes = list(dict.fromkeys(notes))
+    if unused := [name for name, _ in module.named_parameters() if name not in held]:
+        notes.append(f"{', '.join(_summarised(module, unused))}, on which the output does not depend")
+    if notes:
+        warnings.warn(f"left out of {type(module).__name__}: {'; '.join(notes)}", stacklevel=3)
+    if frozen := [name for name, p in module.named_parameters() if name in held and not p.requires_grad]:
+        what = ", ".join(_summarised(module, frozen))
+        warnings.warn(f"frozen in {type(module).__name__}, and trained in students: {what}", stacklevel=3)
+
+
+def _summarised(module: nn.Module, chosen: list[str]) -> list[str]:
+    """Return parameters by name, or the modules of which they are all."""
+    others = {name for name, _ in module.named_parameters()} - set(chosen)
+    found: dict[str, None] = {}
+    for name in chosen:
+        heads = accumulate(name.split("."), "{}.{}".format)  # the last one is the parameter
+        head = next(head for head in heads if not any(other.startswith(f"{head}.") for other in others))
+        found[head] = None
+    return list(found)

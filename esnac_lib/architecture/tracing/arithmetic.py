@@ -10,12 +10,14 @@ from numbers import Real
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from esnac_lib.architecture.graph import sum_slots
-from esnac_lib.architecture.layer_types import REQUIRED, Slot
+from esnac_lib.architecture.layer_types import BROADCAST_SIZES, REQUIRED, Shape, Slot
 from esnac_lib.architecture.tracing.calls import Call, Constant, Value
 from esnac_lib.architecture.tracing.draft import Draft, Part
-from esnac_lib.architecture.tracing.movement import CHANNELS, SPACE
+from esnac_lib.architecture.tracing.learned import without_repetition
+from esnac_lib.architecture.tracing.movement import CHANNELS, SPACE, restore
 from esnac_lib.architecture.tracing.readers import Refused, Step, constant, pad_sizes
 from esnac_lib.architecture.tracing.traceable import functions
 
@@ -32,11 +34,12 @@ def add(draft: Draft, call: Call, given: Any, signs: tuple[int, int] = (1, 1)) -
         return _combine(draft, call, "add", _scaled(draft, call, first, by_a), _scaled(draft, call, second, by_b))
     (value, factor), (other, times) = values[0], next(term for term in terms if not isinstance(term[0], Value))
     part = draft.read(value)
-    offset = _per_channel(draft, part, other, call)
+    offset = _operand(draft, part, other, call)
     if isinstance(offset, Constant):
+        if times not in (1, -1):
+            offset = _fixed(offset, torch.mul, times)
         part = _scaled(draft, call, part, factor)
-        bias = offset.put(offset.tensor * times)
-        return draft.chain(call, [Step("scale", {"weight": False, "bias": True}, {"bias": bias})], part)
+        return draft.chain(call, [_broadcast("subtract" if times == -1 else "add", offset, part.shape)], part)
     attrs = {"factor": factor, "offset": offset * times}
     return draft.chain(call, [] if attrs == {"factor": 1, "offset": 0} else [Step("affine", attrs)], part)
 
@@ -48,7 +51,10 @@ def multiply(draft: Draft, call: Call, given: Any) -> Part:
         return _combine(draft, call, "multiply", *_alike(draft, *values))
     other = given.other if isinstance(given.input, Value) else given.input
     part = draft.read(values[0])
-    return _times(draft, call, part, _per_channel(draft, part, other, call))
+    factor = _operand(draft, part, other, call)
+    if isinstance(factor, Constant):
+        return draft.chain(call, [_broadcast("multiply", factor, part.shape)], part)
+    return _scaled(draft, call, part, factor)
 
 
 def divide(draft: Draft, call: Call, given: Any) -> Part:
@@ -56,9 +62,10 @@ def divide(draft: Draft, call: Call, given: Any) -> Part:
     if given.rounding_mode is not None or isinstance(given.other, Value) or not isinstance(given.input, Value):
         raise Refused("divides by a tensor made of the input, or rounds")
     part = draft.read(given.input)
-    divisor = _per_channel(draft, part, given.other, call)
-    factor = divisor.put(1 / divisor.tensor) if isinstance(divisor, Constant) else 1 / divisor
-    return _times(draft, call, part, factor)
+    divisor = _operand(draft, part, given.other, call)
+    if isinstance(divisor, Constant):
+        return draft.chain(call, [_broadcast("divide", divisor, part.shape)], part)
+    return _scaled(draft, call, part, 1 / divisor)
 
 
 def concatenate(draft: Draft, call: Call, given: Any) -> Part:
@@ -147,35 +154,59 @@ def _scaled(draft: Draft, call: Call, part: Part, factor: float) -> Part:
     return part if factor == 1 else draft.chain(call, [Step("affine", {"factor": factor})], part)
 
 
-def _times(draft: Draft, call: Call, part: Part, factor: float | Constant) -> Part:
-    if isinstance(factor, Constant):
-        return draft.chain(call, [Step("scale", tensors={"weight": factor})], part)
-    return _scaled(draft, call, part, factor)
+def _fixed(constant: Constant, function: Callable[..., Tensor], *args: Any) -> Constant:
+    """Return what a function makes of a constant that is not learned."""
+    if constant.learned:
+        raise Refused(f"takes {', '.join(sorted(constant.learned))} times a number")
+    return constant.by(function, *args)
 
 
 def _number(draft: Draft, value: Any) -> Any:
-    """Return a number, or a constant of one element, which is kept as the number that it is."""
-    if isinstance(value, Constant) and value.tensor.numel() == 1:
-        draft.used.update(dict.fromkeys(value.names))
+    """Return a number, or a constant of one element that is not learned, as the number that it is."""
+    if isinstance(value, Constant) and value.tensor.numel() == 1 and not value.learned:
         return float(draft.trust(value))
     if isinstance(value, Real) and not isinstance(value, bool):
         return value if isinstance(value, int) else float(value)
     raise Refused(f"takes {value!r} where a number is needed")
 
 
-def _per_channel(draft: Draft, part: Part, value: Any, call: Call) -> Any:
-    """Return what multiplies, or is added to, a part: a number, or a constant with an element for each channel."""
-    if not isinstance(value, Constant) or value.tensor.numel() == 1:
+def _operand(draft: Draft, part: Part, value: Any, call: Call) -> Any:
+    """Return what a part is combined with: a number, or a constant (channels, height, width) or (features,).
+
+    What is not learned and the same everywhere is a number.
+    """
+    if not isinstance(value, Constant):
         return _number(draft, value)
+    values = draft.trust(value)
+    if not value.learned and values.numel() and bool((values == values.flatten()[0]).all()):
+        return float(values.flatten()[0])
     if part.layout is None:
         raise Refused("takes a constant where the order of the map's numbers is its own")
-    values, rank = draft.trust(value), len(call.results[0].shape)
-    values = values.reshape(*[1] * (rank - values.ndim), *values.shape).movedim(CHANNELS[part.layout], -1)
-    values = values.flatten(0, -2)  # (places, channels)
-    if not bool((values == values[:1]).all()) or values.shape[1] not in (1, part.shape[0]):
-        raise Refused(f"takes a constant of shape {tuple(value.tensor.shape)} that is not one number a channel")
-    found = value.put(values[0])
-    return _number(draft, found) if values.shape[1] == 1 else found
+    rank = len(call.results[0].shape)
+    constant = value.by(Tensor.reshape, (*[1] * (rank - values.ndim), *values.shape))
+    constant = without_repetition(constant)
+    sizes = [constant.tensor.shape[dim] for dim in SPACE[part.layout]]
+    if part.layout in ("nc", "cn"):
+        constant = constant.by(restore, part.layout, (1, 1) if sizes == [1] else part.shape[1:])
+    elif part.layout == "hwc":
+        constant = constant.by(restore, part.layout, ())
+    if len(constant.tensor) > 1 or any(
+        n not in (1, m) for n, m in zip(constant.tensor.shape[1:], part.shape, strict=True)
+    ):
+        raise Refused(f"takes a constant of shape {tuple(values.shape)} on maps of {part.shape}")
+    return constant.by(Tensor.__getitem__, 0)
+
+
+def _broadcast(operation: str, constant: Constant, shape: Shape) -> Step:
+    """Return the layer that combines maps or features of a shape with a constant."""
+    spans = dict(zip(BROADCAST_SIZES, (n > 1 for n in constant.tensor.shape), strict=False))
+    by_channel = constant.tensor.numel() == shape[0] and constant.tensor.shape[0] == shape[0]
+    if constant.learned and by_channel and operation in ("add", "multiply"):
+        name = "bias" if operation == "add" else "weight"
+        attrs = {"weight": name == "weight", "bias": name == "bias"}
+        return Step("scale", attrs, {name: constant.by(Tensor.flatten)})
+    attrs = {"operation": operation, **spans, "trained": bool(constant.learned)}
+    return Step("broadcast", attrs, {"weight": constant})
 
 
 _PAIR = {"input": REQUIRED, "other": REQUIRED}
@@ -193,3 +224,5 @@ _TABLE: tuple[tuple[Callable[[Draft, Call, Any], Part], dict[str, Any], tuple[st
 )  # fmt: skip
 HANDLERS = {function: (trace, arguments) for trace, arguments, names in _TABLE for function in functions(*names)}
 """How a function that combines maps is traced, and its arguments in order with their defaults."""
+COMBINES = frozenset(function for function, (trace, _) in HANDLERS.items() if trace not in (concatenate, pad))
+"""Those of them that are element-wise, or averages."""

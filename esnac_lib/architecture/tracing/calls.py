@@ -32,26 +32,39 @@ class Value:
     dtype: torch.dtype
     device: torch.device
     made: int
+    grad: bool = False  # whether gradients flow back from it to a parameter
 
     def __repr__(self) -> str:
         return f"a tensor {self.shape}"
 
 
+class Expression(NamedTuple):
+    """How a constant was computed: a call, of which it is result number `pick`, with Constants for tensors."""
+
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    pick: int = 0
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Constant:
-    """A tensor that is not made of the input."""
+    """A tensor that is not made of the input: held by a module, or computed during the run."""
 
     tensor: Tensor
     names: frozenset[str]  # the parameters and buffers that it was computed from
     known: bool  # whether it is clear where it comes from (a module holds it, or the run made it)
     version: int
+    learned: frozenset[str] = frozenset()  # those of the names that are parameters
+    made: Expression | None = None  # None: it is held, or cannot be computed again
 
     def __repr__(self) -> str:
         return f"a constant {tuple(self.tensor.shape)}"
 
-    def put(self, tensor: Tensor) -> Constant:
-        """Return the constant of another tensor that was computed from this one alone."""
-        return replace(self, tensor=tensor, version=tensor._version)
+    def by(self, function: Callable[..., Tensor], *args: Any) -> Constant:
+        """Return what a function makes of this constant and of fixed arguments."""
+        tensor = function(self.tensor, *args)
+        return replace(self, tensor=tensor, version=tensor._version, made=Expression(function, (self, *args), {}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +79,7 @@ class Call:
     position: int
     written: bool = False
     reason: str = ""  # why it cannot be followed
+    twin: Call | None = None  # the same call in training mode
 
     @property
     def name(self) -> str:
@@ -91,6 +105,7 @@ class Visit:
     stop: int = -1
     items: list[Call | Visit] = field(default_factory=list)
     place: Place = field(default_factory=lambda: Place("", "", ""))
+    quiet: bool = False  # it runs where no gradients flow
 
 
 @dataclass(frozen=True, eq=False)

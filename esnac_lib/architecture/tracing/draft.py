@@ -6,15 +6,18 @@ Everything is only ever added to, so that a part which turns out not to be under
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.architecture.layer_types import LAYER_TYPES, Shape, Slot
 from esnac_lib.architecture.tracing.calls import Call, Constant, Value
+from esnac_lib.architecture.tracing.learned import whole
 from esnac_lib.architecture.tracing.movement import Reading, classify, is_one_to_one, numbered, present, presented
 from esnac_lib.architecture.tracing.readers import Refused, Step
 from esnac_lib.errors import ArchitectureError
@@ -50,15 +53,17 @@ class Draft:
         self.tensors: list[dict[str, Constant]] = []
         self.names: dict[str, None] = {}
         self.owners: dict[str, str] = {}  # a parameter or buffer -> the layer that holds it
-        self.used: dict[str, None] = {}  # parameters that numbers were computed from
+        self.sources: dict[str, tuple[str, Tensor]] = {}  # of a layer's tensor: which elements of which parameter
+        self.pending: dict[Value, str] = {}  # what no layer does yet, and why
+        self.materialise: Callable[[Value], None] = lambda value: None  # makes a layer of what is pending
         self.notes: list[str] = []
         self.parts: dict[Value, Part] = {images: Part(slot(INPUT), self.input_shape, "chw")}
         self.read_parts: dict[Value, Part] = {}  # moved ones, once layers made what they hold
 
     @property
     def _books(self) -> tuple[Any, ...]:
-        return (self.layers, self.shapes, self.tensors, self.names, self.owners, self.used, self.notes, self.parts,
-                self.read_parts)  # fmt: skip
+        return (self.layers, self.shapes, self.tensors, self.names, self.owners, self.sources, self.pending, self.notes,
+                self.parts, self.read_parts)  # fmt: skip
 
     def mark(self) -> tuple[int, ...]:
         """Return the current length of the draft, for `undo`."""
@@ -78,15 +83,21 @@ class Draft:
         """
         if not isinstance(value, Value):
             raise Refused(f"reads {value!r}, where a tensor made of the input is needed")
-        if value not in self.parts:
+        if (given := self.part(value)) is None:
             raise Refused("reads a tensor that is no map and no features")
-        part = self.read_parts.get(value) or self._resolved(value, self.parts[value])
+        part = self.read_parts.get(value) or self._resolved(value, given)
         if layouts and part.layout not in layouts:
             order = f"as {part.layout}" if part.layout else "in an order of its own"
             raise Refused(f"reads a tensor {value.shape} that lies {order}, not as {' or '.join(layouts)}")
         if part.layout and not expanded and presented(part.shape, part.layout) != value.shape[1:]:
             raise Refused(f"reads {part.shape} repeated to {value.shape[1:]}")
         return part
+
+    def part(self, value: Value) -> Part | None:
+        """Return what a tensor stands for, as it lies, once a layer made it; None if it is no map and no features."""
+        if value not in self.parts and value in self.pending:
+            self.materialise(value)
+        return self.parts.get(value)
 
     def _resolved(self, value: Value, part: Part) -> Part:
         if part.layout is not None:
@@ -124,7 +135,7 @@ class Draft:
 
     def layer(self, call: Call, step: Step, inputs: tuple[Slot, ...], first: bool = True, **extra: Any) -> Slot:
         """Add a layer, the first or a later one of a call. Raises Refused if it does not fit its inputs or tensors."""
-        name = extra.pop("name", None) or self._name(call, step, first)
+        name, absorbed = extra.pop("name", None) or self._name(call, step, first), extra.pop("absorbed", ())
         self.names[name] = None
         try:
             layer = Layer(name, step.kind, inputs, step.channels, step.attrs, origin=name, **extra)
@@ -138,11 +149,26 @@ class Draft:
             raise Refused(f"tensors of shapes {given} where {expected} are needed")
         for key, constant in step.tensors.items():
             self.trust(constant)
-            self.own(constant.names, name, key)
+            self._hold(layer, key, constant, absorbed)
         self.layers.append(layer)
         self.shapes.append(shape)
         self.tensors.append(dict(step.tensors))
         return slot(len(self.layers) - 1)
+
+    def _hold(self, layer: Layer, key: str, constant: Constant, absorbed: Collection[str]) -> None:
+        """Record which parameter a layer's tensor is. Raises Refused if it is not all of one, or is to stay fixed."""
+        name = layer.name
+        if layer.kind == "opaque":
+            for parameter in constant.learned:
+                self.own((parameter,), name, "weight", absorbed)
+                self.sources[f"{name}.{key}"] = parameter, torch.empty(0)
+        elif key.startswith("running_") or (layer.kind == "broadcast" and not layer["trained"]):
+            if constant.learned:
+                raise Refused(f"its {key} is computed from {', '.join(sorted(constant.learned))}, and would stay fixed")
+            self.own(constant.names if key.startswith("running_") else (), name, key)
+        else:
+            self.sources[f"{name}.{key}"] = whole(constant, key)
+            self.own(constant.names, name, key)
 
     def chain(self, call: Call, steps: list[Step], part: Part) -> Part:
         """Add layers one after the other: return the output of the last one, in the layout of the part."""
@@ -158,10 +184,10 @@ class Draft:
             raise Refused(f"sums shapes that differ: {sorted(shapes)}")
         return shapes.pop()
 
-    def own(self, names: Any, layer: str, key: str) -> None:
+    def own(self, names: Iterable[str], layer: str, key: str, absorbed: Collection[str] = ()) -> None:
         """Record which layer holds some parameters and buffers. Raises Refused if another one does already."""
         for name in names:
-            if (owner := self.owners.setdefault(name, layer)) != layer:
+            if (owner := self.owners.setdefault(name, layer)) not in (layer, *absorbed):
                 raise Refused(f"its {key} is already used by layer {owner!r}: shared weights are not supported")
 
     def trust(self, constant: Constant) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -13,66 +12,160 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from esnac_lib.architecture.layer_types import Shape
 from esnac_lib.architecture.tracing.calls import Call, Constant, Value, leaves, replaced
-from esnac_lib.architecture.tracing.movement import present, restore
+from esnac_lib.architecture.tracing.draft import Part
+from esnac_lib.architecture.tracing.movement import SPACE, present, restore
+from esnac_lib.architecture.tracing.readers import Refused, Step
 from esnac_lib.errors import one_line
 
 
+class Presentation(NamedTuple):
+    """How code presents its result: the layout (`movement`), and its height and width where that hides them."""
+
+    layout: str
+    size: tuple[int, ...]
+
+
 class Hole(NamedTuple):
-    """A place among the arguments of a call: of an input by its number, or of a tensor that the code holds by name."""
+    """Where a tensor stands among arguments: an input or a result by its number, or a tensor or module by its name."""
 
     number: int
     name: str = ""
 
 
-Presentation = tuple[str, tuple[int, ...]]  # how a call presents its result: layout (`movement`), height and width
+class Instruction(NamedTuple):
+    """One call of a program; its results have the numbers from `first` on."""
+
+    target: Any  # a function, or the hole of a module
+    args: Any
+    kwargs: Any
+    first: int
+
+    def __deepcopy__(self, memo: Any) -> Instruction:
+        return self  # functions of scripts cannot be copied, and nothing here changes
 
 
-class OpaqueCode(nn.Module):
-    """One call as a module: a function or module, its fixed arguments, and holes where its inputs stand.
+class Program(nn.Module):
+    """Some calls, in order, as a module from maps (B, C, H, W) or features (B, F) to one of these.
 
-    Constants among the arguments are held as "constant0" and so on: parameters where they are one of the user's,
-    buffers where they were computed. layouts: how each input is presented to the call; pick: which of several results
-    is meant.
+    Constants are held as "constant0" and so on: parameters where they are the user's, buffers where they were computed
+    from none; what was computed from parameters is computed again each time. Modules are copies of the user's.
+
+    inputs: the values that it is given, each in its layout; names: of the user's parameters; `learned` has them by
+    their names here.
     """
 
     def __init__(
-        self, target: Any, args: Any, kwargs: Any, layouts: Sequence[str], output: Presentation, pick: int | None
+        self, calls: Iterable[Call], inputs: Sequence[Value], layouts: Sequence[str], names: Mapping[Tensor, str]
     ) -> None:
         super().__init__()
-        self.target, self.layouts, self.output, self.pick = target, tuple(layouts), output, pick
-        for place, constant in enumerate(leaves((args, kwargs), Constant)):
-            tensor = constant.tensor.detach().clone()
-            if isinstance(constant.tensor, nn.Parameter):
-                self.register_parameter(f"constant{place}", nn.Parameter(tensor, constant.tensor.requires_grad))
-            else:
-                self.register_buffer(f"constant{place}", tensor)
-        inputs, held = itertools.count(), itertools.count()
-        self.args, self.kwargs = replaced(
-            (args, kwargs),
-            (Value, Constant),
-            lambda leaf: Hole(next(inputs)) if isinstance(leaf, Value) else Hole(-1, f"constant{next(held)}"),
-        )
+        self.layouts, self.names = tuple(layouts), names
+        self.instructions: list[Instruction] = []
+        self.learned: dict[str, str] = {}
+        self.clones = False  # its inputs, because it changes them in place
+        self.output, self.presentation = -1, Presentation("chw", ())
+        self._count = len(inputs)
+        self._holes: dict[Any, Hole] = {value: Hole(place) for place, value in enumerate(inputs)}
+        for call in calls:
+            self._add(call)
+
+    def ending(self, output: Value, presentation: Presentation) -> Program:
+        """Return this program once it gives this value, presented so."""
+        self.output, self.presentation = self._holes[output].number, presentation
+        del self._holes, self.names
+        return self
+
+    def _add(self, call: Call) -> None:
+        args, kwargs = replaced((call.args, call.kwargs), (Value, Constant), self._hole)
+        target = call.target
+        if isinstance(target, nn.Module):
+            name = f"module{len(self.instructions)}"
+            self.add_module(name, deepcopy(target))
+            self.learned |= {f"{name}.{key}": self.names[tensor] for key, tensor in target.named_parameters()}
+            target = Hole(-1, name)
+        self.instructions.append(Instruction(target, args, kwargs, self._count))
+        for value in call.results:
+            self._holes[value] = Hole(self._count)
+            self._count += 1
+
+    def _hole(self, leaf: Value | Constant) -> Hole:
+        key = leaf if isinstance(leaf, Value) else id(leaf.tensor)
+        if key not in self._holes:
+            assert isinstance(leaf, Constant)
+            self._holes[key] = self._computed(leaf) if leaf.learned and leaf.made else self._held(leaf)
+        return self._holes[key]
+
+    def _computed(self, constant: Constant) -> Hole:
+        assert constant.made is not None
+        target, args, kwargs, pick = constant.made
+        args, kwargs = replaced((args, kwargs), Constant, self._hole)
+        self.instructions.append(Instruction(target, args, kwargs, self._count))
+        self._count += 1 + pick
+        return Hole(self._count - 1)
+
+    def _held(self, constant: Constant) -> Hole:
+        name, tensor = f"constant{len(self._parameters) + len(self._buffers)}", constant.tensor.detach().clone()
+        if isinstance(constant.tensor, nn.Parameter):
+            self.register_parameter(name, nn.Parameter(tensor))
+            self.learned |= dict.fromkeys((name,), *constant.learned)
+        elif constant.learned:
+            names = ", ".join(sorted(constant.learned))
+            raise Refused(f"reads what was computed from {names} without gradients, or changed in place")
+        else:
+            self.register_buffer(name, tensor)
+        return Hole(-1, name)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map (B, C, H, W) or features (B, F) to one of these."""
         shown = [present(x, layout) for x, layout in zip(inputs, self.layouts, strict=True)]
-        args, kwargs = replaced(
-            (self.args, self.kwargs), Hole, lambda hole: getattr(self, hole.name) if hole.name else shown[hole.number]
-        )
-        result = self.target(*args, **kwargs)
-        if self.pick is not None:
-            result = list(leaves(result, Tensor))[self.pick]
-        return restore(result, *self.output)
+        values = dict(enumerate([x.clone() for x in shown] if self.clones else shown))
+
+        def filled(hole: Hole) -> Any:
+            return getattr(self, hole.name) if hole.name else values[hole.number]
+
+        for target, args, kwargs, first in self.instructions:
+            args, kwargs = replaced((args, kwargs), Hole, filled)
+            result = (filled(target) if isinstance(target, Hole) else target)(*args, **kwargs)
+            values.update(enumerate(leaves(result, Tensor), first))
+        return restore(values[self.output], *self.presentation)
 
 
-def code_of(call: Call, layouts: Sequence[str], output: Presentation, pick: int | None) -> nn.Module:
-    """Return the module that runs a call, with a copy of the user's module if that is called."""
-    target, natural = call.target, {*layouts, output[0]} <= {"chw", "f"}
-    if isinstance(target, nn.Module):
-        target = deepcopy(target)
-        if natural and not call.kwargs and all(isinstance(item, Value) for item in call.args):
-            return target
-    return OpaqueCode(target, call.args, call.kwargs, layouts, output, pick)
+def code_of(call: Call, layouts: Sequence[str], presentation: Presentation, names: Mapping[Tensor, str]) -> nn.Module:
+    """Return a copy of the user's module that a call runs, inside a program where it is not called with maps alone."""
+    natural = {*layouts, presentation.layout} <= {"chw", "f"} and len(call.args) == len(layouts)
+    if natural and not call.kwargs and all(isinstance(item, Value) for item in call.args):
+        return deepcopy(call.target)
+    program = Program([call], list(dict.fromkeys(call.values)), layouts, names)
+    return program.ending(call.results[0], presentation)
+
+
+def presentation_of(output: Value, inputs: Sequence[Value], parts: Sequence[Part]) -> Presentation:
+    """Return how opaque code presents its result: as one of its inputs is, or as plain maps or features."""
+    for value, part in zip(inputs, parts, strict=True):
+        layout = str(part.layout)
+        if layout in ("hwc", "nc", "cn") and len(value.shape) == len(output.shape):
+            if all(value.shape[dim] == output.shape[dim] for dim in SPACE[layout]):
+                return Presentation(layout, part.shape[1:])
+            raise Refused("puts out what is no map")
+    if len(output.shape) not in (2, 4) or not output.dtype.is_floating_point or not inputs:
+        raise Refused("puts out what is no map and no features")
+    return Presentation("f" if len(output.shape) == 2 else "chw", ())
+
+
+def opaque_step(
+    code: nn.Module, what: str, inputs: Sequence[Value], parts: Sequence[Part], learned: Mapping[str, str]
+) -> Step:
+    """Return the layer that runs code on parts, which is tried first. Raises ValueError as `trial`.
+
+    learned: the user's parameters by the names that they have in the code.
+    """
+    shapes = tuple(part.shape for part in parts)
+    output, macs = trial(code, inputs, shapes)
+    state = code.state_dict(keep_vars=True)
+    tensors = tuple((key, tuple(tensor.shape), isinstance(tensor, nn.Parameter)) for key, tensor in state.items())
+    attrs = {"what": what, "inputs": shapes, "output": output, "tensors": tensors, "macs": macs}
+    names = {key: frozenset(name for name in (learned.get(key),) if name) for key in state}
+    constants = {key: Constant(t, names[key], True, t._version, names[key]) for key, t in state.items()}
+    return Step("opaque", attrs, constants)
 
 
 def trial(code: nn.Module, inputs: Sequence[Value], shapes: Sequence[Shape]) -> tuple[Shape, int]:
@@ -85,11 +178,14 @@ def trial(code: nn.Module, inputs: Sequence[Value], shapes: Sequence[Shape]) -> 
         torch.randn(2, *shape, generator=random, dtype=torch.float32).to(value.device, value.dtype)
         for value, shape in zip(inputs, shapes, strict=True)
     ]
+    given = [x.clone() for x in batch]
     try:
-        both = code(*[x.clone() for x in batch])
+        both = code(*given)
         single = [code(*[x[i : i + 1].clone() for x in batch]) for i in range(2)]
     except Exception as error:
         raise ValueError(f"it fails by itself: {one_line(error, kind=False)}") from None
+    if isinstance(code, Program):
+        code.clones = any(x._version for x in given)
     scale = float(both.detach().abs().nan_to_num(0.0, 0.0, 0.0).max()) if both.numel() else 0.0
     alike = both.shape[1:] == single[0].shape[1:] and len(single[0]) == 1
     if not alike or not torch.allclose(both, torch.cat(single), 0.0, 1e-3 * scale, equal_nan=True):

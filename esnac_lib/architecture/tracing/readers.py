@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from esnac_lib.architecture.layer_types import REQUIRED, Shape
 from esnac_lib.architecture.tracing.calls import Constant, Value
@@ -26,6 +27,10 @@ class Refused(Exception):
     """Why a call cannot be traced; `tracing` adds where it stands."""
 
 
+class Unfinished(Refused):
+    """Why what stands before a call cannot be traced, with its place."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One layer to be: as `Layer`, without name and inputs, and its tensors by their names in the layer."""
@@ -37,11 +42,15 @@ class Step:
 
 
 class Seen(NamedTuple):
-    """How a function's input was seen: the map (C, H, W) or features (F,), its layout, and the result's shape."""
+    """How a function's input was seen: the map (C, H, W) or features (F,), its layout, and the result's shape.
+
+    in_training: the function's arguments by name as they are in training mode.
+    """
 
     shape: Shape
     layout: str | None
     result: Shape
+    in_training: Any
 
 
 Reader = Callable[[Any, Seen], list[Step]]
@@ -105,18 +114,40 @@ def linear(options: Any, seen: Seen) -> list[Step]:
     weight, attrs = tensors["weight"], {"bias": "bias" in tensors}
     if seen.layout == "f":
         return [Step("linear", attrs, tensors, len(weight.tensor))]
-    tensors["weight"] = weight.put(weight.tensor[:, :, None, None])
+    tensors["weight"] = weight.by(Tensor.__getitem__, (slice(None), slice(None), None, None))
     return [Step("conv", attrs | {"kernel_size": 1}, tensors, len(weight.tensor))]
 
 
 def batch_norm(options: Any, seen: Seen) -> list[Step]:
-    """Read a batch norm with running statistics, on maps or features."""
+    """Read a batch norm with running statistics, on maps or features; one that is frozen is not one."""
     if options.training or options.running_mean is None or options.running_var is None:
         raise Refused("a batch norm without running statistics (track_running_stats=False)")
-    if not options.momentum:
+    if not options.momentum and seen.in_training.momentum:
         raise Refused("a batch norm that keeps a cumulative average (momentum=None)")
+    if not seen.in_training.training:
+        return _frozen_batch_norm(options, (-1, *[1] * (len(seen.shape) - 1)))
     statistics = _tensors(options, "running_mean", "running_var")
     return _normalised("batch_norm", {"eps": options.eps, "momentum": options.momentum}, statistics, options)
+
+
+def _frozen_batch_norm(options: Any, size: tuple[int, ...]) -> list[Step]:
+    """Return the layers of a batch norm whose statistics stand in training, too. size: to which its tensors unfold."""
+
+    def fixed(operation: str, tensor: Constant) -> Step:
+        attrs = {"operation": operation, "channels": True, "trained": False}
+        return Step("broadcast", attrs, {"weight": tensor.by(Tensor.reshape, size)})
+
+    tensors = _tensors(options, "weight", "bias")
+    mean, variance = (constant(getattr(options, name), name) for name in ("running_mean", "running_var"))
+    steps = [fixed("subtract", mean), fixed("multiply", variance.by(_inverse_root, options.eps))]
+    if any(tensor.learned for tensor in tensors.values()):
+        return [*steps, Step("scale", {"weight": "weight" in tensors, "bias": "bias" in tensors}, tensors)]
+    operations = {"weight": "multiply", "bias": "add"}
+    return [*steps, *(fixed(operations[key], tensor) for key, tensor in tensors.items())]
+
+
+def _inverse_root(variance: Tensor, eps: float) -> Tensor:
+    return torch.rsqrt(variance + eps)
 
 
 def _normalised(kind: str, attrs: Attrs, statistics: Mapping[str, Constant], options: Any) -> list[Step]:
@@ -134,6 +165,15 @@ def layer_norm(options: Any, seen: Seen) -> list[Step]:
         raise Refused(f"normalises over {tuple(options.normalized_shape)}: only over the channels is known")
     tensors = _tensors(options, "weight", "bias")
     return [Step("layer_norm", {"eps": options.eps, "weight": "weight" in tensors, "bias": "bias" in tensors}, tensors)]
+
+
+def rms_norm(options: Any, seen: Seen) -> list[Step]:
+    """Read an RMS norm over the channels at each position."""
+    if tuple(options.normalized_shape) != seen.shape[:1]:
+        raise Refused(f"normalises over {tuple(options.normalized_shape)}: only over the channels is known")
+    eps = torch.finfo(torch.float32).eps if options.eps is None else options.eps
+    tensors = _tensors(options, "weight")
+    return [Step("rms_norm", {"eps": eps, "weight": bool(tensors)}, tensors)]
 
 
 def group_norm(options: Any, seen: Seen) -> list[Step]:
@@ -182,8 +222,8 @@ def clamp(options: Any, seen: Seen) -> list[Step]:
 
 def power(options: Any, seen: Seen) -> list[Step]:
     """Read a square."""
-    if options.exponent != 2:
-        raise Refused(f"the power {options.exponent}: only squares are known")
+    if isinstance(options.exponent, Constant | Value) or options.exponent != 2:
+        raise Refused(f"the power {options.exponent!r}: only the square is a layer")
     return [Step("activation", {"function": "square"})]
 
 

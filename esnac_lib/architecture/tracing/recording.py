@@ -13,7 +13,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from esnac_lib.architecture.tracing.calls import (
     Call,
     Constant,
+    Expression,
     Place,
     Recording,
     Value,
@@ -39,19 +42,37 @@ from esnac_lib.errors import TraceError, one_line
 def record(module: nn.Module, images: Tensor, atomic: Callable[[nn.Module], bool] = lambda module: False) -> Recording:
     """Run a module once on images (B, C, H, W) and record what it calls.
 
-    A module for which `atomic` is true counts as one call, whatever it does inside. The mode and the gradient setting
-    are the caller's. Where the run fails, TraceError names the module's path.
+    A module for which `atomic` is true counts as one call, whatever it does inside. The mode is the caller's;
+    gradients are on, so that what stops them shows. Where the run fails, TraceError names the module's path.
     """
     recorder = _Recorder(module, images, atomic)
     before = register_module_forward_pre_hook(recorder.enter)
     after = register_module_forward_hook(recorder.leave, with_kwargs=True)
     try:
-        with recorder, before, after:
+        with torch.enable_grad(), recorder, before, after, _scripted_functions_seen(recorder):
             output = module(recorder.images)
     except Exception as error:
         what = f"{type(module).__name__} fails on an input of shape {tuple(images.shape)} at {recorder.place()}"
         raise TraceError(f"{what}: {one_line(error, kind=False)}") from None
     return Recording(recorder.root, recorder.calls, recorder.input, recorder.noted(output), output)
+
+
+@contextmanager
+def _scripted_functions_seen(recorder: _Recorder) -> Iterator[None]:
+    """Record the calls of functions of `torch.jit.script`, which PyTorch does not show to a mode."""
+    kind: Any = torch.jit.ScriptFunction
+    original = kind.__call__
+
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        run = partial(original, function)
+        run.__name__ = function.name  # type: ignore[attr-defined]
+        return recorder.__torch_function__(run, (), args, kwargs)
+
+    kind.__call__ = call
+    try:
+        yield
+    finally:
+        kind.__call__ = original
 
 
 # Functions of a tensor that show its form and not its values.
@@ -102,7 +123,7 @@ class _Recorder(TorchFunctionMode):
 
     `values` has for each living tensor made of the input its Value and its version: PyTorch counts the changes in place
     of a tensor together with those of its views, so a change that came another way is noticed. `origins` has for other
-    tensors what they were computed from; None: not clear.
+    tensors what they were computed from, None: not clear; `made` how, if that was from parameters.
     """
 
     def __init__(self, module: nn.Module, images: Tensor, atomic: Callable[[nn.Module], bool]) -> None:
@@ -112,6 +133,8 @@ class _Recorder(TorchFunctionMode):
         self.paths = {part: path for path, part in module.named_modules()}
         self.values = WeakTensorKeyDictionary()
         self.origins = WeakTensorKeyDictionary()
+        self.made = WeakTensorKeyDictionary()
+        self.parameters = frozenset(name for name, _ in module.named_parameters())
         for part in module.modules():
             for tensor in leaves({**vars(part), "_modules": None}, Tensor):
                 self.origins[tensor] = frozenset()
@@ -134,7 +157,7 @@ class _Recorder(TorchFunctionMode):
             if path is None:  # made during the run
                 path = f"{self.stack[-1].path}.{type(module).__name__}" if self.stack else ""
             noted = self.noted(args)  # which may add a call
-            visit = Visit(module, path, len(self.calls), noted)
+            visit = Visit(module, path, len(self.calls), noted, quiet=not torch.is_grad_enabled())
             if self.stack:
                 self.stack[-1].items.append(visit)
             else:
@@ -158,7 +181,7 @@ class _Recorder(TorchFunctionMode):
             found = [tensor for tensor in leaves(output, Tensor) if tensor not in self.values]
             if strange := [tensor for tensor in found if self.origins.get(tensor) is None]:
                 reason = "its output comes out of code that cannot be followed"
-                self._add(visit, visit.place, module, (), {}, strange, reason=reason)
+                self._add(visit, visit.place, module, visit.args, visit.kwargs, strange, reason=reason)
             visit.output, visit.stop = self.noted(output), len(self.calls)
         return None
 
@@ -167,7 +190,7 @@ class _Recorder(TorchFunctionMode):
         parent = self.stack[-1]
         parent.items.remove(visit)
         if any(output is tensor for tensor in leaves(args, Tensor)):
-            output = output.detach()  # an object of its own, since what it stands for is another value
+            output = output.view_as(output)  # an object of its own, since what it stands for is another value
         self._add(parent, visit.place, visit.module, visit.args, visit.kwargs, [output])
         return output
 
@@ -196,25 +219,37 @@ class _Recorder(TorchFunctionMode):
             return self._constant_call(func, args, kwargs, given)
         noted = self.noted(args), self.noted(kwargs)
         versions = [tensor._version for tensor in given]
+        stops = not torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
         result = func(*args, **kwargs)
         written = [tensor for tensor, before in zip(given, versions, strict=True) if tensor._version != before]
         if any(result is tensor for tensor in given) and not any(result is tensor for tensor in written):
-            result = result.detach()  # an argument as it was (a dropout in eval mode), as a tensor of its own
-        self._touched(func, noted, result, written)
+            result = result.view_as(result)  # an argument as it was (a dropout in eval mode), a tensor of its own
+        self._touched(func, noted, result, written, stops)
         return result
 
     def _constant_call(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
+        """Run a function of constants alone, and note what its results were computed from, and how."""
+        versions = [tensor._version for tensor in given]
+        noted = self.noted(args), self.noted(kwargs)
         result = func(*args, **kwargs)
+        sources = [self.origins.get(tensor) for tensor in given if tensor not in self.values]
         if name_of(func) in _OF_FORM:
-            given = [tensor for tensor in given if tensor not in self.values]
-        sources = [self.origins.get(tensor) for tensor in given]
+            sources = []
         origin = None if None in sources else frozenset[str]().union(*sources)
-        for tensor in leaves(result, Tensor):
+        for tensor, before in zip(given, versions, strict=True):
+            if tensor._version != before:
+                self.origins[tensor] = origin
+                self.made.pop(tensor, None)  # what it was computed by is not all any more
+        for pick, tensor in enumerate(leaves(result, Tensor)):
+            if any(tensor is other for other in given):
+                continue
             self.origins[tensor] = origin
+            if origin and origin & self.parameters and torch.is_grad_enabled():
+                self.made[tensor] = Expression(func, *noted, pick)
         return result
 
-    def _touched(self, func: Any, noted: tuple[Any, Any], result: Any, written: list[Tensor]) -> None:
-        """Record a call that read a tensor made of the input."""
+    def _touched(self, func: Any, noted: tuple[Any, Any], result: Any, written: list[Tensor], stops: bool) -> None:
+        """Record a call that read a tensor made of the input; `stops`: it ran without the gradients that it needs."""
         results = list(leaves(result, Tensor))
         hidden = [tensor for tensor in written if not any(tensor is other for other in results)]
         reason = ""
@@ -224,6 +259,8 @@ class _Recorder(TorchFunctionMode):
             reason = "Python reads the values of a tensor here, and goes on by them"
         elif _shaped_by_values(func, noted[0], list(leaves(noted[0][1:], Value))):
             reason = "the shape of its result depends on the values of a tensor"
+        elif stops:
+            reason = "runs without gradients: under no_grad, or in a function with a backward of its own"
         self._add(self.stack[-1], self.place(), func, *noted, results + hidden, written=bool(hidden), reason=reason)
 
     def _add(
@@ -236,7 +273,8 @@ class _Recorder(TorchFunctionMode):
         return call
 
     def _new(self, tensor: Tensor) -> Value:
-        value = Value(tuple(tensor.shape), tensor.dtype, tensor.device, len(self.calls) if self.stack else -1)
+        made = len(self.calls) if self.stack else -1
+        value = Value(tuple(tensor.shape), tensor.dtype, tensor.device, made, tensor.requires_grad)
         self.values[tensor] = (value, tensor._version)
         return value
 
@@ -246,8 +284,9 @@ class _Recorder(TorchFunctionMode):
 
     def _note(self, tensor: Tensor) -> Value | Constant:
         if tensor not in self.values:
-            origin = self.origins.get(tensor)
-            return Constant(tensor, origin or frozenset(), origin is not None, tensor._version)
+            origin, made = self.origins.get(tensor), self.made.get(tensor)
+            names = origin or frozenset[str]()
+            return Constant(tensor, names, origin is not None, tensor._version, names & self.parameters, made)
         value, version = self.values[tensor]
         if version != tensor._version:
             reason = "reads a tensor that was changed in place by another name"

@@ -58,6 +58,9 @@ _BY_NAME: Mapping[str, Function] = {
     "layer_norm": Function(
         read.layer_norm, _INPUT | {"normalized_shape": REQUIRED} | _WEIGHTED | {"eps": 1e-5}, _CHANNELS_LAST
     ),
+    "rms_norm": Function(
+        read.rms_norm, _INPUT | {"normalized_shape": REQUIRED, "weight": None, "eps": None}, _CHANNELS_LAST
+    ),
     "group_norm": Function(
         read.group_norm, _INPUT | {"num_groups": REQUIRED} | _WEIGHTED | {"eps": 1e-5}, ("chw", "cn")
     ),
@@ -127,6 +130,8 @@ COPIES = frozenset(
     functions("contiguous", "clone", "detach", "to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu",
               "cuda", "requires_grad_")
 ) | {Tensor.data.__get__}  # type: ignore[attr-defined]  # fmt: skip
+# Of these, what stops gradients.
+STOPS_GRADIENTS = frozenset([*functions("detach"), Tensor.data.__get__])  # type: ignore[attr-defined]
 
 # What does nothing in eval mode and has no layer of its own for training.
 LEFT_OUT = frozenset(
@@ -148,3 +153,32 @@ def stochastic_depth(module: nn.Module) -> Attrs | None:
     """Return the attributes of the layer that such a module is; None if it does nothing."""
     attrs = {key: getattr(module, name) for key, name in _STOCHASTIC_DEPTHS[type(module).__name__].items()}
     return attrs if attrs["p"] else None
+
+
+# What may stand before a function that is not defined for all numbers, and belongs to it then: element-wise functions,
+# pools and movement.
+FREE = MOVES | (COPIES - STOPS_GRADIENTS) | frozenset(
+    function
+    for name, entry in [*_BY_NAME.items(), *((alias, _BY_NAME[name]) for alias, name in _ALIASES.items())]
+    if name not in ("conv2d", "linear", "dropout", "prelu") and "norm" not in name
+    for function in functions(name, f"{name}_")
+)  # fmt: skip
+
+# Functions without a layer of their own that are defined for all numbers.
+TOTAL = MOVES | COPIES | frozenset(
+    functions(
+        "pixel_shuffle", "pixel_unshuffle", "roll", "rot90", "unfold", "fold", "grid_sample", "affine_grid",
+        "interpolate", "softmax", "log_softmax", "softmin", "logsumexp", "matmul", "__matmul__", "mm", "bmm", "einsum",
+        "addmm", "baddbmm", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+        "conv_transpose3d", "linear", "sign", "sgn", "round", "floor", "ceil", "trunc", "frac", "erf", "sin", "cos",
+        "atan", "sinh", "cosh", "asinh", "exp", "expm1", "max", "min", "amax", "amin", "maximum", "minimum", "argmax",
+        "argmin", "sort", "topk", "sum", "mean", "var", "norm", "cumsum", "where", "stack", "cat", "concat",
+        "normalize", "layer_norm", "group_norm", "batch_norm", "instance_norm", "rms_norm", "lp_pool2d", "threshold",
+        "glu", "rrelu", "hardshrink", "softshrink", "tanhshrink", "logaddexp", "clamp", "clip", "clamp_min",
+        "gt", "ge", "lt", "le", "eq", "ne", "__gt__", "__ge__", "__lt__", "__le__", "logical_not", "addcmul", "lerp",
+        "scaled_dot_product_attention", "max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "avg_pool1d",
+        "avg_pool3d", "tile", "repeat", "repeat_interleave", "diagonal", "tril", "triu", "masked_fill", "nan_to_num",
+        "index_select", "gather", "add", "sub", "mul", "rsub", "__add__", "__radd__", "__sub__", "__rsub__", "__mul__",
+        "__rmul__", "dropout",
+    )
+)  # fmt: skip

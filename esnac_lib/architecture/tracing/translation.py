@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,15 +10,14 @@ from torch import Tensor, nn
 from esnac_lib.architecture.graph import Architecture, Layer
 from esnac_lib.architecture.network import Weights
 from esnac_lib.architecture.tracing import traceable as known
-from esnac_lib.architecture.tracing.arithmetic import HANDLERS
+from esnac_lib.architecture.tracing.arithmetic import COMBINES, HANDLERS
 from esnac_lib.architecture.tracing.calls import Call, Constant, Recording, Value, Visit, leaves, replaced
 from esnac_lib.architecture.tracing.draft import Draft, Part
 from esnac_lib.architecture.tracing.movement import SPACE
-from esnac_lib.architecture.tracing.opaque import code_of, trial
-from esnac_lib.architecture.tracing.readers import Options, Refused, Seen, Step, bind
+from esnac_lib.architecture.tracing.opaque import Program, code_of, opaque_step, presentation_of
+from esnac_lib.architecture.tracing.readers import Options, Refused, Seen, Step, Unfinished, bind
+from esnac_lib.architecture.tracing.regions import ODD_ARGUMENTS, Regions
 from esnac_lib.errors import ArchitectureError, TraceError, one_line
-
-_ODD_ARGUMENTS = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)  # of calls that no reader foresees
 
 
 class Translation:
@@ -31,6 +28,7 @@ class Translation:
         self.draft = Draft(recording.images, {path for path, _ in module.named_modules() if path})
         self.needed, self.last_read = _lifetimes(recording)
         self.names = {tensor: name for name, tensor in [*module.named_buffers(), *module.named_parameters()]}
+        self.regions = Regions(self.draft, recording, self.names)
         self._visit(recording.root)
 
     def finish(self) -> tuple[Architecture, Weights]:
@@ -49,30 +47,13 @@ class Translation:
             raise TraceError(f"cannot compress {name}: {what}")
         return architecture, weights
 
-    def warn(self) -> None:
-        """Warn once about all parts of the module that are not in the architecture."""
-        used, notes = {**self.draft.owners, **self.draft.used}, list(dict.fromkeys(self.draft.notes))
-        if unused := [name for name, _ in self.module.named_parameters() if name not in used]:
-            notes.append(f"{', '.join(self._summarised(unused))}, on which the output does not depend")
-        if notes:
-            warnings.warn(f"left out of {type(self.module).__name__}: {'; '.join(notes)}", stacklevel=3)
-
-    def _summarised(self, unused: list[str]) -> list[str]:
-        """Return parameters by name, or the modules of which they are all."""
-        alive = {name for name, _ in self.module.named_parameters()} - set(unused)
-        found: dict[str, None] = {}
-        for name in unused:
-            heads = accumulate(name.split("."), "{}.{}".format)  # the last one is the parameter
-            dead = next(head for head in heads if not any(other.startswith(f"{head}.") for other in alive))
-            found[dead] = None
-        return list(found)
-
     def _visit(self, visit: Visit) -> None:
         """Translate what a module does, or the module as one opaque layer where that is not understood."""
         mark = self.draft.mark()
         try:
             for item in visit.items:
                 self._visit(item) if isinstance(item, Visit) else self._call(item)
+            self._finish_pending(visit)
             self._check_output(visit)
         except Refused as error:
             if visit is self.recording.root:
@@ -83,6 +64,12 @@ class Translation:
             except Refused:
                 self.draft.undo(mark)
                 raise error from None
+
+    def _finish_pending(self, visit: Visit) -> None:
+        """Make layers of the pending calls of a visit that are read after it."""
+        for value in list(self.draft.pending) if visit is not self.recording.root else ():
+            if value.made >= visit.start and (value is visit.output or self.last_read.get(value, -1) >= visit.stop):
+                self.draft.read(value)
 
     def _check_output(self, visit: Visit) -> None:
         """Refuse an output whose elements stand in an order that nothing can read: an opaque layer is better."""
@@ -99,16 +86,36 @@ class Translation:
             return
         mark = self.draft.mark()
         try:
-            self._understand(call)
-        except (Refused, *_ODD_ARGUMENTS) as error:
+            if not self._is_norm(call):
+                self._understand(call)
+            if self._is_lost(call):
+                self.draft.undo(mark)
+                self.regions.follow(call)
+        except (Refused, *ODD_ARGUMENTS) as error:
             self.draft.undo(mark)
             detail = f": {one_line(error, kind=False)}" if str(error) else ""
-            reason = f"{call.name} in {call.place}{detail}"
+            reason = str(error) if isinstance(error, Unfinished) else f"{call.name} in {call.place}{detail}"
             try:
                 self._opaque_call(call, reason)
             except Refused:
                 self.draft.undo(mark)
                 raise Refused(reason) from None
+
+    def _is_lost(self, call: Call) -> bool:
+        """Return whether a call moved the numbers of what no layer does to where no layer finds them."""
+        if call.target not in known.MOVES or not self.regions.can_follow(call):
+            return False
+        parts = [self.draft.parts[value] for value in call.results if value in self.needed]
+        return any(part.layout is None and part.reading is None for part in parts)
+
+    def _is_norm(self, call: Call) -> bool:
+        """Return whether a call ends a norm that was written by hand; then its result stands for that norm's."""
+        if call.target not in COMBINES or not any(value in self.draft.pending for value in call.values):
+            return False
+        norm = self.regions.norm(call.results[0])
+        if norm is not None:
+            self.draft.give(call.results[0], norm)
+        return norm is not None
 
     def _understand(self, call: Call) -> None:
         if call.reason:
@@ -142,7 +149,9 @@ class Translation:
         part = self.draft.read(bound.pop("input"), function.layouts)
         if any(leaves(list(bound.values()), Value)):
             raise Refused("one of its options depends on the input")
-        seen = Seen(part.shape, part.layout, call.results[0].shape[1:])
+        twin = call.twin or call
+        in_training = Options(**bind(function.arguments, twin.args, twin.kwargs))
+        seen = Seen(part.shape, part.layout, call.results[0].shape[1:], in_training)
         return self.draft.chain(call, function.read(Options(**bound), seen), part)
 
     def _move(self, call: Call) -> None:
@@ -150,7 +159,7 @@ class Translation:
         value, *others = call.values
         if value is not call.args[0] or (others and not call.name.endswith("_as")):  # of the others only the shape
             raise Refused("moves numbers by those of another tensor")
-        part = self.draft.parts.get(value)
+        part = self.draft.part(value)
         if part is None:
             raise Refused("moves what is no map and no features")
         stands = {other: torch.empty(other.shape) for other in others}
@@ -164,7 +173,9 @@ class Translation:
     def _copy(self, call: Call, value: Any) -> None:
         """Translate a function that returns its argument."""
         (result,) = call.results
-        part = self.draft.read_parts.get(value) or self.draft.parts.get(value)
+        if call.target in known.STOPS_GRADIENTS and value.grad:
+            raise Refused("stops the gradients here")
+        part = self.draft.read_parts.get(value) or self.draft.part(value)
         if part is None or result.dtype != value.dtype or result.shape != value.shape:
             raise Refused("changes the type of a tensor, or copies what is no map")
         self.draft.parts[result] = part
@@ -172,6 +183,8 @@ class Translation:
     def _module(self, call: Call) -> Part:
         """Translate a module that is one layer by itself: one of a `Network`, or a stochastic depth."""
         if call.target not in self.layers:
+            if not known.is_stochastic_depth(call.target):
+                raise Refused("does something else in training")
             part = self.draft.read(call.args[0])
             if (attrs := known.stochastic_depth(call.target)) is None:
                 return part
@@ -190,25 +203,22 @@ class Translation:
     def _held(self, tensor: Tensor) -> Constant:
         """Return the constant of a tensor that a module of the user's holds."""
         names = frozenset((self.names[tensor],)) if tensor in self.names else frozenset[str]()
-        return Constant(tensor, names, True, tensor._version)
+        learned = names if isinstance(tensor, nn.Parameter) else frozenset[str]()
+        return Constant(tensor, names, True, tensor._version, learned)
 
     def _opaque_call(self, call: Call, reason: str) -> None:
-        """Translate a function as an opaque layer. In PyTorch's own modules the module is the better one."""
-        wanted = [place for place, value in enumerate(call.results) if value in self.needed]
-        if call.reason or call.written or call.place.plain or len(wanted) != 1:
+        """Keep a function for an opaque layer, or a module as one."""
+        if not isinstance(call.target, nn.Module):
+            self.regions.postpone(call, reason)
+        elif call.reason or len(call.results) != 1:
             raise Refused(reason)
-        held = set[str]()
-        for constant in leaves((call.args, call.kwargs), Constant):
-            self.draft.trust(constant)
-            held |= constant.names
-        pick = wanted[0] if len(call.results) > 1 else None
-        name = call.place.path if isinstance(call.target, nn.Module) else call.name
-        self._opaque(call, call.results[wanted[0]], reason, name, held, pick)
+        else:
+            self._opaque_module(call, reason)
 
     def _opaque_visit(self, visit: Visit, reason: str) -> None:
         """Translate a module as an opaque layer, if all that it shares with the rest are its inputs and one output."""
         inputs = set(leaves((visit.args, visit.kwargs), Value))
-        if not isinstance(visit.output, Value) or not visit.start <= visit.output.made < visit.stop:
+        if not isinstance(visit.output, Value) or not visit.start <= visit.output.made < visit.stop or visit.quiet:
             raise Refused(reason)
         for call in self.recording.calls[visit.start : visit.stop]:
             strange = [value for value in call.values if value.made < visit.start and value not in inputs]
@@ -216,30 +226,23 @@ class Translation:
             if strange or any(self.last_read.get(value, -1) >= visit.stop for value in others):
                 raise Refused(reason)
         call = Call(visit.module, visit.args, visit.kwargs, (visit.output,), visit.place, visit.start)
-        tensors = [*visit.module.parameters(), *visit.module.buffers()]
-        held = {self.names[tensor] for tensor in tensors if tensor in self.names}
-        self._opaque(call, visit.output, reason, visit.path, held, None)
+        self._opaque_module(call, reason)
 
-    def _opaque(self, call: Call, output: Value, reason: str, name: str, held: set[str], pick: int | None) -> None:
-        """Add a call as an opaque layer. held: the user's tensors in it; pick: which of several results is meant."""
-        parts = [self.draft.read(value, tuple(SPACE)) for value in call.values]
-        if not parts or not output.dtype.is_floating_point:
-            raise Refused(reason)
-        layouts, inputs = [str(part.layout) for part in parts], tuple(part.shape for part in parts)
-        presentation = _presentation(output, call.values, parts)
+    def _opaque_module(self, call: Call, reason: str) -> None:
+        """Add the call of a module as an opaque layer."""
+        output, values, place = call.results[0], list(dict.fromkeys(call.values)), call.place
+        parts = [self.draft.read(value, tuple(SPACE)) for value in values]
+        presentation, layouts = presentation_of(output, values, parts), [str(part.layout) for part in parts]
         try:
-            code = code_of(call, layouts, presentation, pick)
-            shape, macs = trial(code, call.values, inputs)
-        except _ODD_ARGUMENTS:  # also of a module that cannot be copied
+            code = code_of(call, layouts, presentation, self.names)
+            own = {key: self.names[tensor] for key, tensor in call.target.named_parameters()}
+            learned = code.learned if isinstance(code, Program) else own
+            step = opaque_step(code, call.name, values, parts, learned)
+        except ODD_ARGUMENTS:  # also of a module that cannot be copied
             raise Refused(reason) from None
-        state = code.state_dict(keep_vars=True)
-        tensors = tuple((key, tuple(tensor.shape), isinstance(tensor, nn.Parameter)) for key, tensor in state.items())
-        attrs = {"what": call.name, "inputs": inputs, "output": shape, "tensors": tensors, "macs": macs}
-        constants = {key: Constant(tensor, frozenset(), True, tensor._version) for key, tensor in state.items()}
-        name, step = self.draft.unique(name, isinstance(call.target, nn.Module)), Step("opaque", attrs, constants)
+        name = self.draft.unique(place.path, True)
         at = self.draft.layer(call, step, tuple(part.slot for part in parts), name=name, code=code, reason=reason)
-        self.draft.own(sorted(held), name, "weight")
-        self.draft.give(output, Part(at, shape, presentation[0]))
+        self.draft.give(output, Part(at, step.attrs["output"], presentation.layout))
 
 
 def _lifetimes(recording: Recording) -> tuple[set[Value], dict[Value, int]]:
@@ -252,16 +255,3 @@ def _lifetimes(recording: Recording) -> tuple[set[Value], dict[Value, int]]:
         if any(value in needed for value in call.results):
             needed.update(call.values)
     return needed, last
-
-
-def _presentation(output: Value, inputs: list[Value], parts: list[Part]) -> tuple[str, tuple[int, ...]]:
-    """Return the layout in which opaque code gives its result, and its height and width: that of an input, or plain."""
-    for value, part in zip(inputs, parts, strict=True):
-        layout = str(part.layout)
-        if layout in ("hwc", "nc", "cn") and len(value.shape) == len(output.shape):
-            if all(value.shape[dim] == output.shape[dim] for dim in SPACE[layout]):
-                return layout, part.shape[1:]
-            raise Refused("")
-    if len(output.shape) not in (2, 4):
-        raise Refused("")
-    return ("f" if len(output.shape) == 2 else "chw"), ()

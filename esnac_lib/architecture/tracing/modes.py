@@ -1,0 +1,119 @@
+"""The two modes of a module: how it runs in training and in eval mode, call by call, and what it is left as.
+
+>>> both = record_modes(module, images, atomic)
+>>> both.recording.calls[3].twin        # the same call in training mode
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from esnac_lib.architecture.tracing.calls import Call, Constant, Recording, Value, Visit, name_of, replaced
+from esnac_lib.architecture.tracing.recording import record
+
+_DROPOUTS = frozenset({
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout",
+})  # fmt: skip
+_BY_MODE = _DROPOUTS | {"batch_norm", "instance_norm"}  # whose arguments may differ between the modes
+
+
+@contextmanager
+def left_as_it_was(module: nn.Module) -> Iterator[None]:
+    """Put modes, buffers and what has gradients back, whatever is done to them."""
+    parts = list(module.modules())
+    modes = [part.training for part in parts]
+    buffers = [dict(part._buffers) for part in parts]
+    values = [(b, b.detach().clone()) for held in buffers for b in held.values() if b is not None]
+    frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(parameter.is_floating_point())
+        yield
+    finally:
+        for part, mode, held in zip(parts, modes, buffers, strict=True):
+            part.training = mode
+            part._buffers.update(held)
+        with torch.no_grad():
+            for buffer, value in values:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+class BothModes(NamedTuple):
+    """The recording in eval mode, whose calls know their twins, and what the module itself does in training alone."""
+
+    recording: Recording
+    in_training_alone: str
+
+
+def record_modes(module: nn.Module, images: Tensor, atomic: Callable[[nn.Module], bool]) -> BothModes:
+    """Record a module in eval mode, beside training mode.
+
+    A part that does something else in training counts as one call.
+    """
+    with left_as_it_was(module):
+        trained = record(module.train(), images, atomic)
+    odd: set[nn.Module] = set()
+    recording = record(module.eval(), images, atomic)
+    twins: dict[int, Call] = {}
+    difference = _compare(recording.root, trained.root, twins, odd)
+    if odd:
+        with left_as_it_was(module):
+            trained = record(module.train(), images, lambda part: part in odd or atomic(part))
+        recording = record(module.eval(), images, lambda part: part in odd or atomic(part))
+        twins = {}
+        difference = _compare(recording.root, trained.root, twins, set())
+    calls = recording.calls
+    for position, twin in twins.items():
+        object.__setattr__(calls[position], "twin", twin)
+    return BothModes(recording, difference)
+
+
+def _compare(visit: Visit, twin: Visit, twins: dict[int, Call], odd: set[nn.Module]) -> str:
+    """Pair the calls of a visit with those in training; add inner modules that do something else to `odd`.
+
+    Returns where the visit itself does something else; empty if it does not.
+    """
+    if len(visit.items) != len(twin.items):
+        return str(visit.place)
+    for item, other in zip(visit.items, twin.items, strict=True):
+        if isinstance(item, Visit) and isinstance(other, Visit) and item.module is other.module:
+            if _compare(item, other, twins, odd):
+                odd.add(item.module)
+        elif isinstance(item, Call) and isinstance(other, Call) and _alike(item, other):
+            twins[item.position] = other
+        else:
+            return str(item.place)
+    return ""
+
+
+def _alike(call: Call, twin: Call) -> bool:
+    """Return whether two calls do the same, tensors apart."""
+    if call.target is not twin.target and name_of(call.target) != name_of(twin.target):
+        return False
+    return name_of(call.target) in _BY_MODE or _numbers(call) == _numbers(twin)
+
+
+def _numbers(call: Call) -> str:
+    return repr(replaced((call.args, call.kwargs), (Value, Constant), lambda leaf: type(leaf)))
+
+
+class WithoutChance(TorchFunctionMode):
+    """Dropouts pass everything on, and every draw of a Bernoulli variable is one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function, or what stands for it."""
+        name = name_of(func)
+        if name in _DROPOUTS:
+            return args[0].clone()
+        if name == "bernoulli":
+            return args[0].fill_(1) if getattr(func, "__name__", "").endswith("_") else torch.ones_like(args[0])
+        return func(*args, **(kwargs or {}))
