@@ -249,9 +249,9 @@ LAYER_TYPES: dict[str, LayerType] = {
                "macs": form.integer(0)},
         slots=0,
     ),
-    "broadcast": LayerType(  # x + p, and the like, with a tensor p that is one number, or one a channel, row or column
-        _same, _broadcast_tensors, attrs={"operation": REQUIRED, **dict.fromkeys(BROADCAST_SIZES, False), "trained": True},
-        forms={"operation": form.choice(OPERATIONS)}, follows=True,
+    "broadcast": LayerType(  # x + p, and the like, with a tensor p of one number, or of one a channel, row or column
+        _same, _broadcast_tensors, follows=True, forms={"operation": form.choice(OPERATIONS)},
+        attrs={"operation": REQUIRED, **dict.fromkeys(BROADCAST_SIZES, False), "trained": True},
     ),
     "rms_norm": LayerType(_same, _affine_tensors, attrs={"eps": 1e-5, "weight": True}, follows=True),
 }  # fmt: skip

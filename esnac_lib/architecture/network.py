@@ -165,7 +165,10 @@ def build(architecture: Architecture, weights: Mapping[str, Tensor] | None = Non
         network = Network(architecture)
     for layer, step in zip(architecture.layers, network._plan, strict=True):
         state = {name: weights[f"{layer.name}.{name}"].detach().clone() for name in step.module.state_dict()}
+        learned = {name for name, parameter in step.module.named_parameters() if parameter.requires_grad}
         step.module.load_state_dict(state, assign=True)
+        for name, parameter in step.module.named_parameters():
+            parameter.requires_grad_(name in learned)  # which a scripted module forgets
     return network
 
 

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from esnac_lib.architecture.export.python_file import python_weights, to_python
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Network, Weights, build, inherit
+from esnac_lib.architecture.tracing import plain
 from esnac_lib.errors import ArchitectureError, VerificationError, one_line
 from esnac_lib.space.search_space import SearchSpace
 
@@ -43,7 +44,7 @@ def verify(architecture: Architecture, teacher_weights: Mapping[str, Tensor], *,
 
     shapes: every layer puts out the predicted shape. parameters, macs: the counts are those of the module and of
     PyTorch's FlopCounterMode. training: outputs are finite in train and eval mode, and every parameter gets a finite
-    gradient (where float32 overflows, in float64, and where that does too, with a hundredth of the weights: a student
+    gradient, or none where opaque code stops it (where float32 overflows, in float64, and where that does too, with a hundredth of the weights: a student
     of an untrained teacher may have lost every norm). json: the architecture comes back from its JSON the same. python:
     the exported program gives the student's outputs (left out where a layer is opaque).
 
@@ -74,6 +75,7 @@ def verify_teacher(
     """Check, as `verify` does, that deciding nothing gives the module's own outputs, and then what `verify` checks."""
     if (architecture := space.apply(space.nothing)) != space.teacher:
         raise VerificationError("deciding nothing does not give the teacher's architecture")
+    module, _ = plain(module)
     modes = {part: part.training for part in module.modules()}
     noise = _noise(architecture, seed)
     try:
@@ -138,7 +140,7 @@ def _learns(network: Network, noise: Tensor) -> bool:
     outputs.square().mean().backward()
     finite = bool(torch.isfinite(outputs).all())
     for name, parameter in network.named_parameters():
-        if parameter.requires_grad and parameter.grad is None:
+        if parameter.requires_grad and parameter.grad is None and not network.runs_own_code:  # which may stop it
             raise VerificationError(f"{_name(network.architecture)}: {name} gets no gradient")
         finite = finite and (parameter.grad is None or bool(torch.isfinite(parameter.grad).all()))
     network.zero_grad(set_to_none=True)

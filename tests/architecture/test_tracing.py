@@ -712,11 +712,11 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
         lambda: nn.Sequential(conv(3)),
         r"Sequential fails on an input of shape \(2, 4, 8, 8\) at 0 \(Conv2d\): Given groups",
     ),
-    (lambda: Of(lambda m, x: (x, m.a(x)), a=conv()), "Of: it puts out a tuple"),
-    (lambda: Of(lambda m, x: m.a(x).size(0), a=conv()), "Of: it puts out a int"),
-    (lambda: Of(lambda m, x: torch.ones(2, 3), a=conv()), "Of: it puts out a constant"),
+    (lambda: Of(lambda m, x: (x, m.a(x)), a=conv()), "Of puts out a tuple"),
+    (lambda: Of(lambda m, x: m.a(x).size(0), a=conv()), "Of puts out a int"),
+    (lambda: Of(lambda m, x: torch.ones(2, 3), a=conv()), "Of puts out a constant"),
     (lambda: Of(_through_a_view, a=conv()), "reads a tensor that was changed in place by another name"),
-    (lambda: Of(lambda m, x: m.a(x) + X, a=conv()), "reads a tensor that no module holds"),
+    (lambda: Of(lambda m, x: m.a(x) + X, a=conv()), "reads a tensor from outside the module"),
 ]
 
 

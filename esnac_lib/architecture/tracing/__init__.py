@@ -24,6 +24,8 @@ from esnac_lib.architecture.tracing.traceable import is_stochastic_depth
 from esnac_lib.architecture.tracing.translation import Translation
 from esnac_lib.errors import ArchitectureError, TraceError, one_line
 
+_WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+
 
 def trace(module: nn.Module, example_input: Tensor) -> tuple[Architecture, Weights]:
     """Return the architecture of a module, and a copy of its weights, in float32.
@@ -48,8 +50,7 @@ def trace(module: nn.Module, example_input: Tensor) -> tuple[Architecture, Weigh
     if example_input.ndim != 4 or not example_input.numel() or not example_input.is_floating_point():
         given = f"{example_input.dtype} of shape {tuple(example_input.shape)}"
         raise TraceError(f"the example input is {given}: give a batch of images (B, C, H, W) as floats")
-    notes: list[str] = []
-    module = _in_float32(_unwrapped(module), notes)
+    module, precision = plain(module)
     device = example_input.device
     with (
         left_as_it_was(module), torch.no_grad(), torch.autocast(device.type, enabled=False),
@@ -69,31 +70,33 @@ def trace(module: nn.Module, example_input: Tensor) -> tuple[Architecture, Weigh
         used = comparison.check(probe, False, "") | comparison.check(probe, True, both.in_training_alone)
         comparison.check_count(used, _places(both.recording))
         weights = network.weights()
-    _warn(module, [*notes, *translation.draft.notes], {name for name, _ in sources.values()})
+    _warn(module, [*filter(None, [precision]), *translation.draft.notes], {name for name, _ in sources.values()})
     return architecture, weights
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """Return what `torch.compile` or `nn.DataParallel` stand around."""
-    for attribute in ("_orig_mod", "module"):
-        inner = getattr(module, attribute, None)
-        wraps = type(module).__name__ in ("OptimizedModule", "DataParallel", "DistributedDataParallel")
-        if wraps and isinstance(inner, nn.Module):
-            return _unwrapped(inner)
-    return module
+def plain(module: nn.Module) -> tuple[nn.Module, str]:
+    """Return the module itself, without what `torch.compile` or `nn.DataParallel` put around it, and in float32.
 
-
-def _in_float32(module: nn.Module, notes: list[str]) -> nn.Module:
-    """Return a module whose numbers are float32: the same one, or a copy, which is noted."""
+    If it holds other numbers it is a copy, and the text says what they were. Raises TraceError where there is none.
+    """
+    try:
+        with left_as_it_was(module):
+            module.train()
+    except NotImplementedError:  # of torch.export
+        made = f"{type(module).__name__} was made by torch.export for one mode alone"
+        raise TraceError(f"{made}: trace the module that it was made from") from None
+    for kind, attribute in _WRAPPERS.items():
+        if type(module).__name__ == kind and isinstance(inner := getattr(module, attribute, None), nn.Module):
+            return plain(inner)
     found = {t.dtype for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()} - {torch.float32}
     if not found:
-        return module
+        return module, ""
     kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
-    notes.append(f"the precision of its numbers ({kinds}): the trace is in float32")
     try:
-        return deepcopy(module).float()
+        return deepcopy(module).float(), f"the precision of its numbers ({kinds}): the trace is in float32"
     except Exception as error:
-        raise TraceError(f"{type(module).__name__} is in {kinds} and cannot be copied into float32: {error}") from None
+        what = f"{type(module).__name__} is in {kinds} and cannot be copied into float32"
+        raise TraceError(f"{what}: {one_line(error, kind=False)}") from None
 
 
 def _images(example: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ class Visit:
     stop: int = -1
     items: list[Call | Visit] = field(default_factory=list)
     place: Place = field(default_factory=lambda: Place("", "", ""))
-    quiet: bool = False  # it runs where no gradients flow
+    bare: bool = True  # it does not run inside no_grad or autocast, which its copy would not know of
 
 
 @dataclass(frozen=True, eq=False)

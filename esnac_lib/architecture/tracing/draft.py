@@ -6,7 +6,7 @@ Everything is only ever added to, so that a part which turns out not to be under
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -193,7 +193,9 @@ class Draft:
     def trust(self, constant: Constant) -> Tensor:
         """Return the tensor of a constant. Raises Refused if it is not clear that it is one."""
         if not constant.known:
-            raise Refused("reads a tensor that no module holds and no function of PyTorch made during the run")
+            raise Refused(
+                "reads a tensor from outside the module, or from code that cannot be followed: hold it as a buffer"
+            )
         if constant.tensor._version != constant.version:
             raise Refused("reads a constant that is changed in place later")
         return constant.tensor.detach()

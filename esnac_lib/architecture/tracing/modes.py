@@ -38,7 +38,9 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode, held in zip(parts, modes, buffers, strict=True):
             part.training = mode
-            part._buffers.update(held)
+            for name, buffer in held.items():
+                if part._buffers[name] is not buffer and not isinstance(part, torch.jit.ScriptModule):
+                    part._buffers[name] = buffer
         with torch.no_grad():
             for buffer, value in values:
                 if not torch.equal(buffer, value):
@@ -57,7 +59,7 @@ class BothModes(NamedTuple):
 def record_modes(module: nn.Module, images: Tensor, atomic: Callable[[nn.Module], bool]) -> BothModes:
     """Record a module in eval mode, beside training mode.
 
-    A part that does something else in training counts as one call.
+    A part that does something else in training counts as one call, if it gives a tensor.
     """
     with left_as_it_was(module):
         trained = record(module.train(), images, atomic)
@@ -86,7 +88,9 @@ def _compare(visit: Visit, twin: Visit, twins: dict[int, Call], odd: set[nn.Modu
         return str(visit.place)
     for item, other in zip(visit.items, twin.items, strict=True):
         if isinstance(item, Visit) and isinstance(other, Visit) and item.module is other.module:
-            if _compare(item, other, twins, odd):
+            if difference := _compare(item, other, twins, odd):
+                if not isinstance(item.output, Value):
+                    return difference
                 odd.add(item.module)
         elif isinstance(item, Call) and isinstance(other, Call) and _alike(item, other):
             twins[item.position] = other

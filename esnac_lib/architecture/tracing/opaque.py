@@ -79,7 +79,7 @@ class Program(nn.Module):
         target = call.target
         if isinstance(target, nn.Module):
             name = f"module{len(self.instructions)}"
-            self.add_module(name, deepcopy(target))
+            self.add_module(name, _copied(target))
             self.learned |= {f"{name}.{key}": self.names[tensor] for key, tensor in target.named_parameters()}
             target = Hole(-1, name)
         self.instructions.append(Instruction(target, args, kwargs, self._count))
@@ -133,9 +133,14 @@ def code_of(call: Call, layouts: Sequence[str], presentation: Presentation, name
     """Return a copy of the user's module that a call runs, inside a program where it is not called with maps alone."""
     natural = {*layouts, presentation.layout} <= {"chw", "f"} and len(call.args) == len(layouts)
     if natural and not call.kwargs and all(isinstance(item, Value) for item in call.args):
-        return deepcopy(call.target)
+        return _copied(call.target)
     program = Program([call], list(dict.fromkeys(call.values)), layouts, names)
     return program.ending(call.results[0], presentation)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    with torch.enable_grad():  # without, the parameters of a scripted module would not be learned any more
+        return deepcopy(module)
 
 
 def presentation_of(output: Value, inputs: Sequence[Value], parts: Sequence[Part]) -> Presentation:
@@ -160,8 +165,8 @@ def opaque_step(
     """
     shapes = tuple(part.shape for part in parts)
     output, macs = trial(code, inputs, shapes)
-    state = code.state_dict(keep_vars=True)
-    tensors = tuple((key, tuple(tensor.shape), isinstance(tensor, nn.Parameter)) for key, tensor in state.items())
+    state, trained = code.state_dict(keep_vars=True), dict(code.named_parameters())
+    tensors = tuple((key, tuple(tensor.shape), key in trained) for key, tensor in state.items())
     attrs = {"what": what, "inputs": shapes, "output": output, "tensors": tensors, "macs": macs}
     names = {key: frozenset(name for name in (learned.get(key),) if name) for key in state}
     constants = {key: Constant(t, names[key], True, t._version, names[key]) for key, t in state.items()}

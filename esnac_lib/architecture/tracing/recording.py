@@ -79,7 +79,7 @@ def _scripted_functions_seen(recorder: _Recorder) -> Iterator[None]:
 _FORM = frozenset({
     "size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "storage_offset", "element_size",
     "is_floating_point", "is_complex", "is_signed", "is_inference", "is_conj", "is_neg", "is_same_size", "get_device",
-    "has_names", "data_ptr", "__len__", "__hash__", "__get__", "requires_grad_", "_is_view",
+    "has_names", "data_ptr", "__len__", "__hash__", "__get__", "requires_grad_", "_is_view", "retain_grad",
 })  # fmt: skip
 _HARMLESS = (type(None), type(NotImplemented), str, torch.dtype, torch.device, torch.Size, torch.layout,
              torch.memory_format)  # fmt: skip
@@ -157,7 +157,7 @@ class _Recorder(TorchFunctionMode):
             if path is None:  # made during the run
                 path = f"{self.stack[-1].path}.{type(module).__name__}" if self.stack else ""
             noted = self.noted(args)  # which may add a call
-            visit = Visit(module, path, len(self.calls), noted, quiet=not torch.is_grad_enabled())
+            visit = Visit(module, path, len(self.calls), noted, bare=torch.is_grad_enabled() and not self._autocasts())
             if self.stack:
                 self.stack[-1].items.append(visit)
             else:
@@ -257,11 +257,18 @@ class _Recorder(TorchFunctionMode):
             if not _reads_values(func, result):
                 return
             reason = "Python reads the values of a tensor here, and goes on by them"
+            if "hook" in name_of(func):
+                reason = "a hook on its gradient"
         elif _shaped_by_values(func, noted[0], list(leaves(noted[0][1:], Value))):
             reason = "the shape of its result depends on the values of a tensor"
+        elif self._autocasts():
+            reason = "runs under autocast: give the module without it"
         elif stops:
             reason = "runs without gradients: under no_grad, or in a function with a backward of its own"
         self._add(self.stack[-1], self.place(), func, *noted, results + hidden, written=bool(hidden), reason=reason)
+
+    def _autocasts(self) -> bool:
+        return torch.is_autocast_enabled(self.images.device.type)
 
     def _add(
         self, visit: Visit, place: Place, target: Any, args: Any, kwargs: Any, results: list[Tensor], **marks: Any

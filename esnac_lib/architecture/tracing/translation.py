@@ -36,7 +36,8 @@ class Translation:
         name, output = type(self.module).__name__, self.recording.output
         if not isinstance(output, Value):
             kind = type(output).__name__.lower()
-            raise TraceError(f"cannot trace {name}: it puts out a {kind}, where one tensor made of the input is needed")
+            advice = "wrap it in a module that gives one" if kind != "constant" else "is the input used?"
+            raise TraceError(f"{name} puts out a {kind}, where one tensor made of the input is needed: {advice}")
         try:
             architecture, weights = self.draft.finish(self.draft.read(output, ("chw", "f")).slot)
         except (Refused, ArchitectureError) as error:
@@ -218,7 +219,7 @@ class Translation:
     def _opaque_visit(self, visit: Visit, reason: str) -> None:
         """Translate a module as an opaque layer, if all that it shares with the rest are its inputs and one output."""
         inputs = set(leaves((visit.args, visit.kwargs), Value))
-        if not isinstance(visit.output, Value) or not visit.start <= visit.output.made < visit.stop or visit.quiet:
+        if not isinstance(visit.output, Value) or not visit.start <= visit.output.made < visit.stop or not visit.bare:
             raise Refused(reason)
         for call in self.recording.calls[visit.start : visit.stop]:
             strange = [value for value in call.values if value.made < visit.start and value not in inputs]
