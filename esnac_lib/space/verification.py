@@ -44,9 +44,10 @@ def verify(architecture: Architecture, teacher_weights: Mapping[str, Tensor], *,
 
     shapes: every layer puts out the predicted shape. parameters, macs: the counts are those of the module and of
     PyTorch's FlopCounterMode. training: outputs are finite in train and eval mode, and every parameter gets a finite
-    gradient, or none where opaque code stops it (where float32 overflows, in float64, and where that does too, with a hundredth of the weights: a student
-    of an untrained teacher may have lost every norm). json: the architecture comes back from its JSON the same. python:
-    the exported program gives the student's outputs (left out where a layer is opaque).
+    gradient, or none where opaque code stops it (where float32 overflows, in float64, and where that does too, with a
+    hundredth of the weights: a student of an untrained teacher may have lost every norm). json: the architecture comes
+    back from its JSON the same. python: the exported program gives the student's outputs (left out where a layer is
+    opaque).
 
     seed: of the noise. Raises VerificationError, one line, for the first claim that does not hold.
     """

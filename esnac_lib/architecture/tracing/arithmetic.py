@@ -203,9 +203,8 @@ def _broadcast(operation: str, constant: Constant, shape: Shape) -> Step:
     by_channel = constant.tensor.numel() == shape[0] and constant.tensor.shape[0] == shape[0]
     if constant.learned and by_channel and operation in ("add", "multiply"):
         name = "bias" if operation == "add" else "weight"
-        attrs = {"weight": name == "weight", "bias": name == "bias"}
-        return Step("scale", attrs, {name: constant.by(Tensor.flatten)})
-    attrs = {"operation": operation, **spans, "trained": bool(constant.learned)}
+        return Step("scale", {"weight": name == "weight", "bias": name == "bias"}, {name: constant.by(Tensor.flatten)})
+    attrs: dict[str, Any] = {"operation": operation, **spans, "trained": bool(constant.learned)}
     return Step("broadcast", attrs, {"weight": constant})
 
 

@@ -8,7 +8,7 @@ the element-wise calls before it belong to the program too: no operator of the s
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -150,7 +150,7 @@ class Regions:
             code.ending(value, presentation := presentation_of(value, region.inputs, parts))
             what = next((call.name for call in reversed(region.calls) if call.target not in known.MOVES), last.name)
             step = opaque_step(code, what, region.inputs, parts, code.learned)
-            extra = {"name": self.draft.unique(what), "code": code, "reason": reason}
+            extra: dict[str, Any] = {"name": self.draft.unique(what), "code": code, "reason": reason}
             at = self.draft.layer(last, step, tuple(part.slot for part in parts), absorbed=absorbed, **extra)
             self.draft.give(value, Part(at, step.attrs["output"], presentation.layout))
         except (Refused, *ODD_ARGUMENTS) as error:
