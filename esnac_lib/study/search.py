@@ -28,7 +28,7 @@ class Search:
     def __init__(self, config: StudyConfig, data: StudyData, teacher: TrainedTeacher, session: Session) -> None:
         self.config, self.data, self.teacher = config, data, teacher
         self.session, self.ledger, self.progress = session, session.ledger, session.progress
-        self._cache = EvaluationCache(session.folder, config, describe_environment(session.device))
+        self._cache = EvaluationCache(session.folder, config, describe_environment(session.device), session.content)
 
     def run(self, sampler: Sampler) -> None:
         """Go through the steps that are left, or until the search space is exhausted."""

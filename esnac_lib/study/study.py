@@ -30,10 +30,11 @@ from esnac_lib.study.finishing import Finishing
 from esnac_lib.study.search import Search
 from esnac_lib.study.session import LEDGER, Session
 from esnac_lib.study.students import student_key
+from esnac_lib.training.fingerprint import check_content
 from esnac_lib.training.progress import Progress
 from esnac_lib.training.ray_evaluator import check_portable, check_ray
 from esnac_lib.training.recipes import Recipe
-from esnac_lib.training.teacher import TrainedTeacher, traced_teacher
+from esnac_lib.training.teacher import TrainedTeacher, UntrainedTeacher
 
 
 class Study:
@@ -58,7 +59,12 @@ class Study:
             check_ray()
         self.data = StudyData(load_dataset(config.dataset, data_root_of(config)), config, self.device)
         limits = Limits(config.max_params or None, config.max_macs or None)
-        teacher = traced_teacher(config, self.data.dataset)[0]
+        recipe = teacher_recipe or Recipe.teacher(config, "search")
+        self.untrained = UntrainedTeacher.of(config, self.data, recipe=recipe)
+        teacher = self.untrained.architecture
+        if has_ledger(self.ledger_path):
+            ledger = Ledger(self.ledger_path, read_only=True)
+            check_content(ledger, self.untrained.fingerprint, teacher, config.study)
         if config.evaluator == "ray":
             check_portable(teacher)
         self.space = SearchSpace(teacher, config.operator_names, config.grouping, limits, config.sampling)
@@ -106,4 +112,4 @@ class Study:
         return Architecture.from_json(text).with_code_of(self.space.teacher).standing_alone(), weights
 
     def _session(self) -> Session:
-        return Session(self.config, self.folder, self.device, self.progress)
+        return Session(self.config, self.folder, self.device, self.progress, self.untrained)

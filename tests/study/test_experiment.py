@@ -96,10 +96,11 @@ def test_only_the_same_training_on_the_same_machine_is_looked_up() -> None:
     experiment().run()
     study = experiment().config.studies()[0]
     text = ledger(study.study).trials()["architecture"].iloc[0]
+    content = ledger(study.study).results("fingerprint")["started"]
     environment = describe_environment("cpu")
 
     def found(config: StudyConfig, environment: dict[str, Any]) -> bool:
-        asking = EvaluationCache(study_dir(study).parent / "asks", config, environment)
+        asking = EvaluationCache(study_dir(study).parent / "asks", config, environment, content)
         asking.refresh()
         return asking.find(text) is not None
 
@@ -127,9 +128,10 @@ def test_a_diverged_student_is_looked_up_and_a_fault_of_the_machine_is_not() -> 
         book.fail(0, "diverged", 1.0)
         book.fail(1, "out of memory", 1.0, f=None)
         book.complete(3, 0.9, 0.5, 1, 1.0)  # the third is still waiting
+        book.result("fingerprint", "started", {"weights": "these"})
     environment = describe_environment("cpu")
     (first / "environment.json").write_text(json.dumps(environment))
-    asking = EvaluationCache(first.parent / "asks", StudyConfig.from_dict(config), environment)
+    asking = EvaluationCache(first.parent / "asks", StudyConfig.from_dict(config), environment, {"weights": "these"})
     asking.refresh()
     diverged = asking.find('{"layers": 0}')
     assert diverged is not None and diverged.accuracy is None and diverged.error == "diverged"
