@@ -18,6 +18,7 @@ from esnac_lib.architecture.tracing import trace
 from esnac_lib.config.paths import outputs_root
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError, DataError, EsnacError, LedgerError
+from esnac_lib.files import save_weights
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.samplers.base import Observation
 from esnac_lib.samplers.esnac import EsnacSampler
@@ -30,7 +31,7 @@ from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.surrogate.acquisition import expected_improvement
 from esnac_lib.surrogate.fitting import KernelSettings
 from esnac_lib.surrogate.kernel import Kernel, learn_kernel
-from esnac_lib.surrogate.kernel_storage import INDEX, check_readable, load_kernels, save_kernels
+from esnac_lib.surrogate.kernel_storage import INDEX, check_readable, index_digest, load_kernels, save_kernels
 from esnac_lib.teachers import teacher
 
 QUICK = KernelSettings(max_steps=4)
@@ -118,6 +119,8 @@ def change_index(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], N
     def do(folder: Path) -> None:
         index = json.loads((folder / INDEX).read_text())
         change(index)
+        tensors = {entry["file"]: load_file(folder / entry["file"]) for entry in index["kernels"]}
+        index["sha256"] = index_digest({key: value for key, value in index.items() if key != "sha256"}, tensors)
         (folder / INDEX).write_text(json.dumps(index))
 
     return do
@@ -127,6 +130,19 @@ def narrower(folder: Path) -> None:
     tensors = load_file(folder / "kernel00.safetensors")
     tensors["encodings"] = tensors["encodings"][:, :-2].contiguous()
     save_file(tensors, folder / "kernel00.safetensors")
+    change_index(lambda index: None)(folder)
+
+
+def spoiled_index(folder: Path) -> None:
+    text = (folder / INDEX).read_text()
+    (folder / INDEX).write_text(text.replace('"steps": ', '"steps": 1', 1))
+
+
+def spoiled_kernel(folder: Path) -> None:
+    """One weight is another, in a file that is sound by itself."""
+    tensors = load_file(folder / "kernel00.safetensors")
+    tensors["f"][0] += 0.25
+    save_weights(folder / "kernel00.safetensors", tensors)
 
 
 @pytest.mark.parametrize(
@@ -134,9 +150,11 @@ def narrower(folder: Path) -> None:
     [
         (lambda folder: (folder / INDEX).unlink(), "no kernels are saved"),
         (lambda folder: (folder / INDEX).write_text("{"), "cannot be read"),
-        (change_index(lambda index: index.update(format=2)), "format 2, while this version knows 1"),
-        (lambda folder: (folder / "kernel00.safetensors").unlink(), "kernel 0 of .* cannot be read"),
-        (lambda folder: (folder / "kernel00.safetensors").write_bytes(b"x" * 50), "kernel 0 of .* cannot be read"),
+        (change_index(lambda index: index.update(format=1)), "format 1, while this version knows 2"),
+        (lambda folder: (folder / "kernel00.safetensors").unlink(), r"kernel00.* missing .*: delete \S+ and they are"),
+        (lambda folder: (folder / "kernel00.safetensors").write_bytes(b"x" * 50), "kernel00.* damaged .*learned again"),
+        (spoiled_index, "not as they were written.*: delete .*learned again"),
+        (spoiled_kernel, "not as they were written.*: delete .*learned again"),
         (change_index(lambda index: index["kernels"][0]["kinds"].append("magic")), "knows layers of kind 'magic'"),
         (change_index(lambda index: index["kernels"][0]["kinds"].remove("linear")), "it knows no 'linear', only"),
         (change_index(lambda index: index["kernels"][0]["settings"].update(max_edge=5)), "not a saved kernel"),
