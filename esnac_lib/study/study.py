@@ -24,6 +24,7 @@ from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.samplers.history import count_observed
 from esnac_lib.samplers.registry import SAMPLERS
+from esnac_lib.samplers.source_kernels import hold_source
 from esnac_lib.space.decisions import Limits
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.study.finishing import Finishing
@@ -88,6 +89,8 @@ class Study:
         """
         sampler = SAMPLERS[self.config.sampler].make(self.space, self.config)
         with self._session() as session:
+            if self.config.source:
+                hold_source(session.ledger, self.config)
             teacher = session.train_teacher("search", self.config, self.data, self.teacher_recipe)
             Search(self.config, self.data, teacher, session).run(sampler)
             return Finishing(self.config, self.data, teacher, session, self.teacher_recipe).run()

@@ -26,12 +26,12 @@ KIND = "fingerprint"  # of the result in a ledger
 STARTED, RESUMED = "started", "resumed"  # its name: recorded when the study began, or by a later run of an older study
 
 _CAUSES = {"weights": {"architecture"}, "normalisation": {"training images", "training labels"}}
-_OLD = {
-    "architecture": "model file, what it imports and its options",
-    "weights": "teacher_weights, or what the model file draws",
-    "flip": "flip of the data set",
-    "recipe": "teacher's recipe",
-    "normalisation": "normalise",
+_WORDS = {  # for a part that has changed, and for what has to be put back
+    "architecture": ("another architecture", "model file and what it imports"),
+    "weights": ("other weights", "weights file, or the code that draws them"),
+    "flip": ("another flip of the images", "data set"),
+    "normalisation": ("another normalisation", "normalise"),
+    "recipe": ("another recipe for its teacher", "recipe"),
 }
 
 
@@ -68,11 +68,11 @@ class Fingerprint:
         changed = {part for part, now in self.parts.items() if part not in but and stored.get(part, now) != now}
         changed -= {part for part, causes in _CAUSES.items() if causes & changed}
         if changed:
-            names = [part for part in self.parts if part in changed]
-            other = ", ".join(f"other {part} (stored {stored[part]}, given {self.parts[part]})" for part in names)
-            old = " and the ".join(dict.fromkeys(_OLD.get(part, "data set's file") for part in names))
-            advice = f"give the study another name, or bring the old {old} back"
-            raise ConfigError(f"study {study!r} was started with {other}: {advice}")
+            words = {part: _WORDS.get(part, (f"other {part}", "data set")) for part in self.parts if part in changed}
+            other = [f"{word} (stored {stored[part]}, given {self.parts[part]})" for part, (word, _) in words.items()]
+            old = " and the old ".join(dict.fromkeys(what for _, what in words.values()))
+            advice = f"give the study another name, or put back the old {old}"
+            raise ConfigError(f"study {study!r} was started with {', '.join(other)}: {advice}")
 
 
 def check_content(ledger: Ledger, now: Fingerprint, teacher: Architecture, study: str) -> bool:

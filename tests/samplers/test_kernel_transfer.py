@@ -24,7 +24,7 @@ from esnac_lib.samplers.base import Observation
 from esnac_lib.samplers.esnac import EsnacSampler
 from esnac_lib.samplers.history import row_of
 from esnac_lib.samplers.random import RandomSampler
-from esnac_lib.samplers.source_kernels import kernel_folder, source_kernels
+from esnac_lib.samplers.source_kernels import hold_source, kernel_folder, source_kernels
 from esnac_lib.samplers.transfer import TransferSampler
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.search_space import SearchSpace
@@ -220,14 +220,14 @@ def test_what_is_told_changes_no_prediction(kernels: list[Kernel], target: Searc
 # -- the source --------------------------------------------------------------------------------------------------------
 
 
-def finished_source(space: SearchSpace, evaluated: int = 4) -> None:
+def finished_source(space: SearchSpace, evaluated: int = 4, best: float = 0.2) -> None:
     config = StudyConfig(study="exp/source_seed0", K=2, steps=2, final="none")
     folder = outputs_root() / config.study
     with Ledger.start(folder / "ledger.sqlite", config.to_dict()) as ledger:
         ledger.result("teacher", "search", {"architecture": space.teacher.to_json()})
         trials = ledger.record(0, [row_of(p, 0.0) for p in RandomSampler(space, 0).ask(4)])
         for trial in trials[:evaluated]:
-            ledger.complete(trial, 0.9, 0.2 * trial, 1, 1.0)
+            ledger.complete(trial, 0.9, best * trial, 1, 1.0)
 
 
 def test_kernels_of_a_source_are_learned_once_and_then_read(
@@ -242,9 +242,26 @@ def test_kernels_of_a_source_are_learned_once_and_then_read(
     assert index["learned_on"] == {
         "study": "exp/source_seed0", "teacher": "cnn4", "dataset": "digits", "sampler": "esnac",
         "operators": "remove,shrink,skip", "seed": 0, "observations": 4, "objective": "posterior",
+        "trials": index["learned_on"]["trials"],
     }  # fmt: skip
     monkeypatch.setattr("esnac_lib.samplers.source_kernels.EsnacSampler", lambda *_: pytest.fail("learned again"))
     assert len(source_kernels("exp/source_seed0", 2, target.teacher)) == 2
+
+
+def test_a_source_that_is_another_study_by_now(source: SearchSpace, target: SearchSpace) -> None:
+    """New studies get the kernels of what is there now; one that was begun with the old ones is refused."""
+    config = StudyConfig(study="new", sampler="transfer", source="exp/source_seed0", K=2)
+    finished_source(source)
+    [before] = source_kernels(config.source, 1, target.teacher)
+    with Ledger.start(outputs_root() / "new" / "ledger.sqlite", config.to_dict()) as ledger:
+        hold_source(ledger, config)
+        hold_source(ledger, config)
+        (outputs_root() / config.source / "ledger.sqlite").unlink()
+        finished_source(source, best=0.3)
+        [after] = source_kernels(config.source, 1, target.teacher)
+        assert after.best > before.best
+        with pytest.raises(ConfigError, match=r"\Astudy 'new' was started with other kernels [^\n]*4 trials[^\n]+\Z"):
+            hold_source(ledger, config)
 
 
 def test_a_source_that_is_not_there_or_not_finished(source: SearchSpace, target: SearchSpace) -> None:
