@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import yaml
 from safetensors import SafetensorError
@@ -28,7 +28,7 @@ from esnac_lib.config.paths import outputs_root
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.splits import StudyData
 from esnac_lib.errors import Interrupted, StorageError, one_line
-from esnac_lib.files import write_atomically
+from esnac_lib.files import digest, write_atomically
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.study.environment import describe_environment
 from esnac_lib.training.callbacks import Callbacks, TrainingStopped
@@ -90,11 +90,6 @@ class Session:
     ) -> bool | None:
         return self._stack.__exit__(kind, error, at)
 
-    @property
-    def content(self) -> dict[str, Any]:
-        """The fingerprint that the study was started with; empty where it was begun before there were any."""
-        return self.ledger.results(KIND).get(STARTED, {})
-
     def _hold_content(self) -> None:
         """Record what the study begins with, or check that it is what the study began with."""
         if (begun := self.begun) is None:
@@ -135,6 +130,11 @@ class Session:
         architecture = teacher.architecture
         params, macs, text = architecture.num_params, architecture.macs, architecture.to_json()
         record = {"name": config.teacher, "params": params, "macs": macs, "accuracy": teacher.accuracy}
+        record |= {"weights": digest(teacher.weights)}
+        before = self.ledger.results("teacher").get(role, {}).get("weights", record["weights"])
+        if before != record["weights"]:
+            what = "by another recipe or on another machine, and differs: what was evaluated until now had the old one"
+            self.progress.note(f"the {role} teacher was trained again, {what}")
         self.ledger.result("teacher", role, record | {"architecture": text})
         images = "validation" if role == "search" else "test"
         self.progress.note(f"{role} teacher: {images} accuracy {teacher.accuracy:.2%}, {params:,} parameters")

@@ -295,6 +295,19 @@ def test_a_study_that_another_process_began_meanwhile(project: Path) -> None:
         later.run()
 
 
+def test_a_teacher_that_is_trained_again_and_differs_is_told(project: Path) -> None:
+    [folder] = [path for path in (project / "outputs" / "teachers").iterdir() if "-search-" in path.name]
+    shutil.rmtree(folder)
+    again = study(steps=2)
+    again.run()
+    assert not any("trained again" in line for line in again.progress.said)  # to the same bits
+    shutil.rmtree(folder)
+    elsewhere = study(steps=3)
+    elsewhere.untrained.weights["conv.weight"] += 0.25  # as another machine's rounding might, but more
+    elsewhere.run()
+    assert any(line.startswith("the search teacher was trained again") for line in elsewhere.progress.said)
+
+
 class Two(ExperimentConfig):
     """Two studies of random search."""
 
