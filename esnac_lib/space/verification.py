@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from esnac_lib.architecture.export.python_file import python_weights, to_python
 from esnac_lib.architecture.graph import Architecture
-from esnac_lib.architecture.network import Network, Weights, build, inherit
+from esnac_lib.architecture.network import Network, Weights, build, inherit, layer_name
 from esnac_lib.architecture.tracing import plain
 from esnac_lib.errors import ArchitectureError, VerificationError, one_line
 from esnac_lib.space.search_space import SearchSpace
@@ -140,8 +140,10 @@ def _learns(network: Network, noise: Tensor) -> bool:
     outputs = network.train()(noise)
     outputs.square().mean().backward()
     finite = bool(torch.isfinite(outputs).all())
+    opaque = {layer.name for layer in network.architecture.layers if layer.kind == "opaque"}  # may stop gradients
     for name, parameter in network.named_parameters():
-        if parameter.requires_grad and parameter.grad is None and not network.runs_own_code:  # which may stop it
+        own = not opaque or layer_name(name.split(".")[1]) in opaque
+        if parameter.requires_grad and parameter.grad is None and own:
             raise VerificationError(f"{_name(network.architecture)}: {name} gets no gradient")
         finite = finite and (parameter.grad is None or bool(torch.isfinite(parameter.grad).all()))
     network.zero_grad(set_to_none=True)

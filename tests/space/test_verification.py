@@ -94,21 +94,25 @@ def test_a_wrong_count_of_parameters_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 
 class Dead(nn.Module):
-    """Gives its input no part in what it puts out."""
+    """Gives its input and its weight no part in what it puts out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
 
 
 def test_a_parameter_without_a_gradient_is_found() -> None:
-    attrs = {"what": "Dead", "inputs": ((2, 3, 3),), "output": (2, 3, 3)}
+    attrs = {"what": "Dead", "inputs": ((2, 3, 3),), "output": (2, 3, 3), "tensors": (("weight", (2,), True),)}
     layers = (
         Layer("c", "conv", (slot(INPUT),), 2, {"kernel_size": 1}),
         Layer("dead", "opaque", (slot(0),), attrs=attrs, code=Dead()),
         Layer("d", "conv", (slot(1),), 2, {"kernel_size": 1}),
     )
     architecture = Architecture(layers, (1, 3, 3), slot(2))
-    with pytest.raises(VerificationError, match="gets no gradient"):
+    with pytest.raises(VerificationError, match="dead.weight gets no gradient"):  # but c's is stopped as in its teacher
         verify(architecture, build(architecture).weights())
 
 

@@ -38,7 +38,7 @@ def elements(constant: Constant) -> Tensor | None:
 
 
 def whole(constant: Constant, what: str) -> tuple[str, Tensor]:
-    """Return the parameter that a constant is, and which of its elements each element is.
+    """Return the parameter that a constant is, and which of its elements each element is (empty: the same).
 
     Raises Refused, with what it is called, if it is no parameter's every element once.
     """
@@ -46,12 +46,14 @@ def whole(constant: Constant, what: str) -> tuple[str, Tensor]:
     if not constant.learned:
         origin = f"comes from {names}" if names else "was made during the run"
         raise Refused(f"its {what} {origin} and is not trained")
+    if constant.made is None and isinstance(constant.tensor, nn.Parameter):
+        return next(iter(constant.names)), torch.empty(0)
     index = elements(constant)
     if index is None:
         function = f" by {name_of(constant.made.target)}" if constant.made else ""
         raise Refused(f"its {what} is computed from {names}{function}")
     (name,) = constant.names
-    if index.numel() != len(index.unique()) or index.numel() != _size(constant):
+    if index.numel() != _size(constant) or bool((index.flatten().bincount(minlength=index.numel()) != 1).any()):
         raise Refused(f"its {what} is a part of {name}")
     return name, index
 
