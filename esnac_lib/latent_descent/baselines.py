@@ -71,6 +71,9 @@ class Baselines:
         return self._from_scratch("narrowed", widths.apply(widths.narrow(params)))
 
     def _from_scratch(self, kind: str, architecture: Architecture, **more: Any) -> dict[str, Any]:
+        """Train a network from scratch; one that is the student itself has been."""
+        if architecture.arch_id == self.student.arch_id:
+            return self._entry(self.student, architecture, **more)
         return self._final(kind, self.stage.finalist(kind, architecture), **more)
 
     def _final(self, name: str, finalist: Finalist, **more: Any) -> dict[str, Any]:

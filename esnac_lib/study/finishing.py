@@ -106,9 +106,14 @@ class Finishing:
                     pass  # each writes its weights
 
     def _narrowed(self, solution: FinalResult) -> FinalResult:
-        """Return the teacher with all widths scaled by one factor to the solution's size, trained like a student."""
+        """Return the teacher with all widths scaled by one factor to the solution's size, trained like a student.
+
+        Where that is the solution itself, it is trained already.
+        """
         widths = SearchSpace(self.teacher.architecture, ("shrink",), self.config.grouping)
         architecture = widths.apply(widths.narrow(solution.params))
+        if architecture.arch_id == solution.arch_id:
+            return solution
         finalist = self._finalist(f"narrowed-{architecture.arch_id[:8]}", architecture)
         if finalist.key not in self.ledger.results("full") and not finalist.weights.exists():
             self.progress.begin("search training of the narrowed teacher")

@@ -22,6 +22,7 @@ from esnac_lib.errors import LedgerError
 from esnac_lib.latent_descent.sequence import Item, Items
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.report.records.study import LedgerRecord, ledger_path, read_environment
+from esnac_lib.report.statistics import Difference
 
 KINDS = ("teacher", "codec", "path", "compressed", "compared", "width", "final", "full", "pruned")
 SOURCES = ("random", "around", "descent")  # by the rules of Section 9, variations of the teacher, or by a descent
@@ -95,6 +96,10 @@ class CompressionRecord(LedgerRecord):
         wanted = {f"{times:g}" for times in self.config.width_times}
         found = [entry for times, entry in self.results["width"].items() if times in wanted]
         return sorted(found, key=lambda entry: -entry["params"])
+
+    def difference(self, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Difference:
+        """Return by how much the test accuracy of one network after final training is above another's."""
+        return Difference.of(mine["accuracy"], theirs["accuracy"], self.test_images)
 
     def items(self, trial: int) -> Items:
         """Return the sequence of a trial."""

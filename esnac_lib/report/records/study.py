@@ -20,8 +20,10 @@ import pandas as pd
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.config.paths import outputs_root
 from esnac_lib.config.study import StudyConfig
+from esnac_lib.data.registry import DATASETS
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import OBJECTIVES, Measurement, Objective
+from esnac_lib.report.statistics import Difference
 from esnac_lib.samplers.registry import SAMPLERS
 from esnac_lib.space.decisions import Decisions
 
@@ -40,11 +42,16 @@ class Measured:
     trial: int | None = None  # where the search found it
     architecture: Architecture | None = None
     arch_id: str | None = None
+    out_of: int | None = None  # images that the accuracy is measured on; None where the ledger does not say
 
     @property
     def measurement(self) -> Measurement:
         """What an objective makes f from."""
         return Measurement(self.accuracy, self.params, self.macs)
+
+    def minus(self, other: Measured) -> Difference:
+        """Return by how much this accuracy is above another's, on the same images."""
+        return Difference.of(self.accuracy, other.accuracy, self.out_of)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +82,13 @@ class LedgerRecord:
     def has_summary(self) -> bool:
         """Whether the study came to its end and wrote summary.json."""
         return (self.folder / "summary.json").exists()
+
+    @property
+    def test_images(self) -> int | None:
+        """How many test images there are; None where neither the ledger nor the registry of data sets says it."""
+        known = DATASETS.get(self.config.dataset)
+        stored = self.results["teacher"].get("reference", {}).get("images")
+        return stored or (known.test_images if known else None)
 
     @cached_property
     def observed(self) -> pd.DataFrame:
@@ -136,8 +150,9 @@ class StudyRecord(LedgerRecord):
         found = self.results["teacher"].get(role)
         if found is None:
             return None
-        architecture = Architecture.from_json(found["architecture"])
-        return Measured(found["params"], found["macs"], found["accuracy"], evaluated_on, 0.0, architecture=architecture)
+        architecture, known = Architecture.from_json(found["architecture"]), (found["params"], found["macs"])
+        out_of = self.test_images if evaluated_on == "test" else self.config.validation
+        return Measured(*known, found["accuracy"], evaluated_on, 0.0, architecture=architecture, out_of=out_of)
 
     @cached_property
     def solution(self) -> Measured | None:
@@ -160,7 +175,13 @@ class StudyRecord(LedgerRecord):
     def _final(self, found: dict[str, Any], trial: int | None, architecture: Architecture | None) -> Measured:
         """Return an entry of the summary. The paper's form of final training counts the best test epoch."""
         params, macs, accuracy = found["params"], found["macs"], found[self._counted]
-        return Measured(params, macs, accuracy, "test", found["f"], trial, architecture, found["arch_id"])
+        own = trial, architecture, found["arch_id"], self.test_images
+        return Measured(params, macs, accuracy, "test", found["f"], *own)
+
+    @property
+    def narrowed_is_solution(self) -> bool:
+        """Whether the solution is the narrowed teacher itself, so that there is nothing to compare it with."""
+        return None not in (self.solution, self.narrowed) and self.solution.arch_id == self.narrowed.arch_id
 
     @property
     def _counted(self) -> str:
@@ -173,10 +194,8 @@ class StudyRecord(LedgerRecord):
             return None
         row = self.complete.sort_values(["f", "trial"], ascending=[False, True]).iloc[0]
         accuracy, f, trial = float(row["accuracy"]), float(row["f"]), int(row["trial"])
-        architecture = Architecture.from_json(row["architecture"])
-        return Measured(
-            int(row["params"]), int(row["macs"]), accuracy, "validation", f, trial, architecture, row["arch_id"]
-        )
+        own = trial, Architecture.from_json(row["architecture"]), row["arch_id"], self.config.validation
+        return Measured(int(row["params"]), int(row["macs"]), accuracy, "validation", f, *own)
 
     @property
     def student(self) -> Measured | None:

@@ -37,4 +37,4 @@ def _cell(value: Any, spread: Any, form: str) -> str:
     if not isinstance(value, Real) or (isinstance(value, int) and form == "{:.4g}"):
         return str(value)
     text = form.format(value)
-    return text if pd.isna(spread) else f"{text} ± {form.format(spread)}"
+    return text if pd.isna(spread) else f"{text} ± {form.replace('+', '').format(spread)}"
