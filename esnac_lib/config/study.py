@@ -37,7 +37,7 @@ RESULT_FREE = frozenset(
     {"preset", "device", "evaluator", "ray_address", "students_per_gpu", "data_root", "max_minutes"}
     | {"student_minutes", "compare_with"}
 )
-"""Parameters that no result depends on: they may change when a study is resumed. (`steps` may grow.)
+"""Parameters that no result depends on: they may change when a study is resumed. (`steps` may too.)
 
 The preset is one of them: what it sets is compared by itself.
 """
@@ -164,16 +164,14 @@ class StudyConfig(FlatConfig):
         return [(name, value, other) for name, value, other in pairs if value != other]
 
     def held(self, stored: Mapping[str, Any]) -> dict[str, str]:
-        """Return what defines a result; `steps` may grow, unless the sampler's proposals depend on them."""
+        """Return what defines a result; `steps` may change, unless the sampler's proposals depend on them."""
         given, free = self.to_dict(), self._free(stored)
         names = [name for name in {**given, **stored} if name not in free]
         notes = {name: "" if name in given else "this version does not know it" for name in names}
         if registry("sampler")[self.sampler].budget_defines_result:
-            return notes | {"steps": f"{self.sampler}'s proposals depend on them"}
-        if isinstance(stored["steps"], int) and stored["steps"] < self.steps:
-            del notes["steps"]
-            return notes
-        return notes | {"steps": "it may only grow"}
+            return notes | {"steps": f"{self.sampler}'s proposals depend on them; Study.finish() ends it with the best"}
+        del notes["steps"]  # fewer than there are: the study is finished with the best of those
+        return notes
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:

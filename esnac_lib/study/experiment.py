@@ -22,6 +22,7 @@ from esnac_lib.config.study import StudyConfig
 from esnac_lib.files import write_atomically
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger, pack
+from esnac_lib.study.ending import EARLY
 from esnac_lib.study.session import LEDGER
 from esnac_lib.study.study import Study
 from esnac_lib.training.progress import Progress, duration
@@ -56,7 +57,7 @@ class Experiment:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
-        return self._each(self.left, lambda study: study.run() is not None)
+        return self._each(self.left, _ran_to_its_end)
 
     def train_references(self, studies: Sequence[StudyConfig]) -> bool:
         """No search: train the reference teachers of more studies, each into a ledger of its own, as `run` does."""
@@ -80,6 +81,11 @@ class Experiment:
             if not work(Study(config, self.progress)):
                 return False
         return True
+
+
+def _ran_to_its_end(study: Study) -> bool:
+    summary = study.run()
+    return summary is not None and summary["ended"] not in EARLY
 
 
 def is_finished(study: StudyConfig) -> bool:

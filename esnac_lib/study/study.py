@@ -27,6 +27,7 @@ from esnac_lib.samplers.registry import SAMPLERS
 from esnac_lib.space.decisions import Limits
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.study.finishing import Finishing
+from esnac_lib.study.pace import Pace, Stage, forward_seconds
 from esnac_lib.study.search import Search
 from esnac_lib.study.session import LEDGER, Session
 from esnac_lib.study.students import student_key
@@ -77,15 +78,45 @@ class Study:
     def run(self) -> dict[str, Any] | None:
         """Search, train the best, and write and return the summary; an interrupted run goes on from its ledger.
 
-        Returns None if the study was asked to stop, by `max_minutes` or `Ledger.request_stop`. Raises EsnacError if it
-        cannot go on, and Interrupted in place of a KeyboardInterrupt.
+        When `max_minutes` are nearly over, or `finish` asked for it, the search ends and the best so far are trained to
+        the end. Returns None if the study stopped: it was asked to (`Ledger.request_stop`), or the time was too short.
+        Raises EsnacError if it cannot go on, and Interrupted in place of a KeyboardInterrupt.
         """
-        sampler = SAMPLERS[self.config.sampler].make(self.space, self.config)
+        return self._run(finish=False)
+
+    def finish(self) -> dict[str, Any] | None:
+        """End the search and finish with the best found so far; `run` can go on with the search later.
+
+        Where another process or thread runs the study, it is asked to, and None is returned at once; else it is done
+        here, and the summary returned. Raises ConfigError where no student is evaluated yet.
+        """
+        ledger = Ledger(self.ledger_path, read_only=True) if has_ledger(self.ledger_path) else None
+        if ledger is not None and ledger.writer() is not None:
+            ledger.request_finish()
+            return None
+        if ledger is None or not (ledger.trials()["state"] == "complete").any():
+            raise ConfigError(f"study {self.config.study!r} has no evaluated student to finish with: run it first")
+        return self._run(finish=True)
+
+    def _run(self, finish: bool) -> dict[str, Any] | None:
+        config, data, sampler = self.config, self.data, SAMPLERS[self.config.sampler].make(self.space, self.config)
         with self._session() as session:
-            teacher = session.train_teacher("search", self.config, self.data, self.teacher_recipe)
-            Search(self.config, self.data, teacher, session).run(sampler)
-            return Finishing(self.config, self.data, teacher, session, self.teacher_recipe).run()
+            if finish:
+                session.ledger.request_finish()
+            session.measure(self._pace(session.ledger))
+            teacher = session.train_teacher("search", config, data, self.teacher_recipe)
+            ended = Search(config, data, teacher, session).run(sampler)
+            return Finishing(config, data, teacher, session, ended, self.teacher_recipe).run()
         return None
+
+    def _pace(self, ledger: Ledger) -> Pace:
+        """Return how long the study takes, by what its ledger says of earlier runs."""
+        means = ledger.epochs().groupby("phase")["seconds"].mean()
+        measured = {str(phase): float(seconds) for phase, seconds in means.items()}
+        trained: dict[str, Stage] = {"search": "search-teacher", "reference": "reference-teacher"}
+        ready = [stage for role, stage in trained.items() if role in ledger.results("teacher")]
+        forward = forward_seconds(self.space.teacher, self.config.batch_size, self.device)
+        return Pace(self.config, self.data, forward, measured, ready=ready)
 
     def train_reference(self) -> TrainedTeacher | None:
         """Train the reference teacher alone, without a search; None if the study was asked to stop."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 LINE_EVERY = 15.0  # seconds between two plain lines about the same thing
@@ -20,6 +21,7 @@ class Progress:
         self.bars = "JPY_SESSION_NAME" in os.environ if bars is None else bars
         self._bar: Any = None
         self._label, self._began, self._last = "", 0.0, 0.0
+        self.left: Callable[[], float | None] = lambda: None  # seconds left in all; a study sets it while it runs
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -38,11 +40,15 @@ class Progress:
                 from tqdm.auto import tqdm
 
                 self._bar = tqdm(total=total, desc=self._label, unit="batch", leave=False, mininterval=0.5)
+            if (left := self.left()) is not None:
+                self._bar.set_postfix_str(f"{duration(left)} left in all", refresh=False)
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._last >= LINE_EVERY and done:
             self._last = time.monotonic()
-            left = (self._last - self._began) / done * (total - done)
-            self.note(f"  {self._label}: {done / total:.0%}, {duration(left)} left")
+            own = (self._last - self._began) / done * (total - done)
+            left = self.left()
+            words = f"{duration(own)} left in this" if left is None else f"{duration(left)} left in all"
+            self.note(f"  {self._label}: {done / total:.0%}, {words}")
 
     def end(self) -> None:
         """End the count of the current training."""

@@ -117,7 +117,7 @@ def _mark_final_networks(axes: Axes, record: StudyRecord, teacher: Measured) -> 
 def _message(record: StudyRecord, teacher: Measured) -> str:
     student, objective = record.student, record.objective
     assert student is not None
-    which = "solution" if record.solution is not None else "best f"
+    which = "best f" if record.solution is None else "solution" if record.is_final else "solution so far"
     change = student.minus(teacher)
     points = f"{change.signed} of {student.evaluated_on} accuracy{change.caveat}"
     times = objective.size(teacher.measurement) / objective.size(student.measurement)

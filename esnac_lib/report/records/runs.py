@@ -22,6 +22,7 @@ from esnac_lib.errors import LedgerError
 from esnac_lib.ledger.file import find_ledgers
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import PAPERS, Measurement, Objective, compression_ratio
+from esnac_lib.report.records.study import is_last
 from esnac_lib.report.statistics import Stat, stat
 
 COMPRESSION = "architecture compression"  # stands for the sampler of a study of the second paper, which has none
@@ -157,12 +158,15 @@ def _read(path: Path, root: Path) -> Run:
     if config["sampler"] == COMPRESSION:
         planned, trained = config["architectures"], summary
         trials = trials[trials["decisions"].map(lambda text: "index" in json.loads(text)).astype(bool)]
+    observed = int(trials["told_at"].notna().sum())
+    if not is_last(results["solution"].get("student", {}), observed, planned):
+        trained = {}  # the search can go on: it is no result yet
     accuracy = "best_epoch_accuracy" if config["final"] == "paper" else "accuracy"
     best = trials["f"].max()
     return Run(
         study=path.parent.relative_to(root).as_posix(),
         config=config,
-        observed=int(trials["told_at"].notna().sum()),
+        observed=observed,
         planned=planned,
         failed=int((trials["state"] == "failed").sum()),
         best_f=None if best != best else float(best),

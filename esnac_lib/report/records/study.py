@@ -10,6 +10,7 @@ Tables and figures are made from such a record, never from the variables of a ru
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -125,10 +126,13 @@ class StudyRecord(LedgerRecord):
     @property
     def status(self) -> str:
         """How far the study is, in words."""
-        text = f"{len(self.observed)} of {self.config.num_evaluations} architectures evaluated"
+        planned = max(len(self.observed), self.config.num_evaluations)  # `steps` may have become fewer
+        text = f"{len(self.observed)} of {planned} architectures evaluated"
         text += f", {len(self.failed)} of them failed" if len(self.failed) else ""
-        if self.solution is not None:
+        if self.is_final:
             return f"{text}; final training done"
+        if self.solution is not None:
+            return f"{text}; final training after {self.finished_after} of them, not final: the same command goes on"
         return f"{text}; no final {'training asked for' if self.config.final == 'none' else 'result yet'}"
 
     @cached_property
@@ -166,9 +170,9 @@ class StudyRecord(LedgerRecord):
     @cached_property
     def narrowed(self) -> Measured | None:
         """The teacher with every width scaled by one factor to the solution's size, trained like it."""
-        found = self.results["baseline"].get("narrowed")
-        if found is None:
-            return None
+        found, solution = self.results["baseline"].get("narrowed"), self.results["solution"].get("student")
+        if found is None or (solution and found.get("of", solution["student"]) != solution["student"]):
+            return None  # there is none, or only that of an earlier solution
         stored = self.results["narrowed"].get(found["student"])
         return self._final(found, None, Architecture.from_json(stored["architecture"]) if stored else None)
 
@@ -181,7 +185,19 @@ class StudyRecord(LedgerRecord):
     @property
     def narrowed_is_solution(self) -> bool:
         """Whether the solution is the narrowed teacher itself, so that there is nothing to compare it with."""
-        return None not in (self.solution, self.narrowed) and self.solution.arch_id == self.narrowed.arch_id
+        solution, narrowed = self.solution, self.narrowed
+        return solution is not None and narrowed is not None and solution.arch_id == narrowed.arch_id
+
+    @property
+    def finished_after(self) -> int | None:
+        """Of how many evaluated architectures the solution is the best; None without one, or where it is not said."""
+        return self.results["solution"].get("student", {}).get("evaluations")
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the solution is that of the whole search: nothing was left to evaluate, and nothing was since."""
+        found = self.results["solution"].get("student")
+        return found is not None and is_last(found, len(self.observed), self.config.num_evaluations)
 
     @property
     def _counted(self) -> str:
@@ -252,6 +268,12 @@ def record_of(ledger: Ledger) -> StudyRecord:
     results = {kind: ledger.results(kind) for kind in KINDS}
     config, folder = StudyConfig.from_stored(ledger.config), ledger.path.resolve().parent
     return StudyRecord(folder, config, ledger.trials(), ledger.epochs(), results, read_environment(folder))
+
+
+def is_last(solution: Mapping[str, Any], observed: int, planned: int) -> bool:
+    """Return whether a stored solution is that of the whole search; one that does not say of how many it is, is."""
+    count = solution.get("evaluations")
+    return count is None or (count == observed and (count >= planned or solution["ended"] == "exhausted"))
 
 
 def trial_of(key: str) -> int:

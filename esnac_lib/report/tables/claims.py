@@ -29,6 +29,8 @@ def claim(record: StudyRecord) -> str:
             f"validation images: {record.status}."
         )
     text = f"**The student that {record.name} found has {gain}.**"
+    if not record.is_final:
+        text = f"**The best of the first {record.finished_after} architectures has {gain}.** It is not final."
     if record.narrowed is not None:
         text += f" {_beside_narrowed(record, student, record.narrowed)}"
     if (printed := published(record.config)) is not None:

@@ -53,7 +53,9 @@ def _rows_of(record: StudyRecord, printed: Published | None) -> list[Row]:
         note = "best test epoch of the best student by test f, as in the paper" if paper else "last epoch"
         name = f"{record.name}: solution (trial {record.solution.trial})"
         same = record.narrowed_is_solution
-        rows.append(_row(1, name, record.solution, teacher, printed, f"{note}; {THE_SAME}" if same else note))
+        note += f"; {THE_SAME}" * same
+        note += f"; not final, the best of the first {record.finished_after} evaluated" * (not record.is_final)
+        rows.append(_row(1, name, record.solution, teacher, printed, note))
         if record.narrowed is not None and not same:
             note = "best test epoch" if paper else "last epoch"
             name = f"teacher uniformly narrowed ({record.name}'s size)"
