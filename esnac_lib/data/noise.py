@@ -23,3 +23,9 @@ def commonest_share(labels: np.ndarray) -> float:
 def is_near_chance(accuracy: float, share: float, images: int) -> bool:
     """Return whether an accuracy is at most two binomial standard deviations above the commonest class's `share`."""
     return accuracy <= share + CLEAR_OF_CHANCE * math.sqrt(share * (1 - share) / images)
+
+
+def near_chance(who: str, accuracy: float, chance: float) -> str:
+    """Return what is wrong with a network that `is_near_chance`."""
+    guess = f"{accuracy:.2%} where always naming the commonest class gives {chance:.2%}"
+    return f"{who} hardly beats guessing: {guess}, so that what a student loses or keeps says nothing"

@@ -27,6 +27,7 @@ from esnac_lib.config.base import check_resume
 from esnac_lib.config.latent_descent import CompressionConfig
 from esnac_lib.config.paths import outputs_root
 from esnac_lib.config.study import StudyConfig
+from esnac_lib.data.noise import commonest_share, is_near_chance, near_chance
 from esnac_lib.data.splits import StudyData
 from esnac_lib.errors import Interrupted, StorageError, one_line
 from esnac_lib.files import write_atomically
@@ -152,10 +153,14 @@ class Session:
         self.progress.end()
         architecture = teacher.architecture
         params, macs, text = architecture.num_params, architecture.macs, architecture.to_json()
+        labels = data.dataset.train_labels[data.splits.validation] if role == "search" else data.dataset.test_labels
         record = {"name": config.teacher, "params": params, "macs": macs, "accuracy": teacher.accuracy}
+        record |= {"images": len(labels), "chance": (chance := commonest_share(labels))}
         self.ledger.result("teacher", role, record | {"architecture": text})
         images = "validation" if role == "search" else "test"
         self.progress.note(f"{role} teacher: {images} accuracy {teacher.accuracy:.2%}, {params:,} parameters")
+        if is_near_chance(teacher.accuracy, chance, len(labels)):
+            self.progress.note(f"warning: {near_chance(f'the {role} teacher', teacher.accuracy, chance)}")
         return teacher
 
     def final_training(self, data: StudyData, recipe: Recipe) -> FinalTraining:

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from esnac_lib.config.latent_descent import BASELINES, CompressionConfig
+from esnac_lib.data.noise import is_near_chance, near_chance
 from esnac_lib.errors import LedgerError
 from esnac_lib.latent_descent.sequence import Item, Items
 from esnac_lib.ledger.ledger import Ledger
@@ -96,6 +97,14 @@ class CompressionRecord(LedgerRecord):
         wanted = {f"{times:g}" for times in self.config.width_times}
         found = [entry for times, entry in self.results["width"].items() if times in wanted]
         return sorted(found, key=lambda entry: -entry["params"])
+
+    @property
+    def guesses(self) -> str:
+        """What must be said where the teacher hardly beats guessing; else empty (an older ledger has no chance)."""
+        found, images = self.teacher or {}, self.test_images
+        if "chance" not in found or images is None or not is_near_chance(found["accuracy"], found["chance"], images):
+            return ""
+        return near_chance("The teacher", found["accuracy"], found["chance"])
 
     def difference(self, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Difference:
         """Return by how much the test accuracy of one network after final training is above another's."""

@@ -21,6 +21,7 @@ import pandas as pd
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.config.paths import outputs_root
 from esnac_lib.config.study import StudyConfig
+from esnac_lib.data.noise import is_near_chance, near_chance
 from esnac_lib.data.registry import DATASETS
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import OBJECTIVES, Measurement, Objective
@@ -44,11 +45,19 @@ class Measured:
     architecture: Architecture | None = None
     arch_id: str | None = None
     out_of: int | None = None  # images that the accuracy is measured on; None where the ledger does not say
+    chance: float | None = None  # of a teacher: the accuracy of always naming the commonest class
 
     @property
     def measurement(self) -> Measurement:
         """What an objective makes f from."""
         return Measurement(self.accuracy, self.params, self.macs)
+
+    @property
+    def guesses(self) -> str:
+        """What must be said of a teacher that hardly beats guessing; empty for any other network."""
+        if self.chance is None or self.out_of is None or not is_near_chance(self.accuracy, self.chance, self.out_of):
+            return ""
+        return near_chance("The teacher", self.accuracy, self.chance)
 
     def minus(self, other: Measured) -> Difference:
         """Return by how much this accuracy is above another's, on the same images."""
@@ -156,7 +165,9 @@ class StudyRecord(LedgerRecord):
             return None
         architecture, known = Architecture.from_json(found["architecture"]), (found["params"], found["macs"])
         out_of = self.test_images if evaluated_on == "test" else self.config.validation
-        return Measured(*known, found["accuracy"], evaluated_on, 0.0, architecture=architecture, out_of=out_of)
+        chance = found.get("chance", 1 / architecture.output_shape[0])  # an older ledger does not say it
+        own: dict[str, Any] = {"architecture": architecture, "out_of": out_of, "chance": chance}
+        return Measured(*known, found["accuracy"], evaluated_on, 0.0, **own)
 
     @cached_property
     def solution(self) -> Measured | None:

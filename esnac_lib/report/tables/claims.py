@@ -10,6 +10,7 @@ from esnac_lib.report.papers.published import published
 from esnac_lib.report.records.experiment import ExperimentRecord
 from esnac_lib.report.records.study import Measured, StudyRecord
 from esnac_lib.report.statistics import mean_and_band
+from esnac_lib.report.tables.formatting import headline
 from esnac_lib.report.tables.study import THE_SAME
 
 
@@ -25,12 +26,12 @@ def claim(record: StudyRecord) -> str:
     )
     if record.solution is None:
         return (
-            f"**The best student so far has {gain}.** It was trained by search training alone and evaluated on the "
-            f"validation images: {record.status}."
+            f"{headline(f'The best student so far has {gain}.', teacher.guesses)} It was trained by search training "
+            f"alone and evaluated on the validation images: {record.status}."
         )
-    text = f"**The student that {record.name} found has {gain}.**"
-    if not record.is_final:
-        text = f"**The best of the first {record.finished_after} architectures has {gain}.** It is not final."
+    first = f"best of the first {record.finished_after} architectures"
+    which = f"student that {record.name} found" if record.is_final else first
+    text = headline(f"The {which} has {gain}.", teacher.guesses) + " It is not final." * (not record.is_final)
     if record.narrowed is not None:
         text += f" {_beside_narrowed(record, student, record.narrowed)}"
     if (printed := published(record.config)) is not None:

@@ -31,6 +31,11 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown, index=table.index)
 
 
+def headline(result: str, guesses: str) -> str:
+    """Return the result as a headline, unless its teacher only guesses: then that is the headline."""
+    return f"**{guesses}.** {result}" if guesses else f"**{result}**"
+
+
 def _cell(value: Any, spread: Any, form: str) -> str:
     if pd.isna(value) or value == "":
         return "–"

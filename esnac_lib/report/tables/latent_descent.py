@@ -13,6 +13,7 @@ from esnac_lib.report.papers.published import published
 from esnac_lib.report.records.latent_descent import SOURCES, CompressionRecord, items_of
 from esnac_lib.report.records.study import StudyRecord
 from esnac_lib.report.statistics import Difference
+from esnac_lib.report.tables.formatting import headline
 
 NAMES = {
     "random": "best random architecture of that size",
@@ -35,11 +36,12 @@ def compression_claim(record: CompressionRecord) -> str:
         return f"**No result yet.** {record.status}."
     change = record.difference(student, teacher)
     text = (
-        f"**Gradient descent in the embedding found a network with {student['times']:.2f} times fewer parameters than "
+        f"Gradient descent in the embedding found a network with {student['times']:.2f} times fewer parameters than "
         f"{record.config.teacher} ({student['params']:,} instead of {teacher['params']:,}) and {change.amount} "
         f"{'more' if change.points >= 0 else 'less'} test accuracy{change.caveat} ({student['accuracy']:.2%} instead "
-        f"of {teacher['accuracy']:.2%}).**"
+        f"of {teacher['accuracy']:.2%})."
     )
+    text = headline(text, record.guesses)
     for name, entry in record.baselines.items():
         text += f" {NAMES[name].capitalize() if name != 'n2n' else 'N2N'}: "
         if entry["arch_id"] == student["arch_id"]:
