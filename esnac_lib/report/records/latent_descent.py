@@ -125,6 +125,8 @@ class CompressionRecord(LedgerRecord):
         if self.student is None:
             return f"{text}; no final result yet"
         missing = [name for name in self.config.baseline_names if name not in self.results["compared"]]
+        if self.student.get("ended"):
+            text += "; the search ended early, the same command goes on"
         return f"{text}; final training done" + (f"; baselines missing: {', '.join(missing)}" if missing else "")
 
 

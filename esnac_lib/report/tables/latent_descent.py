@@ -41,7 +41,7 @@ def compression_claim(record: CompressionRecord) -> str:
         f"{'more' if change.points >= 0 else 'less'} test accuracy{change.caveat} ({student['accuracy']:.2%} instead "
         f"of {teacher['accuracy']:.2%})."
     )
-    text = headline(text, record.guesses)
+    text = headline(text, record.guesses) + (" It is not final." if student.get("ended") else "")
     for name, entry in record.baselines.items():
         text += f" {NAMES[name].capitalize() if name != 'n2n' else 'N2N'}: "
         if entry["arch_id"] == student["arch_id"]:
