@@ -53,6 +53,11 @@ class Difference(NamedTuple):
         """What must follow the amount: ", within the noise", or nothing."""
         return ", within the noise" if self.within_noise else ""
 
+    @property
+    def note(self) -> str:
+        """The caveat as a note of its own in a table."""
+        return "; the change is within the noise" if self.within_noise else ""
+
 
 def stat(values: Sequence[float]) -> Stat:
     """Return mean and sample standard deviation (n - 1); no deviation of one value, nothing of none."""

@@ -51,7 +51,7 @@ class Experiment:
         return [study for study in self.studies if not is_finished(study)]
 
     def run(self) -> bool:
-        """Run what is left; False if it was asked to stop (`Ledger.request_stop` of a study, or `max_minutes` over).
+        """Run what is left; False if one was stopped, or finished early, by `max_minutes` or by who asked for it.
 
         `max_minutes` counts for all studies together, from when this object was made. A finished study is not touched.
         """

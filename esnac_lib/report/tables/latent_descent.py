@@ -43,7 +43,7 @@ def compression_claim(record: CompressionRecord) -> str:
     )
     text = headline(text, record.guesses) + (" It is not final." if student.get("ended") else "")
     for name, entry in record.baselines.items():
-        text += f" {NAMES[name].capitalize() if name != 'n2n' else 'N2N'}: "
+        text += f" {NAMES[name][0].upper()}{NAMES[name][1:]}: "
         if entry["arch_id"] == student["arch_id"]:
             text += "it is the same network."
             continue
@@ -83,7 +83,7 @@ def compression_table(record: CompressionRecord, *others: StudyRecord) -> pd.Dat
         rows += [_row(name, e, teacher, record.difference(e, teacher), note) for name, e, note in lines]
     rows += [row for other in others for row in _other_rows(other)]
     if (printed := published(record.config.study_config)) is not None:
-        note = f"from a teacher of {printed.teacher_accuracy:.2f} %; {printed.note}"
+        note = f"from a teacher of {printed.teacher_accuracy:.2f} %; {printed.note}{printed.change.note}"
         numbers = printed.accuracy, *printed.change, round(printed.params), printed.times
         rows.append((f"published: {printed.label}", *numbers, None, None, note))
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS), dtype=object).astype(RESULT_COLUMNS)
@@ -93,7 +93,7 @@ def _row(
     name: str, entry: Mapping[str, Any], teacher: Mapping[str, Any], change: Difference, note: str
 ) -> tuple[Any, ...]:
     sizes = entry["params"], teacher["params"] / entry["params"], entry["macs"]
-    note = (note + change.caveat).removeprefix(", ")
+    note = (note + change.note).removeprefix("; ")
     return name, 100 * entry["accuracy"], *change, *sizes, entry["f"], note
 
 

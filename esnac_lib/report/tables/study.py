@@ -75,7 +75,7 @@ def _row(order: int, method: str, network: Measured, teacher: Measured, printed:
         note += f"; the better teacher is {whose} ({reference:.2%})"
     change = network.minus(teacher)
     if network is not teacher:
-        note += change.caveat
+        note += change.note
     ratio, times = compression_ratio(network.params, teacher.params), teacher.params / network.params
     sizes = network.params, network.macs, ratio, times
     values = (100 * network.accuracy, network.evaluated_on, *(change if network is not teacher else (0.0, None)))
@@ -86,7 +86,7 @@ def _published_rows(printed: Published) -> list[Row]:
     teacher, student = f"published: {printed.teacher_label}", f"published: {printed.label}"
     sizes, change = (round(printed.params), None, printed.ratio, printed.times), printed.change
     first = (printed.teacher_accuracy, "test", 0.0, None, round(printed.teacher_params), None, 0.0, 1.0, None, None)
-    note = f"{printed.note}; f against the published teacher{change.caveat}"
+    note = f"{printed.note}; f against the published teacher{change.note}"
     return [
         (3, (teacher, *first, "as printed")),
         (3, (student, printed.accuracy, "test", *change, *sizes, None, printed.f, note)),
