@@ -69,8 +69,8 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read named tensors. Raises TrainingError where the file is missing or damaged."""
+def load_weights(path: Path, advice: str = ": delete the study to redo it") -> dict[str, Tensor]:
+    """Read named tensors. Raises TrainingError, which ends with `advice`, where the file is missing or damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -79,11 +79,11 @@ def load_weights(path: Path) -> dict[str, Tensor]:
             stored = (file.metadata() or {}).get(DIGEST)
     except FileNotFoundError:
         fault = f"the weights {path.name} are missing in {path.parent}"
-        raise TrainingError(f"{fault}: delete the study to redo it") from None
+        raise TrainingError(f"{fault}{advice}") from None
     except SafetensorError as error:
-        raise TrainingError(f"the weights {path} are damaged ({error}): delete the study to redo it") from None
+        raise TrainingError(f"the weights {path} are damaged ({error}){advice}") from None
     if stored not in (None, digest(tensors)):  # none: written before there were digests, or by other software
-        raise TrainingError(f"the weights {path} are damaged (a byte has changed): delete the study to redo it")
+        raise TrainingError(f"the weights {path} are damaged (a byte has changed){advice}")
     return tensors
 
 

@@ -15,10 +15,12 @@ object arrays are refused unread.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from esnac_lib.data.registry import DATASETS, DatasetEntry
 from esnac_lib.errors import DataError, one_line
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+_PARTS = {"train": "training", "test": "test"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,17 @@ class Dataset:
         """The edge H = W of an image, in pixels."""
         return int(self.train_images.shape[1])
 
+    @cached_property
+    def content(self) -> dict[str, str]:
+        """What each part holds, in words with a digest, so that other images under the same name are noticed."""
+        found = {}
+        for part in ("train", "test"):
+            images, labels, name = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels"), _PARTS[part]
+            shape = "×".join(map(str, images.shape[1:]))
+            found[f"{name} images"] = f"{len(images):,} of {shape} {_digest(images)}"
+            found[f"{name} labels"] = f"{len(labels):,} of {self.num_classes} classes {_digest(labels)}"
+        return found | {"flip": "a mirrored image keeps its class" if self.flip else "a mirrored image may not"}
+
     def with_channels(self, channels: int) -> Dataset:
         """Return the same images with this number of channels, 0 as they are; only grey ones can be repeated."""
         if channels in (0, self.in_channels):
@@ -75,6 +89,12 @@ class Dataset:
         train, test = (np.repeat(images, channels, axis=3) for images in (self.train_images, self.test_images))
         train.flags.writeable = test.flags.writeable = False
         return replace(self, train_images=train, test_images=test)
+
+
+def _digest(array: np.ndarray) -> str:
+    found = hashlib.blake2b(f"{array.dtype} {array.shape}".encode(), digest_size=8)
+    found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 def load_dataset(name: str, root: str | Path = "") -> Dataset:

@@ -37,9 +37,10 @@ from esnac_lib.study.session import LEDGER, Session
 from esnac_lib.training.callbacks import TrainingStopped
 from esnac_lib.training.evaluator import LocalEvaluator
 from esnac_lib.training.final import FinalResult
+from esnac_lib.training.fingerprint import check_content
 from esnac_lib.training.progress import Progress, duration
 from esnac_lib.training.recipes import Recipe
-from esnac_lib.training.teacher import traced_teacher
+from esnac_lib.training.teacher import UntrainedTeacher
 
 LEAST = 8  # random architectures that a codec is trained on, as in the config
 
@@ -57,7 +58,11 @@ class CompressionStudy:
         self.device = pick_device(config.device)
         dataset = load_dataset(config.dataset, data_root_of(self.shared))
         self.data = StudyData(dataset, self.shared, self.device)
-        self.teacher = traced_teacher(self.shared, dataset)[0]
+        self.untrained = UntrainedTeacher.of(self.shared, self.data)
+        self.teacher = self.untrained.architecture
+        if has_ledger(self.ledger_path):
+            ledger = Ledger(self.ledger_path, read_only=True)
+            check_content(ledger, self.untrained.fingerprint, self.teacher, config.study)
         options = {"max_length": config.max_length, "width_step": config.width_step}
         space = SequenceSpace.around(self.teacher, enforced=config.assumptions == "enforced", **options)
         self.space = replace(space, max_macs=config.max_macs)
@@ -88,7 +93,7 @@ class CompressionStudy:
         return self._run(finish=True)
 
     def _run(self, finish: bool) -> bool:
-        with Session(self.config, self.folder, self.device, self.progress) as session:
+        with Session(self.config, self.folder, self.device, self.progress, self.untrained) as session:
             if finish:
                 session.ledger.request_finish()
             self._stages(session)

@@ -5,6 +5,7 @@ draws from (study seed, "search") alone, not from the step or the trial, so that
 architecture from the same teacher weights, alike, with the same seed and on the same machine, get the same bits on a
 CPU (on CUDA, but for rounding). Then the second takes the first one's result out of its ledger.
 
+The same teacher and images are those of equal fingerprints and trained weights (`content_of`).
 "The same architecture" is the same text in the ledger: an `arch_id` does not count which of the teacher's layers and
 channels are inherited, that text names them. Dropout draws by trial; students that have it are not looked up.
 """
@@ -24,6 +25,7 @@ from esnac_lib.errors import EsnacError
 from esnac_lib.ledger.file import PACKED, find_ledgers
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.training.callbacks import EpochResult
+from esnac_lib.training.fingerprint import KIND, STARTED
 from esnac_lib.training.recipes import Recipe
 
 _MACHINE = ("device", "hardware", "threads")
@@ -45,14 +47,16 @@ class CachedEvaluation:
 class EvaluationCache:
     """The evaluations of the other studies in the folder of an experiment, as their ledgers have them.
 
-    For the study of `config` in `folder`, where `environment` is what `describe_environment` says of where it runs now.
-    A study that is in no experiment shares nothing.
+    For the study of `config` in `folder`, where `environment` is what `describe_environment` says of where it runs now,
+    and `content` is the `content_of` its ledger. A study that is in no experiment shares nothing.
     """
 
-    def __init__(self, folder: Path, config: StudyConfig, environment: Mapping[str, Any]) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, config: StudyConfig, environment: Mapping[str, Any], content: Mapping[str, str]
+    ) -> None:
+        self._folder, self._content = folder, dict(content)
         self._wanted, self._machine = training_of(config), _machine(environment)
-        self._alone = "/" not in config.study
+        self._alone = "/" not in config.study or not content
         self._stamps: dict[Path, tuple[int, ...]] = {}
         self._found: dict[str, CachedEvaluation] = {}
 
@@ -75,7 +79,8 @@ class EvaluationCache:
             ledger = Ledger(path, read_only=True)
             config = StudyConfig.from_stored(ledger.config)
             environment = json.loads((path.parent / "environment.json").read_text())
-            if training_of(config) != self._wanted or _machine(environment) != self._machine:
+            alike = content_of(ledger) == self._content and training_of(config) == self._wanted
+            if not alike or _machine(environment) != self._machine:
                 return
             trials, curves = ledger.trials(), dict(list(ledger.epochs("search").groupby("name")))
         except (EsnacError, OSError, ValueError):  # a study of another version, or one that is only beginning
@@ -92,6 +97,12 @@ class EvaluationCache:
             epochs = () if curve is None else tuple(map(_epoch, curve.to_dict("records")))
             outcome = accuracy, epoch, error, row["seconds"], epochs
             self._found[digest] = CachedEvaluation(config.study, row["trial"], *outcome)
+
+
+def content_of(ledger: Ledger) -> dict[str, str]:
+    """Return by what the teacher and images of a study are known; empty where it was begun before this was recorded."""
+    started, teacher = ledger.results(KIND).get(STARTED), ledger.results("teacher").get("search", {})
+    return started | {"trained": teacher["weights"]} if started and "weights" in teacher else {}
 
 
 def training_of(config: StudyConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import yaml
 
@@ -25,7 +25,10 @@ from esnac_lib.ledger.ledger import Ledger, pack
 from esnac_lib.study.ending import EARLY
 from esnac_lib.study.session import LEDGER
 from esnac_lib.study.study import Study
+from esnac_lib.training.fingerprint import KIND, STARTED
 from esnac_lib.training.progress import Progress, duration
+
+_NAMES_OF_CONTENT = ("teacher", "teacher_options", "teacher_weights", "dataset", "image_channels")
 
 
 class Experiment:
@@ -36,10 +39,11 @@ class Experiment:
         self.studies = config.studies()
         self.progress = progress or Progress()
         self._began = time.monotonic()
-        for study in self.studies:
-            _stored(study)
+        books = [(study, ledger) for study in self.studies if (ledger := _stored(study))]
+        self._started: list[tuple[StudyConfig, Mapping[str, str]]]
+        self._started = [(study, parts) for study, ledger in books if (parts := ledger.results(KIND).get(STARTED))]
         if self.left:
-            Study(self.left[0])
+            self._study(self.left[0])
 
     def __repr__(self) -> str:
         done = len(self.studies) - len(self.left)
@@ -78,9 +82,20 @@ class Experiment:
                 remaining = max(self.config.max_minutes - spent / 60, 1e-6)
                 config = StudyConfig.from_dict(config.to_dict() | {"max_minutes": remaining})
             self.progress.note(f"-- {config.study} ({number} of {len(left)}, {duration(spent)} so far)")
-            if not work(Study(config, self.progress)):
+            if not work(self._study(config, self.progress)):
                 return False
         return True
+
+    def _study(self, config: StudyConfig, progress: Progress | None = None) -> Study:
+        """Make a study. Raises ConfigError where another was started with another model or images of the same name."""
+        study = Study(config, progress)
+        for other, stored in self._started:
+            if all(getattr(other, name) == getattr(config, name) for name in _NAMES_OF_CONTENT):
+                drawn_anew = other.seed != config.seed and not config.teacher_weights
+                own = {"recipe", "normalisation", "weights"} if drawn_anew else {"recipe", "normalisation"}
+                study.untrained.fingerprint.check(stored, other.study, but=own)
+        self._started.append((config, study.untrained.fingerprint.parts))
+        return study
 
 
 def _ran_to_its_end(study: Study) -> bool:

@@ -75,7 +75,7 @@ def _left(ledger: Ledger) -> dict[str, int]:
 
 def _train_alike(study: Study, ledger: Ledger, left: Mapping[str, int]) -> None:
     config, progress = study.config, study.progress
-    teacher = train_teacher("search", config, study.data, outputs_root() / "teachers")
+    teacher = train_teacher("search", config, study.data, outputs_root() / "teachers", begun=study.untrained)
     pruned = {key: magnitude_pruned(teacher, params) for key, params in left.items()}
     progress.begin(f"search training of {len(pruned)} pruned teachers")
     job = TrainingJob(

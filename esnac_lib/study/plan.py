@@ -18,7 +18,6 @@ from esnac_lib.study.pace import Pace, Stage, forward_seconds
 from esnac_lib.study.study import Study
 from esnac_lib.study.teacher_check import TeacherCheck
 from esnac_lib.training.progress import duration
-from esnac_lib.training.teacher import traced_teacher
 
 STUDENTS = 100  # drawn to show the range of sizes
 PARTS: dict[str, tuple[Stage, ...]] = {
@@ -107,7 +106,7 @@ def make_plan(study: Study, seed: int = 0) -> Plan:
     params, macs = (np.array([getattr(s, name) for s in students]) for name in ("num_params", "macs"))
     check = None
     if config.teacher_weights:
-        check = TeacherCheck.of(*traced_teacher(config, data.dataset), data)
+        check = TeacherCheck.of(study.untrained.architecture, study.untrained.weights, data)
     forward = forward_seconds(space.teacher, config.batch_size, study.device)
     pace = Pace(config, data, forward, smaller=float(macs.mean()) / max(1, space.teacher.macs))
     seconds = {part: pace.of(*stages) for part, stages in PARTS.items() if pace.of(*stages)}

@@ -16,7 +16,7 @@ from esnac_lib.samplers.base import Sampler
 from esnac_lib.samplers.history import count_observed, observations_of, row_of
 from esnac_lib.study.ending import EARLY, SearchEnd
 from esnac_lib.study.environment import describe_environment
-from esnac_lib.study.evaluation_cache import EvaluationCache
+from esnac_lib.study.evaluation_cache import EvaluationCache, content_of
 from esnac_lib.study.session import Session
 from esnac_lib.study.students import make_evaluator, select_finalists, student_key
 from esnac_lib.training.callbacks import TrainingStopped
@@ -31,7 +31,9 @@ class Search:
     def __init__(self, config: StudyConfig, data: StudyData, teacher: TrainedTeacher, session: Session) -> None:
         self.config, self.data, self.teacher = config, data, teacher
         self.session, self.ledger, self.progress = session, session.ledger, session.progress
-        self._cache = EvaluationCache(session.folder, config, describe_environment(session.device))
+        self._cache = EvaluationCache(
+            session.folder, config, describe_environment(session.device), content_of(self.ledger)
+        )
 
     def run(self, sampler: Sampler) -> SearchEnd:
         """Go through the steps that are left until the search has to end; return why it ended.

@@ -30,16 +30,17 @@ from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.noise import commonest_share, is_near_chance, near_chance
 from esnac_lib.data.splits import StudyData
 from esnac_lib.errors import Interrupted, StorageError, one_line
-from esnac_lib.files import write_atomically
+from esnac_lib.files import digest, write_atomically
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.study.ending import Ending
 from esnac_lib.study.environment import describe_environment
 from esnac_lib.study.pace import Pace, Stage
 from esnac_lib.training.callbacks import Callbacks, EpochResult, TrainingStopped
 from esnac_lib.training.final import FinalTraining
+from esnac_lib.training.fingerprint import KIND, RESUMED, STARTED, check_content
 from esnac_lib.training.progress import Progress
 from esnac_lib.training.recipes import Recipe
-from esnac_lib.training.teacher import Role, TrainedTeacher, train_teacher
+from esnac_lib.training.teacher import Role, TrainedTeacher, UntrainedTeacher, train_teacher
 
 LEDGER = "ledger.sqlite"
 
@@ -60,9 +61,14 @@ class Session:
     ending: Ending
 
     def __init__(
-        self, config: StudyConfig | CompressionConfig, folder: Path, device: str, progress: Progress | None = None
+        self,
+        config: StudyConfig | CompressionConfig,
+        folder: Path,
+        device: str,
+        progress: Progress | None = None,
+        begun: UntrainedTeacher | None = None,  # with the study's fingerprint; None trains no teacher
     ) -> None:
-        self.config, self.folder, self.device = config, folder, device
+        self.config, self.folder, self.device, self.begun = config, folder, device, begun
         self.students = folder / "students"  # weights and checkpoints
         self.progress = progress or Progress()
         self._pace: Pace | None = None
@@ -74,6 +80,7 @@ class Session:
             stack.enter_context(_errors_in_one_line())
             self.ledger = stack.enter_context(Ledger.start(self.folder / LEDGER, self.config.to_dict()))
             check_resume(self.ledger.config, self.config)  # now that no other process can write
+            self._hold_content()
             self.ledger.set_config(self.config.to_dict())
             self.ledger.reset_running()
             self.ledger.clear_requests()
@@ -89,6 +96,18 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> bool | None:
         return self._stack.__exit__(kind, error, at)
+
+    def _hold_content(self) -> None:
+        """Record what the study begins with, or check that it is what the study began with."""
+        if (begun := self.begun) is None:
+            return
+        if check_content(self.ledger, begun.fingerprint, begun.architecture, self.config.study):
+            return
+        older = len(self.ledger.trials()) > 0 or bool(self.ledger.results("teacher"))
+        self.ledger.result(KIND, RESUMED if older else STARTED, begun.fingerprint.parts)
+        if older:
+            what = "of its images and weights nothing is recorded that could be compared"
+            self.progress.note(f"this study was begun by an earlier version: {what}; from now on they must stay")
 
     def check_stop(self) -> None:
         """Raise `TrainingStopped`, which ends the `with` block, if the study has to stop."""
@@ -149,13 +168,18 @@ class Session:
         """Train a teacher by a recipe (None: `Recipe.teacher`), or take it from a study that did, and record it."""
         self.enter("search-teacher" if role == "search" else "reference-teacher", f"{role} teacher")
         folder = outputs_root() / "teachers"
-        teacher = train_teacher(role, config, data, folder, self.callbacks(f"{role}-teacher"), recipe)
+        teacher = train_teacher(role, config, data, folder, self.callbacks(f"{role}-teacher"), recipe, self.begun)
         self.progress.end()
         architecture = teacher.architecture
         params, macs, text = architecture.num_params, architecture.macs, architecture.to_json()
         labels = data.dataset.train_labels[data.splits.validation] if role == "search" else data.dataset.test_labels
         record = {"name": config.teacher, "params": params, "macs": macs, "accuracy": teacher.accuracy}
         record |= {"images": len(labels), "chance": (chance := commonest_share(labels))}
+        record |= {"weights": digest(teacher.weights)}
+        before = self.ledger.results("teacher").get(role, {}).get("weights", record["weights"])
+        if before != record["weights"]:
+            what = "by another recipe or on another machine, and differs: what was evaluated until now had the old one"
+            self.progress.note(f"the {role} teacher was trained again, {what}")
         self.ledger.result("teacher", role, record | {"architecture": text})
         images = "validation" if role == "search" else "test"
         self.progress.note(f"{role} teacher: {images} accuracy {teacher.accuracy:.2%}, {params:,} parameters")

@@ -24,6 +24,7 @@ from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.samplers.history import count_observed
 from esnac_lib.samplers.registry import SAMPLERS
+from esnac_lib.samplers.source_kernels import hold_source
 from esnac_lib.space.decisions import Limits
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.study.finishing import Finishing
@@ -31,10 +32,11 @@ from esnac_lib.study.pace import Pace, Stage, forward_seconds
 from esnac_lib.study.search import Search
 from esnac_lib.study.session import LEDGER, Session
 from esnac_lib.study.students import student_key
+from esnac_lib.training.fingerprint import check_content
 from esnac_lib.training.progress import Progress
 from esnac_lib.training.ray_evaluator import check_portable, check_ray
 from esnac_lib.training.recipes import Recipe
-from esnac_lib.training.teacher import TrainedTeacher, traced_teacher
+from esnac_lib.training.teacher import TrainedTeacher, UntrainedTeacher
 
 
 class Study:
@@ -59,7 +61,12 @@ class Study:
             check_ray()
         self.data = StudyData(load_dataset(config.dataset, data_root_of(config)), config, self.device)
         limits = Limits(config.max_params or None, config.max_macs or None)
-        teacher = traced_teacher(config, self.data.dataset)[0]
+        recipe = teacher_recipe or Recipe.teacher(config, "search")
+        self.untrained = UntrainedTeacher.of(config, self.data, recipe=recipe)
+        teacher = self.untrained.architecture
+        if has_ledger(self.ledger_path):
+            ledger = Ledger(self.ledger_path, read_only=True)
+            check_content(ledger, self.untrained.fingerprint, teacher, config.study)
         if config.evaluator == "ray":
             check_portable(teacher)
         self.space = SearchSpace(teacher, config.operator_names, config.grouping, limits, config.sampling)
@@ -103,6 +110,8 @@ class Study:
         with self._session() as session:
             if finish:
                 session.ledger.request_finish()
+            if config.source:
+                hold_source(session.ledger, config)
             session.measure(self._pace(session.ledger))
             teacher = session.train_teacher("search", config, data, self.teacher_recipe)
             ended = Search(config, data, teacher, session).run(sampler)
@@ -137,4 +146,4 @@ class Study:
         return Architecture.from_json(text).with_code_of(self.space.teacher).standing_alone(), weights
 
     def _session(self) -> Session:
-        return Session(self.config, self.folder, self.device, self.progress)
+        return Session(self.config, self.folder, self.device, self.progress, self.untrained)

@@ -5,30 +5,28 @@
 
 With the weights go the observations of each kernel, D^k (ESNAC §4.3): encodings and f. An encoding's columns are named
 by the kinds of layers that were known when it was made. Kinds that the library has learned since get columns of zeros,
-so that an old kernel still predicts what it predicted, for architectures that have no such layer.
+so that an old kernel still predicts what it predicted, for architectures that have no such layer. The JSON file has a
+digest of itself and of all tensors.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from esnac_lib.architecture.encoding import KINDS, encode
 from esnac_lib.architecture.graph import Architecture
-from esnac_lib.errors import ArchitectureError, DataError, one_line
-from esnac_lib.files import write_atomically
+from esnac_lib.errors import ArchitectureError, DataError, TrainingError, one_line
+from esnac_lib.files import DIGEST, digest, load_weights, save_weights, write_atomically
 from esnac_lib.surrogate.kernel import Kernel
 
 INDEX = "kernels.json"
-_FORMAT = 1
+_FORMAT = 2  # 1 had no digest
 
 
 def save_kernels(folder: Path, kernels: Sequence[Kernel], learned_on: Mapping[str, Any]) -> None:
@@ -38,14 +36,19 @@ def save_kernels(folder: Path, kernels: Sequence[Kernel], learned_on: Mapping[st
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
-    entries = []
+    entries, parts = [], {}
     for k, kernel in enumerate(kernels):
-        tensors, info = kernel.state()
-        name = f"kernel{k:02d}.safetensors"
-        write_atomically(folder / name, partial(save_file, tensors))
+        parts[name := f"kernel{k:02d}.safetensors"], info = kernel.state()
+        save_weights(folder / name, parts[name])
         entries.append({"file": name, "observations": len(kernel.f), "best_f": kernel.best, **info})
-    text = json.dumps({"format": _FORMAT, "learned_on": dict(learned_on), "kernels": entries}, indent=1)
-    write_atomically(folder / INDEX, text + "\n")
+    index = {"format": _FORMAT, "learned_on": dict(learned_on), "kernels": entries}
+    write_atomically(folder / INDEX, json.dumps(index | {DIGEST: index_digest(index, parts)}, indent=1) + "\n")
+
+
+def index_digest(index: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """Return the digest of an index (without one) and of the tensors in the files that it names."""
+    tensors = {f"{name}/{key}": tensor for name, part in parts.items() for key, tensor in part.items()}
+    return digest(tensors, json.dumps(index))
 
 
 def load_kernels(folder: Path, target: Architecture) -> tuple[list[Kernel], dict[str, Any]]:
@@ -55,14 +58,18 @@ def load_kernels(folder: Path, target: Architecture) -> tuple[list[Kernel], dict
     """
     try:
         index = json.loads((folder / INDEX).read_text())
-        entries, learned_on = list(index["kernels"]), dict(index["learned_on"])
         if index["format"] != _FORMAT:
             raise ValueError(f"format {index['format']!r}, while this version knows {_FORMAT}")
+        stored, entries, learned_on = index.pop(DIGEST), list(index["kernels"]), dict(index["learned_on"])
+        parts = {entry["file"]: load_weights(folder / entry["file"], advice="") for entry in entries}
+        if stored != index_digest(index, parts):
+            raise ValueError("it and its kernels are not as they were written")
     except FileNotFoundError:
         raise DataError(f"no kernels are saved in {folder.name}: run the study that they are learned in") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder.name}/{INDEX} cannot be read ({one_line(error)}): delete it") from None
-    return [_load(folder, k, entry, target) for k, entry in enumerate(entries)], learned_on
+    except (OSError, AttributeError, ValueError, KeyError, TypeError, TrainingError) as error:
+        advice = f"delete {folder}, and they are learned again from the study's ledger"
+        raise DataError(f"{folder.name}/{INDEX} cannot be read ({one_line(error)}): {advice}") from None
+    return [_load(folder, k, entry, parts[entry["file"]], target) for k, entry in enumerate(entries)], learned_on
 
 
 def check_readable(kernel: Kernel, target: Architecture, name: str = "the kernel") -> None:
@@ -76,14 +83,10 @@ def check_readable(kernel: Kernel, target: Architecture, name: str = "the kernel
         raise DataError(f"{name} cannot read the target's layers: {widths}")
 
 
-def _load(folder: Path, k: int, entry: Mapping[str, Any], target: Architecture) -> Kernel:
-    name = f"kernel {k} of {folder.parent.name}"
-    try:
-        with safe_open(folder / entry["file"], framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-        kinds = list(entry["kinds"])
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise DataError(f"{name} cannot be read ({one_line(error)}): delete {folder.name}") from None
+def _load(
+    folder: Path, k: int, entry: Mapping[str, Any], tensors: Mapping[str, Tensor], target: Architecture
+) -> Kernel:
+    name, kinds = f"kernel {k} of {folder.parent.name}", list(entry["kinds"])
     known = ", ".join(kinds)
     if strange := [kind for kind in kinds if kind not in KINDS]:
         raise DataError(f"{name} knows layers of kind {strange[0]!r}, which this version does not: learn it again")

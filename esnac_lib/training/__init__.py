@@ -5,7 +5,8 @@ Start with `evaluator.py` and follow one student: `evaluator.py` (architectures 
 trainee: its steps, failure and result). `job.py` has the nouns that these pass on. They use `recipes.py` (optimiser,
 learning rate, loss), `callbacks.py`, `checkpoints.py`, `cuda_graphs.py` (captured steps, streams), `device.py` (memory,
 precision, random state) and `faults.py` (faults of the machine, time limit). `teacher.py` and `final.py` train with the
-same loop; `ray_evaluator.py` spreads an evaluation over a cluster; `progress.py` prints how far a study is.
+same loop; `fingerprint.py` says by what content a teacher is known; `ray_evaluator.py` spreads an evaluation over a
+cluster; `progress.py` prints how far a study is.
 """
 
 import lazy_loader as lazy

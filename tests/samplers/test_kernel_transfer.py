@@ -18,19 +18,20 @@ from esnac_lib.architecture.tracing import trace
 from esnac_lib.config.paths import outputs_root
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import ConfigError, DataError, EsnacError, LedgerError
+from esnac_lib.files import save_weights
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.samplers.base import Observation
 from esnac_lib.samplers.esnac import EsnacSampler
 from esnac_lib.samplers.history import row_of
 from esnac_lib.samplers.random import RandomSampler
-from esnac_lib.samplers.source_kernels import kernel_folder, source_kernels
+from esnac_lib.samplers.source_kernels import hold_source, kernel_folder, source_kernels
 from esnac_lib.samplers.transfer import TransferSampler
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.surrogate.acquisition import expected_improvement
 from esnac_lib.surrogate.fitting import KernelSettings
 from esnac_lib.surrogate.kernel import Kernel, learn_kernel
-from esnac_lib.surrogate.kernel_storage import INDEX, check_readable, load_kernels, save_kernels
+from esnac_lib.surrogate.kernel_storage import INDEX, check_readable, index_digest, load_kernels, save_kernels
 from esnac_lib.teachers import teacher
 
 QUICK = KernelSettings(max_steps=4)
@@ -118,6 +119,8 @@ def change_index(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], N
     def do(folder: Path) -> None:
         index = json.loads((folder / INDEX).read_text())
         change(index)
+        tensors = {entry["file"]: load_file(folder / entry["file"]) for entry in index["kernels"]}
+        index["sha256"] = index_digest({key: value for key, value in index.items() if key != "sha256"}, tensors)
         (folder / INDEX).write_text(json.dumps(index))
 
     return do
@@ -127,6 +130,19 @@ def narrower(folder: Path) -> None:
     tensors = load_file(folder / "kernel00.safetensors")
     tensors["encodings"] = tensors["encodings"][:, :-2].contiguous()
     save_file(tensors, folder / "kernel00.safetensors")
+    change_index(lambda index: None)(folder)
+
+
+def spoiled_index(folder: Path) -> None:
+    text = (folder / INDEX).read_text()
+    (folder / INDEX).write_text(text.replace('"steps": ', '"steps": 1', 1))
+
+
+def spoiled_kernel(folder: Path) -> None:
+    """One weight is another, in a file that is sound by itself."""
+    tensors = load_file(folder / "kernel00.safetensors")
+    tensors["f"][0] += 0.25
+    save_weights(folder / "kernel00.safetensors", tensors)
 
 
 @pytest.mark.parametrize(
@@ -134,9 +150,11 @@ def narrower(folder: Path) -> None:
     [
         (lambda folder: (folder / INDEX).unlink(), "no kernels are saved"),
         (lambda folder: (folder / INDEX).write_text("{"), "cannot be read"),
-        (change_index(lambda index: index.update(format=2)), "format 2, while this version knows 1"),
-        (lambda folder: (folder / "kernel00.safetensors").unlink(), "kernel 0 of .* cannot be read"),
-        (lambda folder: (folder / "kernel00.safetensors").write_bytes(b"x" * 50), "kernel 0 of .* cannot be read"),
+        (change_index(lambda index: index.update(format=1)), "format 1, while this version knows 2"),
+        (lambda folder: (folder / "kernel00.safetensors").unlink(), r"kernel00.* missing .*: delete \S+ and they are"),
+        (lambda folder: (folder / "kernel00.safetensors").write_bytes(b"x" * 50), "kernel00.* damaged .*learned again"),
+        (spoiled_index, "not as they were written.*: delete .*learned again"),
+        (spoiled_kernel, "not as they were written.*: delete .*learned again"),
         (change_index(lambda index: index["kernels"][0]["kinds"].append("magic")), "knows layers of kind 'magic'"),
         (change_index(lambda index: index["kernels"][0]["kinds"].remove("linear")), "it knows no 'linear', only"),
         (change_index(lambda index: index["kernels"][0]["settings"].update(max_edge=5)), "not a saved kernel"),
@@ -202,14 +220,14 @@ def test_what_is_told_changes_no_prediction(kernels: list[Kernel], target: Searc
 # -- the source --------------------------------------------------------------------------------------------------------
 
 
-def finished_source(space: SearchSpace, evaluated: int = 4) -> None:
+def finished_source(space: SearchSpace, evaluated: int = 4, best: float = 0.2) -> None:
     config = StudyConfig(study="exp/source_seed0", K=2, steps=2, final="none")
     folder = outputs_root() / config.study
     with Ledger.start(folder / "ledger.sqlite", config.to_dict()) as ledger:
         ledger.result("teacher", "search", {"architecture": space.teacher.to_json()})
         trials = ledger.record(0, [row_of(p, 0.0) for p in RandomSampler(space, 0).ask(4)])
         for trial in trials[:evaluated]:
-            ledger.complete(trial, 0.9, 0.2 * trial, 1, 1.0)
+            ledger.complete(trial, 0.9, best * trial, 1, 1.0)
 
 
 def test_kernels_of_a_source_are_learned_once_and_then_read(
@@ -224,9 +242,26 @@ def test_kernels_of_a_source_are_learned_once_and_then_read(
     assert index["learned_on"] == {
         "study": "exp/source_seed0", "teacher": "cnn4", "dataset": "digits", "sampler": "esnac",
         "operators": "remove,shrink,skip", "seed": 0, "observations": 4, "objective": "posterior",
+        "trials": index["learned_on"]["trials"],
     }  # fmt: skip
     monkeypatch.setattr("esnac_lib.samplers.source_kernels.EsnacSampler", lambda *_: pytest.fail("learned again"))
     assert len(source_kernels("exp/source_seed0", 2, target.teacher)) == 2
+
+
+def test_a_source_that_is_another_study_by_now(source: SearchSpace, target: SearchSpace) -> None:
+    """New studies get the kernels of what is there now; one that was begun with the old ones is refused."""
+    config = StudyConfig(study="new", sampler="transfer", source="exp/source_seed0", K=2)
+    finished_source(source)
+    [before] = source_kernels(config.source, 1, target.teacher)
+    with Ledger.start(outputs_root() / "new" / "ledger.sqlite", config.to_dict()) as ledger:
+        hold_source(ledger, config)
+        hold_source(ledger, config)
+        (outputs_root() / config.source / "ledger.sqlite").unlink()
+        finished_source(source, best=0.3)
+        [after] = source_kernels(config.source, 1, target.teacher)
+        assert after.best > before.best
+        with pytest.raises(ConfigError, match=r"\Astudy 'new' was started with other kernels [^\n]*4 trials[^\n]+\Z"):
+            hold_source(ledger, config)
 
 
 def test_a_source_that_is_not_there_or_not_finished(source: SearchSpace, target: SearchSpace) -> None:

@@ -17,7 +17,7 @@ from esnac_lib.files import load_weights
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.ledger.schema import ProposalRow
 from esnac_lib.study.environment import describe_environment
-from esnac_lib.study.evaluation_cache import EvaluationCache
+from esnac_lib.study.evaluation_cache import EvaluationCache, content_of
 from esnac_lib.study.experiment import Experiment
 from esnac_lib.study.study import Study
 from esnac_lib.training.progress import Progress
@@ -96,10 +96,11 @@ def test_only_the_same_training_on_the_same_machine_is_looked_up() -> None:
     experiment().run()
     study = experiment().config.studies()[0]
     text = ledger(study.study).trials()["architecture"].iloc[0]
+    content = content_of(ledger(study.study))
     environment = describe_environment("cpu")
 
-    def found(config: StudyConfig, environment: dict[str, Any]) -> bool:
-        asking = EvaluationCache(study_dir(study).parent / "asks", config, environment)
+    def found(config: StudyConfig, environment: dict[str, Any], **other: str) -> bool:
+        asking = EvaluationCache(study_dir(study).parent / "asks", config, environment, content | other)
         asking.refresh()
         return asking.find(text) is not None
 
@@ -110,6 +111,8 @@ def test_only_the_same_training_on_the_same_machine_is_looked_up() -> None:
                         "augment": False, "teacher_epochs": 3, "teacher_lr": 0.2, "schedule": "step",
                         "teacher": "conv7", "dataset": "fashion_mnist"}.items():  # fmt: skip
         assert not found(StudyConfig.from_dict(asking.to_dict() | {name: value}), environment), name
+    for part in content:
+        assert not found(asking, environment, **{part: "another"}), part
     assert not found(asking, environment | {"threads": 7})
     assert not found(asking, environment | {"device": "cuda"})
     assert not found(asking, environment | {"versions": {"torch": "1.0"}})
@@ -127,9 +130,13 @@ def test_a_diverged_student_is_looked_up_and_a_fault_of_the_machine_is_not() -> 
         book.fail(0, "diverged", 1.0)
         book.fail(1, "out of memory", 1.0, f=None)
         book.complete(3, 0.9, 0.5, 1, 1.0)  # the third is still waiting
+        book.result("fingerprint", "started", {"weights": "these"})
+        book.result("teacher", "search", {"weights": "those"})
     environment = describe_environment("cpu")
     (first / "environment.json").write_text(json.dumps(environment))
-    asking = EvaluationCache(first.parent / "asks", StudyConfig.from_dict(config), environment)
+    asking = EvaluationCache(
+        first.parent / "asks", StudyConfig.from_dict(config), environment, {"weights": "these", "trained": "those"}
+    )
     asking.refresh()
     diverged = asking.find('{"layers": 0}')
     assert diverged is not None and diverged.accuracy is None and diverged.error == "diverged"

@@ -217,7 +217,7 @@ def test_the_order_of_evaluations_does_not_matter(alone: pd.DataFrame, monkeypat
     pd.testing.assert_frame_equal(trials()[SAME], alone[SAME])
 
 
-@pytest.mark.parametrize("damage", ["json", "cut", "weights", "other weights"])
+@pytest.mark.parametrize("damage", ["json", "accuracy", "activation", "cut", "weights", "other weights", "one weight"])
 def test_a_damaged_teacher_is_told_in_one_line(damage: str, tmp_path: Path) -> None:
     (tmp_path / "teachers").unlink()  # not the one that others use
     study(final="none", steps=1, teacher_epochs=1).run()
@@ -225,6 +225,14 @@ def test_a_damaged_teacher_is_told_in_one_line(damage: str, tmp_path: Path) -> N
     record, weights = folder / "teacher.json", folder / "weights.safetensors"
     if damage == "json":
         record.write_text(record.read_text()[:-9])
+    elif damage in ("accuracy", "activation"):
+        old, new = {"accuracy": ('"accuracy": 0.', '"accuracy": 0.9'), "activation": ("relu", "tanh")}[damage]
+        assert old in record.read_text()
+        record.write_text(record.read_text().replace(old, new, 1))
+    elif damage == "one weight":
+        tensors = load_weights(weights)
+        next(iter(tensors.values())).view(-1)[0] += 1
+        save_weights(weights, tensors)
     elif damage == "cut":
         weights.write_bytes(weights.read_bytes()[:-9])
     elif damage == "weights":
@@ -232,7 +240,8 @@ def test_a_damaged_teacher_is_told_in_one_line(damage: str, tmp_path: Path) -> N
     else:
         save_weights(weights, {"conv1.weight": torch.zeros(1)})
     with pytest.raises(
-        TrainingError, match=r"\Athe trained teacher in \S+ is damaged \([^\n]+\): delete that fol[^\n]+\Z"
+        TrainingError,
+        match=r"\Athe trained teacher in \S+ is damaged \([^\n]+\): delete that [^\n]+ all else is kept\Z",
     ):
         study(final="none", steps=2, teacher_epochs=1).run()
 
