@@ -26,6 +26,7 @@ from esnac_lib.config.registry import did_you_mean
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.datasets import Dataset
 from esnac_lib.errors import ConfigError, one_line
+from esnac_lib.files import shown
 
 
 def is_own(config: StudyConfig) -> bool:
@@ -81,7 +82,7 @@ def _file(path: Path) -> Any:
     name = f"esnac_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.exists():
-        raise FileNotFoundError(f"no file {path.name} in {path.parent}")
+        raise FileNotFoundError(f"no file {shown(path)}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -94,7 +95,7 @@ def _load(module: nn.Module, path: Path) -> None:
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ConfigError(f"teacher_weights = {path.name!r} cannot be read: {one_line(error)}") from None
+        raise ConfigError(f"teacher_weights = {shown(path)!r} cannot be read: {one_line(error)}") from None
     own = module.state_dict()
     faults = {
         "lacks": [name for name in own if name not in weights and not name.endswith("num_batches_tracked")],
@@ -104,7 +105,7 @@ def _load(module: nn.Module, path: Path) -> None:
     for fault, names in faults.items():
         if names:
             more = f" and {len(names) - 1} more" if names[1:] else ""
-            raise ConfigError(f"teacher_weights = {path.name!r} {fault} {names[0]!r}{more}: is it of this teacher?")
+            raise ConfigError(f"teacher_weights = {shown(path)!r} {fault} {names[0]!r}{more}: is it of this teacher?")
     module.load_state_dict(own | weights)
 
 

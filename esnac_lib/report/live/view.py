@@ -17,6 +17,7 @@ from typing import Any
 from esnac_lib.config.paths import study_dir
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import EsnacError, LedgerError
+from esnac_lib.files import shown
 from esnac_lib.report.figures.student_graph import student_graph
 from esnac_lib.report.live.panels import draw, to_png, to_svg
 from esnac_lib.report.live.snapshot import Reader, Snapshot
@@ -81,7 +82,7 @@ class Monitor:
     def __repr__(self) -> str:
         """Return the study in three lines."""
         snapshot = self.snapshot()
-        return f"{snapshot.record.config.study}: {snapshot.status}\n{snapshot.found}\n{self._reader.ledger.path}"
+        return f"{snapshot.record.config.study}: {snapshot.status}\n{snapshot.found}\n{shown(self._reader.ledger.path)}"
 
     def snapshot(self) -> Snapshot:
         """Return the study as it is now."""
