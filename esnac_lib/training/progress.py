@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import Any
 
@@ -23,6 +24,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print a line."""
+        if self._bar is not None:
+            self._bar.clear()
         print(text, flush=True)
 
     def begin(self, label: str) -> None:
@@ -35,9 +38,10 @@ class Progress:
         """Show that so many batches of the current training are done. Fits `Callbacks.on_batch`."""
         if self.bars:
             if self._bar is None:
-                from tqdm.auto import tqdm
+                from tqdm import tqdm  # a line of text: a widget would be lost when the notebook is opened again
 
-                self._bar = tqdm(total=total, desc=self._label, unit="batch", leave=False, mininterval=0.5)
+                look: dict[str, Any] = {"desc": self._label, "unit": "batch", "file": sys.stdout, "ncols": 100}
+                self._bar = tqdm(total=total, leave=False, mininterval=0.5, **look)
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._last >= LINE_EVERY and done:
             self._last = time.monotonic()
