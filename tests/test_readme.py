@@ -4,6 +4,7 @@ What is not as printed:
 
 - The environment is the one that runs this test, linked as `.venv` and marked as ready, so that `make search` installs
   nothing; PYTHONPATH puts the copy's library before the one that is installed there.
+- `make search` gets a smaller search by the variable ARGS of the environment, which its Makefile reads for anybody.
 - The commands in `CHEAPER` are checked by another command, which says why.
 - `my_nets.py`, `net.safetensors` and `images.npz` are made here: the README asks the user for them.
 """
@@ -17,11 +18,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+SMALLER = "-p steps 2 -p epochs 4 -p final_epochs 5"
 # By the printed command, what is run in its place.
 GPU_STUDY = "papermill notebooks/search.ipynb out.ipynb -f params/cifar100_resnet34_esnac.yaml"
 CHEAPER = {
@@ -85,6 +87,23 @@ class Net(nn.Module):
 """
 
 
+USE_STUDENT = """
+import sys
+import numpy as np
+from safetensors.torch import load_file
+
+folder = "outputs/my_net/student/python"
+sys.path.insert(0, folder)
+from student import Student, predict
+
+model = Student()
+model.load_state_dict(load_file(f"{folder}/student.safetensors"))
+data = np.load("images.npz")
+right = np.array(predict(model, data["test_images"])) == data["classes"][data["test_labels"]]
+assert right.mean() > 0.8, right.mean()
+"""
+
+
 class Command(NamedTuple):
     """What a reader is told to run: a line of the shell, or a block of Python."""
 
@@ -116,10 +135,11 @@ def is_program(word: str) -> bool:
 def script(found: list[Command]) -> str:
     """One session of a shell that runs them all."""
     lines = ["set -euo pipefail"]
-    for command in found:
+    for number, command in enumerate(found):
         text = command.text if command.language == "python" else CHEAPER.get(command.text, command.text)
         lines.append(f"printf '\\n@@ %s\\n' {json.dumps(command.text.splitlines()[0])}")
         lines.append(f"ipython -c {_quoted(text)}" if command.language == "python" else text)
+        lines += [f"cp out.ipynb executed{number}.ipynb"] if " out.ipynb" in command.text else []
     return "\n".join([*lines, "printf '@@ the end\\n'"])
 
 
@@ -150,12 +170,32 @@ def clone(tmp_path: Path) -> Path:
 
 def run(place: Path, command: list[str]) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("ESNAC_", "MAKE", "JPY_"))}
-    environment |= {"PYTHONPATH": str(place), "IPYTHONDIR": str(place / ".ipython")}
+    environment |= {"PYTHONPATH": str(place), "IPYTHONDIR": str(place / ".ipython"), "ARGS": SMALLER}
     done = subprocess.run(
         command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert done.returncode == 0, done.stdout[-6000:]
     return done.stdout
+
+
+def texts_of(notebook: dict[str, Any]) -> list[str]:
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    return ["".join(output["text"]) for output in outputs if output["output_type"] == "stream"]
+
+
+def printed_paths(notebook: dict[str, Any]) -> list[str]:
+    """What an executed notebook names at the end of a line: "summary: outputs/digits/summary.json"."""
+    found = re.findall(r"^(?:summary|bundle|python|onnx): (.*)$", "\n".join(texts_of(notebook)), re.MULTILINE)
+    assert found or not texts_of(notebook), "no path is printed"
+    return found
+
+
+def lost_widgets(notebook: dict[str, Any]) -> set[str]:
+    """The widgets that are shown in a notebook and whose state it does not hold."""
+    outputs = [output.get("data", {}) for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    view, state = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
+    held = notebook["metadata"].get("widgets", {}).get(state, {}).get("state", {})
+    return {data[view]["model_id"] for data in outputs if view in data} - set(held)
 
 
 def test_every_command_of_the_readme_works_in_order(clone: Path) -> None:
@@ -168,11 +208,13 @@ def test_every_command_of_the_readme_works_in_order(clone: Path) -> None:
     told = run(clone, ["bash", "-c", script(found)])
     assert told.splitlines()[-1] == "@@ the end"
 
-    studies = re.findall(r"-p study (\w+)|study=\"(\w+)\"", (ROOT / "README.md").read_text())
-    for study in ["digits", *(a or b for a, b in studies)]:
+    for study in ("digits", "mine", "my_net", "small"):
         summary = json.loads((clone / "outputs" / study / "summary.json").read_text())
         assert summary["solution"]["params"] < summary["teacher"]["params"], study
-        assert f'monitor.attach("{study}")' not in told or f"{study}: finished" in told
+    for notebook in (clone / "outputs" / "digits" / "search.ipynb", *clone.glob("executed*.ipynb")):
+        assert not lost_widgets(json.loads(notebook.read_text()))
+        assert all((clone / path).exists() for path in printed_paths(json.loads(notebook.read_text())))
+    run(clone, [sys.executable, "-c", USE_STUDENT])
     assert (clone / "mine" / "student.safetensors").exists() and "def predict" in (
         clone / "mine" / "student.py"
     ).read_text()

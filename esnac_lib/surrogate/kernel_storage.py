@@ -24,7 +24,7 @@ from torch import Tensor
 from esnac_lib.architecture.encoding import KINDS, encode
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.errors import ArchitectureError, DataError, one_line
-from esnac_lib.files import shown, write_atomically
+from esnac_lib.files import write_atomically
 from esnac_lib.surrogate.kernel import Kernel
 
 INDEX = "kernels.json"
@@ -59,9 +59,9 @@ def load_kernels(folder: Path, target: Architecture) -> tuple[list[Kernel], dict
         if index["format"] != _FORMAT:
             raise ValueError(f"format {index['format']!r}, while this version knows {_FORMAT}")
     except FileNotFoundError:
-        raise DataError(f"no kernels are saved in {shown(folder)}: run the study that they are learned in") from None
+        raise DataError(f"no kernels are saved in {folder.name}: run the study that they are learned in") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{shown(folder / INDEX)} cannot be read ({one_line(error)}): delete it") from None
+        raise DataError(f"{folder.name}/{INDEX} cannot be read ({one_line(error)}): delete it") from None
     return [_load(folder, k, entry, target) for k, entry in enumerate(entries)], learned_on
 
 
@@ -83,7 +83,7 @@ def _load(folder: Path, k: int, entry: Mapping[str, Any], target: Architecture) 
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
         kinds = list(entry["kinds"])
     except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise DataError(f"{name} cannot be read ({one_line(error)}): delete {shown(folder)}") from None
+        raise DataError(f"{name} cannot be read ({one_line(error)}): delete {folder.name}") from None
     known = ", ".join(kinds)
     if strange := [kind for kind in kinds if kind not in KINDS]:
         raise DataError(f"{name} knows layers of kind {strange[0]!r}, which this version does not: learn it again")

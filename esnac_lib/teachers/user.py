@@ -82,7 +82,7 @@ def _file(path: Path) -> Any:
     name = f"esnac_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.exists():
-        raise FileNotFoundError(f"no file {shown(path)}")
+        raise FileNotFoundError(f"no file {path.name} in {path.parent}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -102,10 +102,9 @@ def _load(module: nn.Module, path: Path) -> None:
         "has, unlike the teacher,": [name for name in weights if name not in own],
         "has in another shape": [name for name in own if name in weights and own[name].shape != weights[name].shape],
     }
-    for fault, names in faults.items():
-        if names:
-            more = f" and {len(names) - 1} more" if names[1:] else ""
-            raise ConfigError(f"teacher_weights = {shown(path)!r} {fault} {names[0]!r}{more}: is it of this teacher?")
+    others = {fault: f" and {len(names) - 1} more" if names[1:] else "" for fault, names in faults.items()}
+    if wrong := "; ".join(f"{fault} {names[0]!r}{others[fault]}" for fault, names in faults.items() if names):
+        raise ConfigError(f"teacher_weights = {shown(path)!r} {wrong}: is it of this teacher?")
     module.load_state_dict(own | weights)
 
 
