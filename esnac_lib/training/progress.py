@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print a line."""
+        if self._bar is not None:
+            self._bar.clear()
         print(text, flush=True)
 
     def begin(self, label: str) -> None:
@@ -37,9 +40,10 @@ class Progress:
         """Show that so many batches of the current training are done. Fits `Callbacks.on_batch`."""
         if self.bars:
             if self._bar is None:
-                from tqdm.auto import tqdm
+                from tqdm import tqdm  # a line of text: a widget would be lost when the notebook is opened again
 
-                self._bar = tqdm(total=total, desc=self._label, unit="batch", leave=False, mininterval=0.5)
+                look: dict[str, Any] = {"desc": self._label, "unit": "batch", "file": sys.stdout, "ncols": 100}
+                self._bar = tqdm(total=total, leave=False, mininterval=0.5, **look)
             if (left := self.left()) is not None:
                 self._bar.set_postfix_str(f"{duration(left)} left in all", refresh=False)
             self._bar.update(done - self._bar.n)

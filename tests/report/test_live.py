@@ -287,7 +287,14 @@ def test_a_notebook_keeps_a_still_figure(books: Books, monkeypatch: pytest.Monke
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
     kinds = [[set(output["data"]) for output in cell["outputs"]] for cell in notebook.cells]
     picture, widgets = {"image/png", "text/plain"}, {"application/vnd.jupyter.widget-view+json", "text/plain"}
-    assert kinds[1:3] == [[picture], [widgets, picture]]
+    assert kinds[1:3] == [[picture], [{"text/html", "text/plain"}, widgets, picture]]
+    view = "application/vnd.jupyter.widget-view+json"
+    shown = [output["data"] for cell in notebook.cells for output in cell["outputs"]]
+    models = {data[view]["model_id"] for data in shown if view in data}
+    assert len(models) == 1 and models <= set(
+        notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    )
+    assert {data["text/plain"] for data in shown if view in data} == {""}  # what is shown where widgets are not trusted
     assert notebook.cells[1].outputs[0]["data"]["text/plain"].startswith("s: running, 2 of 6 evaluated")
     assert notebook.cells[3].outputs[0]["data"]["text/plain"] == "False"  # a restarted kernel attaches quickly
 

@@ -127,11 +127,18 @@ def test_the_same_ledger_gives_the_same_bytes(tmp_path: Path, space: SearchSpace
     assert found[0] == found[1]
 
 
-def test_a_study_is_read_by_name_folder_or_file(outputs: Path, space: SearchSpace) -> None:
+def test_a_study_is_read_by_name_folder_or_file(
+    outputs: Path, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = searched(outputs / "mine", space).read().folder
     for study in ("mine", folder, str(folder), folder / "ledger.sqlite"):
         assert report.read(study).config.study == "mine"
+    monkeypatch.chdir(outputs.parent)
     assert str(report.read("mine").place) == "outputs/mine"
+    monkeypatch.chdir(folder)
+    assert str(report.read("mine").place / "summary.json") == "summary.json"
+    monkeypatch.chdir("/")
+    assert str(report.read("mine").place) == str(folder)[1:]
     with pytest.raises(LedgerError, match="there is no ledger"):
         report.read("yours")
 

@@ -33,6 +33,19 @@ def test_plain_lines_are_rare_and_tell_the_time_left(
     assert capsys.readouterr().out == "  step 1/2: 50%, 10 min 0 s left in all\n"
 
 
+def test_a_bar_is_a_line_of_text_that_ends_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    """No widget, which a notebook would lose when it is opened again."""
+    bar = Progress(bars=True)
+    bar.begin("step 1/2")
+    bar.batch(1, 4)
+    assert "step 1/2:   0%|" in capsys.readouterr().out.rpartition("\r")[2]
+    bar.note("a note")
+    assert capsys.readouterr().out.split("\r")[-1] == "a note\n"
+    bar.batch(4, 4)
+    bar.end()
+    assert not capsys.readouterr().out.split("\r")[-2].strip()
+
+
 def test_bars_only_where_somebody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     assert not Progress().bars

@@ -18,6 +18,7 @@ from typing import Any
 from esnac_lib.config.paths import study_dir
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import EsnacError, LedgerError
+from esnac_lib.files import shown
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.report.figures.student_graph import student_graph
 from esnac_lib.report.live.panels import draw, to_png, to_svg
@@ -29,14 +30,18 @@ LOOK_EVERY = 1.0  # seconds between two looks at the files
 SHARE = 0.05  # of the time that may be spent on reading and drawing
 STILL_EVERY = 30.0  # seconds between two still pictures for the notebook's file
 
-# The still picture lies in the output below the widgets. Where these are alive it is hidden; where they are not (a
-# notebook that was reopened, or is shown elsewhere) there is nothing to hide it.
+# A cell has three outputs: this text, the widgets, and the still picture. The picture is hidden where the widgets are
+# alive, and what is left of the widgets where they are not: in a notebook that was opened again, or is shown elsewhere.
+OUTPUTS = """<style>
+.jp-OutputArea-child:has(.esnac-outputs) { display: none }
+.jp-OutputArea-child:has(.esnac-outputs) + .jp-OutputArea-child:not(:has(.esnac-monitor)) { display: none }
+.jp-OutputArea-child:has(.esnac-monitor) + .jp-OutputArea-child:has(img) { display: none }
+</style><span class="esnac-outputs"></span>"""
 STYLE = """<style>
 .esnac-panels svg { pointer-events: none }
 .esnac-panels a { pointer-events: auto; cursor: pointer }
 .esnac-monitor a:hover use, .esnac-monitor a:hover path { stroke: #D55E00 !important; stroke-width: 2px }
 .esnac-monitor .esnac-words { line-height: 1.5 }
-.jp-OutputArea-child:has(.esnac-monitor) + .jp-OutputArea-child:has(img) { display: none }
 </style>"""
 # A point of the figure puts its number into the field below, as a person would.
 ON_CLICK = (
@@ -83,7 +88,7 @@ class Monitor:
     def __repr__(self) -> str:
         """Return the study in three lines."""
         snapshot = self.snapshot()
-        return f"{snapshot.record.config.study}: {snapshot.status}\n{snapshot.found}\n{self._reader.ledger.path}"
+        return f"{snapshot.record.config.study}: {snapshot.status}\n{snapshot.found}\n{shown(self._reader.ledger.path)}"
 
     def snapshot(self) -> Snapshot:
         """Return the study as it is now."""
@@ -129,11 +134,12 @@ class Monitor:
             print(self)
             return
         with self._lock:
-            if self._widgets is not None:
-                display(self._widgets.box)
-            elif self.live:
-                display(self._open().box)
-                threading.Thread(target=self._follow, name="monitor", daemon=True).start()
+            if self.live:
+                known, widgets = self._widgets, self._widgets or self._open()
+                display({"text/html": OUTPUTS, "text/plain": ""}, raw=True)
+                display(widgets.box._repr_mimebundle_() | {"text/plain": ""}, raw=True)
+                if known is None:
+                    threading.Thread(target=self._follow, name="monitor", daemon=True).start()
             still = display(self._picture(), raw=True, display_id=True)
             self._still = still if self.live else None
 

@@ -19,6 +19,7 @@ from esnac_lib.config.base import upgraded
 from esnac_lib.config.latent_descent import CompressionConfig
 from esnac_lib.config.study import PRESETS, RESULT_FREE, StudyConfig
 from esnac_lib.errors import LedgerError
+from esnac_lib.files import shown
 from esnac_lib.ledger.file import find_ledgers
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import PAPERS, Measurement, Objective, compression_ratio
@@ -196,4 +197,4 @@ def _summary(path: Path) -> Mapping[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except ValueError:
-        raise LedgerError(f"{path.parent.name}/{path.name} is damaged (no JSON): run its notebook again") from None
+        raise LedgerError(f"{shown(path)} is damaged (no JSON): run its notebook again") from None

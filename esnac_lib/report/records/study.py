@@ -23,6 +23,7 @@ from esnac_lib.config.paths import outputs_root
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.noise import is_near_chance, near_chance
 from esnac_lib.data.registry import DATASETS
+from esnac_lib.files import shown
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import OBJECTIVES, Measurement, Objective
 from esnac_lib.report.statistics import Difference
@@ -85,8 +86,8 @@ class LedgerRecord:
 
     @property
     def place(self) -> PurePath:
-        """The study's folder, from the folder that holds the outputs: it names no place on a machine."""
-        return PurePath(*self.folder.parts[-1 - len(PurePath(self.config.study).parts) :])
+        """The study's folder as it is printed: from the working folder, or absolute."""
+        return PurePath(shown(self.folder))
 
     @property
     def has_summary(self) -> bool:
