@@ -46,8 +46,7 @@ class Pace:
         self._epochs = {phase: (seconds, 1) for phase, seconds in (measured or {}).items()}
         self._stage, self._fraction, self._said = STAGES[0], 0.0, math.inf
         self._observed, self._pending, self._trial_seconds = 0, 0, math.nan
-        given: tuple[Stage, ...] = ("search-teacher", "reference-teacher") if config.teacher_weights else ()
-        self._ready = {*given, *ready}
+        self._ready = set(ready)
 
     def enter(self, stage: Stage) -> None:
         """Begin a stage: all before it is done."""

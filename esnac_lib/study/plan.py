@@ -108,7 +108,8 @@ def make_plan(study: Study, seed: int = 0) -> Plan:
     if config.teacher_weights:
         check = TeacherCheck.of(study.untrained.architecture, study.untrained.weights, data)
     forward = forward_seconds(space.teacher, config.batch_size, study.device)
-    pace = Pace(config, data, forward, smaller=float(macs.mean()) / max(1, space.teacher.macs))
+    ready = PARTS["the teacher"] if config.teacher_weights else ()
+    pace = Pace(config, data, forward, smaller=float(macs.mean()) / max(1, space.teacher.macs), ready=ready)
     seconds = {part: pace.of(*stages) for part, stages in PARTS.items() if pace.of(*stages)}
     return Plan(space, params, macs, seconds, check, _normalisation(study))
 

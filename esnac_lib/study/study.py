@@ -14,7 +14,7 @@ from typing import Any
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Weights
 from esnac_lib.config.base import check_resume
-from esnac_lib.config.paths import data_root_of, study_dir
+from esnac_lib.config.paths import data_root_of, outputs_root, study_dir
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.datasets import load_dataset
 from esnac_lib.data.splits import StudyData, pick_device
@@ -36,7 +36,7 @@ from esnac_lib.training.fingerprint import check_content
 from esnac_lib.training.progress import Progress
 from esnac_lib.training.ray_evaluator import check_portable, check_ray
 from esnac_lib.training.recipes import Recipe
-from esnac_lib.training.teacher import TrainedTeacher, UntrainedTeacher
+from esnac_lib.training.teacher import Role, TrainedTeacher, UntrainedTeacher, is_trained
 
 
 class Study:
@@ -122,10 +122,13 @@ class Study:
         """Return how long the study takes, by what its ledger says of earlier runs."""
         means = ledger.epochs().groupby("phase")["seconds"].mean()
         measured = {str(phase): float(seconds) for phase, seconds in means.items()}
-        trained: dict[str, Stage] = {"search": "search-teacher", "reference": "reference-teacher"}
-        ready = [stage for role, stage in trained.items() if role in ledger.results("teacher")]
-        forward = forward_seconds(self.space.teacher, self.config.batch_size, self.device)
-        return Pace(self.config, self.data, forward, measured, ready=ready)
+        config, folder = self.config, outputs_root() / "teachers"
+        asked: dict[Role, Stage] = {"search": "search-teacher"}
+        if config.final != "none":
+            asked["reference"] = "reference-teacher"
+        ready = [s for role, s in asked.items() if is_trained(role, config, self.data, folder, self.teacher_recipe)]
+        forward = forward_seconds(self.space.teacher, config.batch_size, self.device)
+        return Pace(config, self.data, forward, measured, ready=ready)
 
     def train_reference(self) -> TrainedTeacher | None:
         """Train the reference teacher alone, without a search; None if the study was asked to stop."""

@@ -220,3 +220,11 @@ def test_the_time_left_covers_the_whole_run_and_only_falls(clock: Clock, monkeyp
         assert left == near, f"{left} s left after {at} of {WHOLE} s"
     assert any("s left in all" in line for line in said(running) if line.startswith("step "))
     assert any("left in all" in line for line in said(running) if line.startswith("  final training"))
+
+
+def test_a_teacher_that_another_study_trained_takes_no_time(clock: Clock) -> None:
+    study(study="first").run()
+    began, second = clock.now, study(study="second", K=4, steps=1, max_minutes=(32 + 44 + 42 + 50 + 40) / 60)
+    summary = second.run()  # no time is kept for the reference teacher: all four are evaluated, and all is trained
+    assert summary is not None and summary["evaluations"] == 4 and summary["narrowed"]
+    assert clock.now - began == 32 + 44 + 42 + 50
