@@ -19,6 +19,11 @@ Content = bytes | str | Callable[[Path], object]
 """What a file shall hold: bytes, text (stored as UTF-8), or a function that writes it to the path it is given."""
 
 
+def shown(path: Path) -> str:
+    """Return a path as it is printed: from the working folder, or absolute where that is shorter."""
+    return min(os.path.relpath(path), os.path.abspath(path), key=len)
+
+
 def write_atomically(path: Path, content: Content) -> None:
     """Write a file so that a kill or a full disk leaves the old one or the new one, never half of one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,22 @@ import torch
 from safetensors.torch import save_file
 
 from esnac_lib.errors import TrainingError
-from esnac_lib.files import digest, load_weights, save_weights, write_atomically, write_together
+from esnac_lib.files import digest, load_weights, save_weights, shown, write_atomically, write_together
+
+
+def test_a_shown_path_starts_where_the_user_stands_or_is_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notebooks").mkdir()
+    written = tmp_path / "outputs" / "digits" / "summary.json"
+    for place, expected in (
+        (tmp_path, "outputs/digits/summary.json"),
+        (tmp_path / "notebooks", "../outputs/digits/summary.json"),
+        (Path("/"), str(written)[1:]),
+        (Path(sys.prefix) / "bin", str(written)),
+    ):
+        monkeypatch.chdir(place)
+        assert shown(written) == expected and Path(expected).resolve() == written.resolve()
 
 
 def test_bytes_text_and_what_a_function_writes(tmp_path: Path) -> None:

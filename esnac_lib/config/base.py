@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -11,10 +11,13 @@ from typing import Any, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from esnac_lib.config.registry import nearest, registry
+from esnac_lib.config.registry import did_you_mean, nearest, registry
 from esnac_lib.config.table import Row, as_html, as_text
 from esnac_lib.errors import ConfigError
 
+OWN_IMAGES = (
+    "a path that ends in .npz (numpy.savez writes it from train_images, train_labels, test_images and test_labels)"
+)
 KERNEL_LOSSES = ("posterior", "marginal", "euclidean")
 
 _IPYTHON_NAMES = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open", "display"})
@@ -24,7 +27,7 @@ class FlatConfig(BaseModel):
     """Base of all configs.
 
     Every way to make one (`Config(...)`, `from_dict`, `from_notebook`) raises `ConfigError` in one line, which names
-    the first wrong value, what is allowed and the nearest choice. Types are strict: neither True nor 8.0 is an integer,
+    every wrong value, what is allowed and a choice that is near. Types are strict: neither True nor 8.0 is an integer,
     and neither NaN nor infinity a number. A notebook shows a config as a table, what differs from the defaults marked.
     """
 
@@ -101,16 +104,17 @@ class FlatConfig(BaseModel):
     def _explain_in_one_line(cls, values: Any, validate: Callable[[Any], Self]) -> Self:
         try:
             config = validate(values)
-            config._check_together()
-            return config
+            mistakes = list(dict.fromkeys(config._conflicts()))
         except ValidationError as error:
-            faults = error.errors(include_url=False)
-        others = [show(fault["loc"][0]).strip("'") for fault in faults[1:]]
-        more = f" ({len(others)} more wrong: {', '.join(others)})" if others else ""
-        raise ConfigError(_explain(cls, faults[0]) + more)
+            mistakes = [_explain(cls, fault) for fault in error.errors(include_url=False)]
+        if mistakes:
+            numbered = "; ".join(f"({number}) {mistake}" for number, mistake in enumerate(mistakes, 1))
+            raise ConfigError(f"{len(mistakes)} mistakes: {numbered}" if mistakes[1:] else mistakes[0])
+        return config
 
-    def _check_together(self) -> None:
-        """Raise `ConfigError` where values that are right alone do not fit together."""
+    def _conflicts(self) -> Iterator[str]:
+        """Yield a line wherever values that are right alone do not fit together."""
+        yield from ()
 
 
 def option(default: Any, description: str, **limits: Any) -> Any:
@@ -173,7 +177,7 @@ def _explain(config: type[FlatConfig], fault: ErrorDetails) -> str:
 
 def unknown_choice(given: str, value: str, choices: Iterable[str], listed: Sequence[str] = ()) -> str:
     """Return the line for a value that is none of `choices`; `listed` is what to print in place of all of them."""
-    return f"{given} is unknown: allowed are {', '.join(listed or choices)}; did you mean {nearest(value, choices)!r}?"
+    return f"{given} is unknown: allowed are {', '.join(listed or choices)}{did_you_mean(value, choices)}"
 
 
 def names_in(text: str) -> tuple[str, ...]:
@@ -181,20 +185,28 @@ def names_in(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def fault_of(make: Callable[[], object]) -> Iterator[str]:
+    """Yield what making something that holds other configs finds wrong with them."""
+    try:
+        make()
+    except ConfigError as error:
+        yield str(error)
+
+
 def known_names(name: str, text: str, choices: Iterable[str], listed: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the parts of the parameter `name`, a text with commas. Raises ValueError unless all are in `choices`."""
-    for part in names_in(text):
-        if part not in choices:
-            raise ValueError(unknown_choice(f"{name} = {show(text)}: {show(part)}", part, choices, listed))
+    unknown = [part for part in names_in(text) if part not in choices]
+    if unknown:
+        given = f"{name} = {show(text)}: {', '.join(map(show, unknown))}"
+        raise ValueError(unknown_choice(given, unknown[0], choices, listed))
     return names_in(text)
 
 
 def whole_numbers(name: str, text: str) -> tuple[int, ...]:
     """Return the numbers in the parameter `name`, a text with commas. Raises `ConfigError` unless all are ≥ 1."""
-    parts = names_in(text)
-    for part in parts or ("",):
-        if not part.isdecimal() or not int(part):
-            raise ConfigError(f"{name} = {text!r}: {part!r} is not allowed; whole numbers from 1 are, with commas")
+    parts = names_in(text) or ("",)
+    if wrong := ", ".join(repr(part) for part in parts if not part.isdecimal() or not int(part)):
+        raise ConfigError(f"{name} = {text!r}: {wrong} is not allowed; whole numbers from 1 are, with commas")
     return tuple(map(int, parts))
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from esnac_lib.config import fields
-from esnac_lib.config.base import FlatConfig, option
-from esnac_lib.config.registry import nearest, registry
+from esnac_lib.config.base import FlatConfig, option, show, unknown_choice
+from esnac_lib.config.registry import registry
 
 
 class BenchmarksConfig(FlatConfig):
@@ -42,7 +42,7 @@ class BenchmarksConfig(FlatConfig):
     def _check_name(cls, value: str, info: ValidationInfo) -> str:
         known = registry("dataset" if info.field_name == "dataset" else "teacher")
         if value not in known and not (known.kind == "dataset" and value.endswith(".npz")):
-            raise ValueError(f"{info.field_name} = {value!r:.200} is unknown: did you mean {nearest(value, known)!r}?")
+            raise ValueError(unknown_choice(f"{info.field_name} = {show(value)}", value, known))
         return value
 
     @field_validator("device")

@@ -5,7 +5,7 @@ Who can be compared is in the registry of samplers: each declares the variants i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,7 +16,6 @@ from esnac_lib.config.base import known_names, names_in, option
 from esnac_lib.config.experiment import Changes, ExperimentConfig
 from esnac_lib.config.registry import registry
 from esnac_lib.config.study import StudyConfig
-from esnac_lib.errors import ConfigError
 
 REFERENCE = "random"  # the variant whose best f the others are compared with
 PROXY = "proxy"
@@ -111,7 +110,8 @@ class ComparisonConfig(ExperimentConfig):
             raise ValueError(f"compared = {value!r}: {REFERENCE!r} must be among them: the others are compared with it")
         return ",".join(names)
 
-    def _check_together(self) -> None:
+    def _conflicts(self) -> Iterator[str]:
         if self.proxy_students and not self.final_epochs:
-            raise ConfigError("final_epochs = 0: the proxy's students need a final training, or proxy_students = 0")
-        super()._check_together()
+            yield "final_epochs = 0: the proxy's students need a final training, or proxy_students = 0"
+        else:
+            yield from super()._conflicts()

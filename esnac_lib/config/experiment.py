@@ -7,12 +7,12 @@ config.studies()                                      # all studies, in the orde
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from esnac_lib.config import fields
+from esnac_lib.config.base import fault_of
 from esnac_lib.config.study import StudyConfig
-from esnac_lib.errors import ConfigError
 
 Changes = Mapping[str, Any]
 Tables = dict[str, dict[str, str]]
@@ -78,12 +78,12 @@ class ExperimentConfig(StudyConfig):
         """Return the names of a variant's studies, one a run, whether they have been run or not."""
         return [self.study_name(variant, run) for run in range(self.runs)]
 
-    def _check_together(self) -> None:
+    def _conflicts(self) -> Iterator[str]:
         if "/" in self.study:
-            raise ConfigError(f"study = {self.study!r}: the name of an experiment has no '/'")
+            yield f"study = {self.study!r}: the name of an experiment has no '/'"
         for name in self.varied:
             default = type(self).model_fields[name].default
             if getattr(self, name) != default:
                 given = f"{name} = {getattr(self, name)!r}"
-                raise ConfigError(f"{given}: this experiment varies {name!r} by itself; leave it {default!r}")
-        self.studies()  # raises the first error in any of them
+                yield f"{given}: this experiment varies {name!r} by itself; leave it {default!r}"
+        yield from fault_of(self.studies)  # the first that has one

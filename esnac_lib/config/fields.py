@@ -67,6 +67,6 @@ Baseline = Annotated[bool, Field(description="also train the uniformly narrowed 
 # The run
 Seed = Annotated[int, Field(ge=0, description="seed of every random draw")]
 Device = Annotated[str, Field(description="auto, cpu, cuda or cuda:N")]
-MaxMinutes = Annotated[float, Field(ge=0, description="stop after so many minutes; 0: no limit")]
+MaxMinutes = Annotated[float, Field(ge=0, description="minutes for all of it, final training too; 0: no limit")]
 CompareWith = Annotated[str, Field(description="other studies to show in the same figures, with commas")]
 Runs = Annotated[int, Field(ge=1, description="runs of each variant, with the seeds seed, seed + 1, ...")]

@@ -8,15 +8,14 @@ that depend on it are done again, and no architecture is trained twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from esnac_lib.config import fields
-from esnac_lib.config.base import FlatConfig, known_names, names_in, option
+from esnac_lib.config.base import FlatConfig, fault_of, known_names, names_in, option
 from esnac_lib.config.study import StudyConfig
-from esnac_lib.errors import ConfigError
 
 BASELINES = ("random", "narrowed", "fitnet", "pruning", "n2n")
 """What the student can be compared with: the best random architecture of at most its size, the teacher uniformly
@@ -147,12 +146,12 @@ class CompressionConfig(FlatConfig):
             raise ValueError(f"widths = {value!r}: numbers above 1 with commas are allowed, such as '2,4,8'")
         return value
 
-    def _check_together(self) -> None:
-        _ = self.study_config  # what both methods' studies have is checked by the same rules
+    def _conflicts(self) -> Iterator[str]:
+        yield from fault_of(lambda: self.study_config)  # what both methods' studies have is checked by the same rules
         if self.max_length % 16:
-            raise ConfigError(f"max_length = {self.max_length} is out of range: a multiple of 16 is allowed")
+            yield f"max_length = {self.max_length} is out of range: a multiple of 16 is allowed"
         if "n2n" in self.baseline_names and self.n2n_steps * self.K < 2:
-            raise ConfigError("n2n_steps = 1 with K = 1: N2N has two stages; give it at least 2 architectures")
+            yield "n2n_steps = 1 with K = 1: N2N has two stages; give it at least 2 architectures"
 
 
 _SHARED = (

@@ -5,16 +5,16 @@ Defaults are smoke-sized studies on digits; the paper's protocols are in params/
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
 from esnac_lib.config import fields
-from esnac_lib.config.base import known_names, names_in, option, whole_numbers
+from esnac_lib.config.base import fault_of, known_names, names_in, option, whole_numbers
 from esnac_lib.config.experiment import Changes, ExperimentConfig, Tables
-from esnac_lib.config.registry import nearest, registry
+from esnac_lib.config.registry import registry
 from esnac_lib.config.study import StudyConfig
-from esnac_lib.errors import ConfigError
 
 ALL = "remove,shrink,skip"
 WITHOUT_SKIPS = "remove,shrink"
@@ -92,13 +92,13 @@ class AblationsConfig(ExperimentConfig):
         known_names("parts", value, PARTS)
         return value
 
-    def _check_together(self) -> None:
-        for count in self._counts():
-            if self.num_evaluations % count:
-                allowed = f"numbers that divide K * steps = {self.num_evaluations} evaluations are"
-                raise ConfigError(f"kernels = {self.kernels!r}: {count} is not allowed; {allowed}")
-        whole_numbers("observations", self.observations)
-        super()._check_together()
+    def _conflicts(self) -> Iterator[str]:
+        wrong = [*fault_of(self._counts)]
+        wrong += fault_of(lambda: self.observation_counts)
+        if not wrong and (odd := [count for count in self._counts() if self.num_evaluations % count]):
+            allowed = f"numbers that divide K * steps = {self.num_evaluations} evaluations are"
+            wrong.append(f"kernels = {self.kernels!r}: {', '.join(map(str, odd))} is not allowed; {allowed}")
+        yield from wrong or super()._conflicts()
 
 
 class ShufflenetConfig(ExperimentConfig):
@@ -132,16 +132,17 @@ class ShufflenetConfig(ExperimentConfig):
         originals, runs = names_in(self.originals), range(self.runs)
         return [self._study(name, {"teacher": name, **trained}, run) for run in runs for name in originals]
 
-    def _check_together(self) -> None:
-        teachers = registry("teacher")
-        for name, value in (("teachers", self.teachers), ("originals", self.originals)):
-            if unknown := [network for network in names_in(value) if network not in teachers]:
-                known = f"did you mean {nearest(unknown[0], teachers)!r}?"
-                raise ConfigError(f"{name} = {value!r:.200}: {unknown[0]!r:.60} is unknown; {known}")
-        super()._check_together()
+    @field_validator("teachers", "originals")
+    @classmethod
+    def _check_networks(cls, value: str, info: ValidationInfo) -> str:
+        known_names(info.field_name or "", value, registry("teacher"))
+        return value
+
+    def _conflicts(self) -> Iterator[str]:
+        yield from super()._conflicts()
         if both := set(names_in(self.teachers)) & set(names_in(self.originals)):
-            raise ConfigError(f"originals = {self.originals!r}: {min(both)!r} is among the teachers, too")
-        self.original_studies()
+            yield f"originals = {self.originals!r}: {', '.join(map(repr, sorted(both)))} is among the teachers, too"
+        yield from fault_of(self.original_studies)
 
 
 class TransferConfig(ExperimentConfig):
@@ -179,12 +180,11 @@ class TransferConfig(ExperimentConfig):
     def _counts(self) -> tuple[int, ...]:
         return whole_numbers("kernels", self.kernels)
 
-    def _check_together(self) -> None:
-        self._counts()
-        for target in names_in(self.targets):
-            if target.count("@") != 1:
-                raise ConfigError(f"targets = {self.targets!r}: {target!r} is not of the form <teacher>@<data set>")
-        super()._check_together()
+    def _conflicts(self) -> Iterator[str]:
+        wrong = [*fault_of(self._counts)]
+        if odd := ", ".join(repr(target) for target in names_in(self.targets) if target.count("@") != 1):
+            wrong.append(f"targets = {self.targets!r}: {odd} is not of the form <teacher>@<data set>")
+        yield from wrong or super()._conflicts()
 
 
 class TpeConfig(ExperimentConfig):

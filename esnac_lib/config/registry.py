@@ -26,6 +26,9 @@ _HOMES = {
 }
 
 
+ALIKE = 0.6  # the least likeness of two names, from 0 to 1, at which one may be meant by the other
+
+
 class Entry(Protocol):
     """A row of a registry."""
 
@@ -74,6 +77,13 @@ def registry(kind: str) -> Registry[Any]:
     return getattr(import_module(home), name)
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return the end of a message on an unknown name, with a known one that is like it; empty where none is."""
+    near = nearest(name, names)
+    alike = SequenceMatcher(None, name.lower(), near.lower()).ratio() >= ALIKE
+    return f"; did you mean {near!r}?" if alike else ""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return the one of `names` that looks most like `name`, whatever the case; the first of equals."""
-    return max(names, key=lambda other: SequenceMatcher(None, name.lower(), other.lower()).ratio())
+    return max(names, key=lambda other: SequenceMatcher(None, name.lower(), other.lower()).ratio(), default="")

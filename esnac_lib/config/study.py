@@ -12,16 +12,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
 from esnac_lib.config import fields
-from esnac_lib.config.base import FlatConfig, names_in, option, show, unknown_choice, upgraded
+from esnac_lib.config.base import OWN_IMAGES, FlatConfig, known_names, names_in, option, show, unknown_choice, upgraded
 from esnac_lib.config.registry import registry
-from esnac_lib.errors import ConfigError
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"sampling": "paper", "first": "random", "surrogate": "f", "acquisition": "random", "subset": 0.5},
@@ -37,7 +36,7 @@ RESULT_FREE = frozenset(
     {"preset", "device", "evaluator", "ray_address", "students_per_gpu", "data_root", "max_minutes"}
     | {"student_minutes", "compare_with"}
 )
-"""Parameters that no result depends on: they may change when a study is resumed. (`steps` may grow.)
+"""Parameters that no result depends on: they may change when a study is resumed. (`steps` may too.)
 
 The preset is one of them: what it sets is compared by itself.
 """
@@ -164,16 +163,14 @@ class StudyConfig(FlatConfig):
         return [(name, value, other) for name, value, other in pairs if value != other]
 
     def held(self, stored: Mapping[str, Any]) -> dict[str, str]:
-        """Return what defines a result; `steps` may grow, unless the sampler's proposals depend on them."""
+        """Return what defines a result; `steps` may change, unless the sampler's proposals depend on them."""
         given, free = self.to_dict(), self._free(stored)
         names = [name for name in {**given, **stored} if name not in free]
         notes = {name: "" if name in given else "this version does not know it" for name in names}
         if registry("sampler")[self.sampler].budget_defines_result:
-            return notes | {"steps": f"{self.sampler}'s proposals depend on them"}
-        if isinstance(stored["steps"], int) and stored["steps"] < self.steps:
-            del notes["steps"]
-            return notes
-        return notes | {"steps": "it may only grow"}
+            return notes | {"steps": f"{self.sampler}'s proposals depend on them; Study.finish() ends it with the best"}
+        del notes["steps"]  # fewer than there are: the study is finished with the best of those
+        return notes
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -194,7 +191,7 @@ class StudyConfig(FlatConfig):
             own, listed = ":" in value, [*_short(known), "module:callable"]
         elif name == "dataset":
             own = value.endswith(".npz") and Path(value).stem != ".npz"
-            listed = [*known, "a path that ends in .npz"]
+            listed = [*known, OWN_IMAGES]
         if value not in known and not own:
             raise ValueError(unknown_choice(f"{name} = {show(value)}", value, known, listed))
         if name == "teacher" and own and not re.fullmatch(r"([A-Za-z_][\w.]*|.*\.py):[A-Za-z_]\w*", value):
@@ -239,25 +236,22 @@ class StudyConfig(FlatConfig):
         known, names = registry("operator"), [name.strip() for name in value.split(",")]
         if not any(names):
             raise ValueError(f"operators = {show(value)} is empty: at least one of {', '.join(known)} is needed")
-        if wrong := [name for name in names if name not in known]:
-            raise ValueError(unknown_choice(f"operators = {show(value)}: {show(wrong[0])}", wrong[0], known))
+        known_names("operators", value, known)
         return ",".join(name for name in known if name in names)
 
-    def _check_together(self) -> None:
-        if ":" not in self.teacher and (self.teacher_options or self.teacher_weights):
-            name = "teacher_options" if self.teacher_options else "teacher_weights"
-            raise ConfigError(f"{name} is for a teacher of your own ('module:callable'), not for {self.teacher!r}")
-        limit = "max_params" if self.max_params else "max_macs" if self.max_macs else ""
-        if limit and "shrink" not in self.operator_names:
-            raise ConfigError(f"{limit} is kept by shrinking: operators = {self.operators!r} lacks 'shrink'")
-        registry("sampler")[self.sampler].validate(self)
+    def _conflicts(self) -> Iterator[str]:
+        for name in ("teacher_options", "teacher_weights"):
+            if ":" not in self.teacher and getattr(self, name):
+                yield f"{name} is for a teacher of your own ('module:callable'), not for {self.teacher!r}"
+        for limit in ("max_params", "max_macs"):
+            if getattr(self, limit) and "shrink" not in self.operator_names:
+                yield f"{limit} is kept by shrinking: operators = {self.operators!r} lacks 'shrink'"
+        yield from registry("sampler")[self.sampler].conflicts(self)
         if self.final != "none" and self.final_epochs < 1:
-            raise ConfigError(
-                "final_epochs = 0 is out of range: an integer of at least 1 is allowed, or final = 'none'"
-            )
+            yield "final_epochs = 0 is out of range: an integer of at least 1 is allowed, or final = 'none'"
         if self.final != "none" and self.top > self.num_evaluations:
             allowed = f"at most K * steps = {self.num_evaluations} students are there to choose from"
-            raise ConfigError(f"top = {self.top} is out of range: {allowed}")
+            yield f"top = {self.top} is out of range: {allowed}"
 
 
 def _is_normalisation(text: str) -> bool:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from esnac_lib.config import fields
 from esnac_lib.config.study import StudyConfig
+
+DEMO = "torchvision.models:DenseNet"
+DEMO_NEEDS = {
+    "teacher_options": '{"num_classes": 10, "growth_rate": 8, "block_config": [3, 3]}',
+    "image_channels": 3,
+}
 
 
 class CompressConfig(StudyConfig):
@@ -11,9 +20,7 @@ class CompressConfig(StudyConfig):
 
     study: fields.Study = "compressed"
     preset: fields.Preset = "ours"
-    teacher: fields.Teacher = "torchvision.models:DenseNet"
-    teacher_options: fields.TeacherOptions = '{"num_classes": 10, "growth_rate": 8, "block_config": [3, 3]}'
-    image_channels: fields.ImageChannels = 3
+    teacher: fields.Teacher = DEMO
     grouping: fields.Grouping = "dependency"
     keep: fields.Keep = "norm"
     steps: fields.Steps = 2
@@ -21,3 +28,9 @@ class CompressConfig(StudyConfig):
     epochs: fields.Epochs = 4
     final_epochs: fields.FinalEpochs = 8
     teacher_epochs: fields.TeacherEpochs = 8
+
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the preset sets, and what the teacher of the demonstration needs, if it is that one."""
+        needs = DEMO_NEEDS if str(given.get("teacher", DEMO)) == DEMO else {}
+        return super().preset_values(given) | needs

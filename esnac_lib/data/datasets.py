@@ -14,22 +14,24 @@ object arrays are refused unread.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from esnac_lib.config.base import OWN_IMAGES, show, unknown_choice
 from esnac_lib.config.paths import data_root
 from esnac_lib.data.registry import DATASETS, DatasetEntry
 from esnac_lib.errors import DataError, one_line
 
+MOST_NAMES = 8  # of a file's arrays, in a message
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 _PARTS = {"train": "training", "test": "test"}
 
@@ -110,9 +112,7 @@ def load_dataset(name: str, root: str | Path = "") -> Dataset:
     if name.endswith(".npz"):
         return _own_file(name, folder)
     if name not in DATASETS:
-        near = difflib.get_close_matches(name.lower().replace("-", "_"), DATASETS, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"no data set {name!r}: allowed are {', '.join(DATASETS)}, or a path that ends in .npz{hint}")
+        raise DataError(unknown_choice(f"dataset = {show(name)}", name, DATASETS, [*DATASETS, OWN_IMAGES]))
     entry, path = DATASETS[name], folder / f"{name}.npz"
     if os.path.exists(path):  # false, where Path.exists would raise, if a folder may not be entered
         return dataset_from_arrays(entry.name, _read_npz(path), str(path))
@@ -132,8 +132,10 @@ def dataset_from_arrays(name: str, arrays: Mapping[str, Any], where: str) -> Dat
     """
     known = DATASETS.get(name)
     if missing := [key for key in KEYS if key not in arrays]:
+        held = ", ".join([*islice(arrays, MOST_NAMES), *(["..."] if len(arrays) > MOST_NAMES else [])]) or "none"
         raise DataError(
-            f"{where} has no array {missing[0]!r} (it has: {', '.join(arrays) or 'none'}); it needs {', '.join(KEYS)}"
+            f"{where} has no array {', '.join(missing)} (it has: {held}); it needs {', '.join(KEYS)}: save them under "
+            "these names"
         )
     train_images, test_images = (_checked_images(arrays[f"{part}_images"], part, where) for part in ("train", "test"))
     shape = train_images.shape[1:]
@@ -210,14 +212,14 @@ def _own_file(name: str, folder: Path) -> Dataset:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    """Return the known arrays of an .npz file; reading them to the end checks their CRC-32. No pickle is executed."""
+    """Return the arrays of an .npz file, those of other names unread; reading checks CRC-32. No pickle is executed."""
     try:
         with open(path, "rb") as file:  # numpy leaves a file open that it fails to read
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it is one array, not an .npz archive")
             with archive:
-                return {key: archive[key] for key in archive.files if key in (*KEYS, "classes", "flip")}
+                return {key: archive[key] if key in (*KEYS, "classes", "flip") else None for key in archive.files}
     except Exception as error:  # a damaged file fails in zipfile, zlib, struct or numpy, each with errors of its own
         # numpy advises to unpickle what it cannot read, which nobody should do
         reason = "it holds Python objects or is no archive" if "pickle" in str(error) else one_line(error, kind=False)

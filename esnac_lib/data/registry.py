@@ -27,6 +27,7 @@ class DatasetEntry:
     image_shape: tuple[int, int, int]  # (H, W, C)
     num_classes: int
     flip: bool  # whether a mirrored image keeps its class
+    test_images: int | None = None  # how many they are, for reports of ledgers that do not say it
     load: Callable[[], Arrays | None] | None = None
     package: str = ""
     download: Callable[[Path], Arrays] | None = None
@@ -35,12 +36,12 @@ class DatasetEntry:
 DATASETS: Registry[DatasetEntry] = Registry("dataset")
 _debian = (sources.debian_fashion, "Debian's package dataset-fashion-mnist")
 for _entry in (
-    DatasetEntry("digits", "Digits", (8, 8, 1), 10, False, sources.digits, "scikit-learn"),
+    DatasetEntry("digits", "Digits", (8, 8, 1), 10, False, 500, sources.digits, "scikit-learn"),
     DatasetEntry(
-        "fashion_mnist", "Fashion-MNIST", (28, 28, 1), 10, True, *_debian, sources.torchvision("FashionMNIST")
+        "fashion_mnist", "Fashion-MNIST", (28, 28, 1), 10, True, 10_000, *_debian, sources.torchvision("FashionMNIST")
     ),
-    DatasetEntry("cifar10", "CIFAR-10", (32, 32, 3), 10, flip=True, download=sources.torchvision("CIFAR10")),
-    DatasetEntry("cifar100", "CIFAR-100", (32, 32, 3), 100, flip=True, download=sources.torchvision("CIFAR100")),
-    DatasetEntry("svhn", "SVHN", (32, 32, 3), 10, flip=False, download=sources.torchvision("SVHN")),
+    DatasetEntry("cifar10", "CIFAR-10", (32, 32, 3), 10, True, 10_000, download=sources.torchvision("CIFAR10")),
+    DatasetEntry("cifar100", "CIFAR-100", (32, 32, 3), 100, True, 10_000, download=sources.torchvision("CIFAR100")),
+    DatasetEntry("svhn", "SVHN", (32, 32, 3), 10, False, 26_032, download=sources.torchvision("SVHN")),
 ):
     DATASETS.register(_entry)

@@ -57,6 +57,11 @@ class StudyData:
         parts = f"{train:,} to train on, {search:,} of them in the search, {held:,} to validate"
         return f"StudyData({self.dataset!r}: {parts}, on {self.device})"
 
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """How a student reads raw images and what its outputs are called, as arguments of the exports."""
+        return {"classes": self.dataset.classes, "normalisation": self.normalisation}
+
     @cached_property
     def search(self) -> DeviceData:
         """What students are trained on during the search: the training split or a fixed subset of it."""

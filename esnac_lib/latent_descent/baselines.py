@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from esnac_lib.latent_descent.trials import TrainedArchitecture
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.seeding import derive_seed, make_rng
 from esnac_lib.space.search_space import SearchSpace
+from esnac_lib.study.ending import EARLY
 from esnac_lib.study.students import student_key
 from esnac_lib.study.study import Study
 from esnac_lib.training.callbacks import TrainingStopped
@@ -71,6 +73,9 @@ class Baselines:
         return self._from_scratch("narrowed", widths.apply(widths.narrow(params)))
 
     def _from_scratch(self, kind: str, architecture: Architecture, **more: Any) -> dict[str, Any]:
+        """Train a network from scratch; one that is the student itself has been."""
+        if architecture.arch_id == self.student.arch_id:
+            return self._entry(self.student, architecture, **more)
         return self._final(kind, self.stage.finalist(kind, architecture), **more)
 
     def _final(self, name: str, finalist: Finalist, **more: Any) -> dict[str, Any]:
@@ -176,15 +181,16 @@ class Baselines:
 
     def n2n(self) -> dict[str, Any]:
         """Run N2N in a study of its own, and train the student that is nearest in size (§5.3.1)."""
-        config = self.config
+        config, seconds = self.config, self.stage.session.ending.seconds
         changes = {
             "study": f"{config.study}_n2n", "sampler": "n2n", "steps": config.n2n_steps, "operators": "remove,shrink",
             "epochs": config.n2n_epochs, "final": "none", "top": config.n2n_steps * config.K, "baseline": False,
-            "compare_with": "",
+            "compare_with": "", "max_minutes": max(1e-6, seconds / 60) if isfinite(seconds) else 0.0,
         }  # fmt: skip
         asked = StudyConfig.from_dict(config.study_config.to_dict() | changes)
         study = Study(asked, self.progress, self.stage.recipe)
-        if study.run() is None:
+        summary = study.run()
+        if summary is None or summary["ended"] in EARLY:
             raise TrainingStopped
         trials = Ledger(study_dir(asked) / "ledger.sqlite", read_only=True).trials()
         complete = trials[trials["state"] == "complete"]

@@ -41,7 +41,7 @@ def collect(
         trials.record([teacher], [{"source": "teacher"}], time.perf_counter())
     trials.finish_open()
     trials.teacher_accuracy()  # raises where it has none
-    while (done := _count_random(trials.ledger)) < count:
+    while (done := count_random(trials.ledger)) < count:
         began, seen = time.perf_counter(), trials.arch_ids()
         sequences, notes = [], []
         for index in range(done, min(done + group, count)):
@@ -50,9 +50,9 @@ def collect(
             sequences.append(drawn.items)
             notes.append({"source": distribution, "index": index, "rejected": drawn.rejected})
         trials.evaluate(trials.record(sequences, notes, began))
-        note(_count_random(trials.ledger))
+        note(count_random(trials.ledger))
 
 
-def _count_random(ledger: Ledger) -> int:
+def count_random(ledger: Ledger) -> int:
     """Return the number of random architectures that a ledger holds."""
     return len({note["index"] for note in map(json.loads, ledger.trials()["decisions"]) if "index" in note})

@@ -21,6 +21,8 @@ from esnac_lib.latent_descent.joint_training import refresh
 from esnac_lib.latent_descent.sequence import Items
 from esnac_lib.latent_descent.trials import TrainedArchitecture, Trials
 from esnac_lib.seeding import derive_seed
+from esnac_lib.study.ending import Ending, SearchEnd
+from esnac_lib.training.callbacks import TrainingStopped
 
 ANALYSIS_WEIGHTS = (0.1, 1.0)  # of L_a and L_p in §10
 
@@ -36,18 +38,36 @@ class DecodedNetwork:
 
 
 class Compression:
-    """The rounds of one study; the codec is finetuned in place, and `note` is called with the progress in words."""
+    """The rounds of one study; the codec is finetuned in place, and `note` is called with the progress in words.
+
+    They end early where `ending` says so and a decoded network is trained; then `ended` says why.
+    """
 
     def __init__(
-        self, config: CompressionConfig, trials: Trials, codec: Codec, data: CodecData, note: Callable[[str], None]
-    ) -> None:
+        self, config: CompressionConfig, trials: Trials, codec: Codec, data: CodecData, note: Callable[[str], None],
+        ending: Ending,
+    ) -> None:  # fmt: skip
         self.config, self.trials, self.codec, self.data, self._note = config, trials, codec, data, note
+        self._ending = ending
+        self.ended: SearchEnd | None = None
         self.loss = compression_loss(config, codec, data.train[0].params)
         self._trained: dict[str, TrainedArchitecture] = {one.arch_id: one for one in trials.trained()}
         self._chosen: list[str] = []  # arch_ids of the decoded networks that were trained
 
     def run(self) -> list[TrainedArchitecture]:
         """Run all rounds and return the decoded networks that were trained, in that order."""
+        try:
+            self._run()
+        except TrainingStopped:
+            self.ended = self._ending.early() if self.results() else None
+            if self.ended is None:
+                raise
+            self.trials.ledger.reset_running()
+        finally:
+            self._ending.searching = False
+        return self.results()
+
+    def _run(self) -> None:
         self._train_path("before")
         unbound = replace(self.codec, space=replace(self.codec.space, enforced=False))  # without the assumptions (§10)
         for_size = CompressionLoss(1.0, 0.0, *ANALYSIS_WEIGHTS)  # 0.1 L_a + L_p, and no target
@@ -64,7 +84,6 @@ class Compression:
             refresh(self.codec.autoencoder, labelled, settings, self.config.refresh_steps, self.config.refresh_lr, seed)
             self._note(f"round {number + 1} of {self.config.rounds}: {len(self._chosen)} decoded architectures trained")
         self._train_path("after")
-        return self.results()
 
     def results(self) -> list[TrainedArchitecture]:
         """Return the decoded networks trained so far; a fault of the machine leaves no result."""
@@ -105,6 +124,9 @@ class Compression:
         """Train what the ledger does not have yet."""
         began, recorded = time.perf_counter(), self.trials.arch_ids()
         new = [one for one in networks if one.arch_id not in recorded]
+        if self.results() and self._ending.early():
+            raise TrainingStopped
+        self._ending.searching = bool(self.results())
         if new:
             self.trials.evaluate(self.trials.record([one.items for one in new], [one.note for one in new], began))
         self._trained = {one.arch_id: one for one in self.trials.trained()}

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from esnac_lib.config.base import check_resume
@@ -23,21 +24,25 @@ from esnac_lib.errors import ConfigError
 from esnac_lib.latent_descent.baselines import Baselines
 from esnac_lib.latent_descent.codec import Codec
 from esnac_lib.latent_descent.codec_training import CodecData, codec_identity, codec_record, train_or_load_codec
-from esnac_lib.latent_descent.collection import collect
+from esnac_lib.latent_descent.collection import collect, count_random
 from esnac_lib.latent_descent.final import FinalStage
 from esnac_lib.latent_descent.rounds import Compression, select
 from esnac_lib.latent_descent.sequence import SequenceSpace
 from esnac_lib.latent_descent.trials import TrainedArchitecture, Trials
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger
+from esnac_lib.study.ending import SearchEnd
 from esnac_lib.study.environment import describe_environment
 from esnac_lib.study.session import LEDGER, Session
+from esnac_lib.training.callbacks import TrainingStopped
 from esnac_lib.training.evaluator import LocalEvaluator
 from esnac_lib.training.final import FinalResult
 from esnac_lib.training.fingerprint import check_content
 from esnac_lib.training.progress import Progress, duration
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.teacher import UntrainedTeacher
+
+LEAST = 8  # random architectures that a codec is trained on, as in the config
 
 
 class CompressionStudy:
@@ -65,10 +70,32 @@ class CompressionStudy:
     def run(self) -> bool:
         """Go through the stages as far as `stop_after` says; a run that was interrupted goes on from its ledger.
 
-        Returns False if the study was asked to stop before, by `max_minutes` or `Ledger.request_stop`. Raises an
-        EsnacError where it cannot go on, and Interrupted in place of a KeyboardInterrupt.
+        Where `finish` asks for it, or once there are decoded networks and `max_minutes` are nearly over, what is left
+        before the final training is left out. Returns False if the study stopped: it was asked to
+        (`Ledger.request_stop`), or the time was too short. Raises an EsnacError where it cannot go on, and Interrupted
+        in place of a KeyboardInterrupt.
         """
+        return self._run(finish=False)
+
+    def finish(self) -> bool:
+        """Finish with the best that can be found from the architectures trained so far; `run` can go on later.
+
+        Where another process or thread runs the study, it is asked to, and False is returned at once. Raises
+        ConfigError where too few architectures are trained.
+        """
+        ledger = Ledger(self.ledger_path, read_only=True) if has_ledger(self.ledger_path) else None
+        if ledger is not None and ledger.writer() is not None:
+            ledger.request_finish()
+            return False
+        if ledger is None or count_random(ledger) < LEAST:
+            few = f"study {self.config.study!r} has fewer than {LEAST} random architectures"
+            raise ConfigError(f"{few}: too few to finish with, run it first")
+        return self._run(finish=True)
+
+    def _run(self, finish: bool) -> bool:
         with Session(self.config, self.folder, self.device, self.progress, self.untrained) as session:
+            if finish:
+                session.ledger.request_finish()
             self._stages(session)
             return True
         return False
@@ -76,19 +103,23 @@ class CompressionStudy:
     def _stages(self, session: Session) -> None:
         last = STAGES.index(self.config.stop_after)
         trials = self._trials(session)
-        self._collect(session, trials)
+        ended = self._collect(session, trials)
         if last < STAGES.index("codec"):
             return
         found, surrogate = self._codec(session, trials)
         if last < STAGES.index("compression"):
             return
         self.progress.begin("decoded architectures")
-        compression = Compression(self.config, trials, surrogate, found, self.progress.note)
+        session.ending.reserve = partial(self._seconds_of_final, session.ledger, self.config.top)
+        compression = Compression(self.config, trials, surrogate, found, self.progress.note, session.ending)
         results = compression.run()
+        ended = compression.ended or ended
+        if ended:
+            self.progress.note("the search ends early: final training of the best decoded so far")
         if last < STAGES.index("final"):
             return
         stage = FinalStage(self.config, self.data, session)
-        student, accuracy = self._student(stage, compression, surrogate, results)
+        student, accuracy = self._student(stage, compression, surrogate, results, ended)
         if last >= STAGES.index("baselines"):
             self._baselines(stage, found, student, accuracy)
 
@@ -99,17 +130,40 @@ class CompressionStudy:
         evaluator = LocalEvaluator(None, self.data, recipe, config.seed, session.students, callbacks)
         return Trials(session.ledger, evaluator, self.space, self.teacher, config.initialisations)
 
-    def _collect(self, session: Session, trials: Trials) -> None:
-        config, began = self.config, time.monotonic()
+    def _seconds_of_final(self, ledger: Ledger, chosen: int) -> float:
+        """Return the seconds that final training takes, of `chosen` on the training split and of one on all images."""
+        config, sizes = self.config, self.data.splits
+        found = ledger.trials().dropna(subset="told_at")
+        image = found["seconds"].mean() / (config.initialisations * config.epochs * len(sizes.search))
+        everything = len(self.data.dataset.train_labels)
+        networks = 1 + (chosen > 0 and "reference" not in ledger.results("teacher"))
+        return float(image * config.final_epochs * (chosen * len(sizes.train) + networks * everything))
+
+    def _collect(self, session: Session, trials: Trials) -> SearchEnd | None:
+        """Train the random architectures; return "asked" where somebody asked to finish with those that there are."""
+        config, began, ending = self.config, time.monotonic(), session.ending
+        ending.has_result, ending.searching = count_random(session.ledger) >= LEAST, True
 
         def note(done: int) -> None:
+            ending.has_result = done >= LEAST
+            if ending.early():
+                raise TrainingStopped
             session.check_stop()
             seconds = time.monotonic() - began
             self.progress.note(f"{done} of {config.architectures} random architectures trained, {duration(seconds)}")
             self.progress.begin("random architectures")
 
         self.progress.begin("the teacher and random architectures")
-        collect(trials, config.architectures, config.around, config.K, config.seed, note)
+        try:
+            collect(trials, config.architectures, config.around, config.K, config.seed, note)
+        except TrainingStopped:
+            if ending.early() != "asked":
+                raise
+            session.ledger.reset_running()
+            return "asked"
+        finally:
+            ending.searching = False
+        return None
 
     def _codec(self, session: Session, trials: Trials) -> tuple[CodecData, Codec]:
         config, labelled = self.config, trials.trained()
@@ -123,12 +177,14 @@ class CompressionStudy:
         return found, surrogate
 
     def _student(
-        self, stage: FinalStage, compression: Compression, surrogate: Codec, results: Sequence[TrainedArchitecture]
-    ) -> tuple[FinalResult, float]:
+        self, stage: FinalStage, compression: Compression, surrogate: Codec, results: Sequence[TrainedArchitecture],
+        ended: SearchEnd | None,
+    ) -> tuple[FinalResult, float]:  # fmt: skip
         """Return the student: of the best found, that of highest validation accuracy after final training."""
         space, reference = replace(self.space, max_macs=0), stage.teacher("reference")
         most = self.teacher.num_params / (self.config.target_times or 1.0)
-        best = select(results, compression.loss, surrogate, most)[: self.config.top]
+        fits = stage.session.ending.seconds >= self._seconds_of_final(stage.ledger, self.config.top)
+        best = select(results, compression.loss, surrogate, most)[: self.config.top if fits else 1]
         if not best:
             raise ConfigError("no decoded architecture could be trained: see the errors in the ledger's trials")
         self.progress.begin(f"final training of {len(best)}")
@@ -140,6 +196,7 @@ class CompressionStudy:
         (student,) = stage.training.on_all_images([finalist])
         (trial,) = [one.trial for one in best if one.arch_id == student.arch_id]
         more = {"trial": trial, "validation_accuracy": chosen.accuracy, "architecture": finalist.architecture.to_json()}
+        more |= {"ended": ended} if ended else {}
         stage.ledger.result("compressed", "student", stage.entry(student, reference, **more))
         self._summarise(stage.session)
         return student, chosen.accuracy
@@ -154,7 +211,13 @@ class CompressionStudy:
             "pruning": baselines.pruning,
             "n2n": baselines.n2n,
         }
+        ending = stage.session.ending
+        ending.reserve = partial(self._seconds_of_final, stage.ledger, 0)
         for name in self.config.baseline_names:
+            if ending.early():
+                left = self.config.baseline_names[self.config.baseline_names.index(name) :]
+                self.progress.note(f"finished early, without {', '.join(left)}: the same command goes on with them")
+                return
             stage.ledger.result("compared", name, work[name]() or {})
             self._summarise(stage.session)
         for times in self.config.width_times:

@@ -33,7 +33,7 @@ class Ledger:
     """The ledger at `path`, which must exist, packed or not (`Ledger.start` makes one).
 
     Opening checks the file and locks nothing. The first call that writes takes the writer's lock and keeps it until
-    `close`; with `read_only` such calls are refused, `request_stop` excepted. A closed ledger can still be read. One
+    `close`; with `read_only` such calls are refused, requests excepted. A closed ledger can still be read. One
     object may serve several threads.
 
     Every method raises `LedgerError`, in one line, when the file is missing, damaged, of a newer version, or (on
@@ -177,17 +177,40 @@ class Ledger:
 
     def request_stop(self) -> None:
         """Ask the study to stop at its next chance. Needs no lock: a monitor calls it while the study runs."""
-        insert = "INSERT OR REPLACE INTO control (key, value) VALUES ('stop', ?)"
-        self._file.write_without_lock(insert, [_now()])
+        self._set("stop", _now())
 
     def stop_requested(self) -> bool:
-        """Return True from `request_stop` until `clear_stop`."""
-        return bool(self._rows("SELECT 1 FROM control WHERE key = 'stop'"))
+        """Return True from `request_stop` until `clear_requests`."""
+        return self._get("stop") is not None
 
-    def clear_stop(self) -> None:
-        """Forget a request to stop."""
+    def request_finish(self) -> None:
+        """Ask the study to end its search and finish with the best so far. Needs no lock, like `request_stop`."""
+        self._set("finish", _now())
+
+    def finish_requested(self) -> bool:
+        """Return True from `request_finish` until `clear_requests`."""
+        return self._get("finish") is not None
+
+    def clear_requests(self) -> None:
+        """Forget requests to stop or to finish, and what was left."""
         with self._file.write() as connection:
-            connection.execute("DELETE FROM control WHERE key = 'stop'")
+            connection.execute("DELETE FROM control")
+
+    def set_left(self, seconds: float) -> None:
+        """Say how many seconds the study that runs takes still, for those who watch it."""
+        self._set("left", str(seconds))
+
+    def left(self) -> float | None:
+        """Return what `set_left` said last; None where it has said nothing yet."""
+        found = self._get("left")
+        return None if found is None else float(found)
+
+    def _set(self, key: str, value: str) -> None:
+        self._file.write_without_lock("INSERT OR REPLACE INTO control (key, value) VALUES (?, ?)", [key, value])
+
+    def _get(self, key: str) -> str | None:
+        rows = self._rows("SELECT value FROM control WHERE key = ?", [key])
+        return str(rows[0][0]) if rows else None
 
     def _frame(self, table: str, clause: str, values: Sequence[Any] = ()) -> pd.DataFrame:
         rows = self._rows(f"SELECT {', '.join(TABLES[table])} FROM {table} {clause}", values)

@@ -1,4 +1,4 @@
-"""The statistics of reports: mean and deviation, confidence intervals of a mean, rank correlation."""
+"""The statistics of reports: mean and deviation, noise bands, confidence intervals of a mean, rank correlation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from esnac_lib.data.noise import noise_band
+
 LEAST = 3  # pairs, below which there is no rank correlation
 
 
@@ -17,6 +19,44 @@ class Stat(NamedTuple):
 
     mean: float | None = None
     std: float | None = None
+
+
+class Difference(NamedTuple):
+    """The difference of two accuracies in points, with half the width of its 95 % noise band (None: unknown)."""
+
+    points: float
+    band: float | None = None
+
+    @classmethod
+    def of(cls, accuracy: float, reference: float, images: int | None) -> Difference:
+        """Return that of two accuracies (fractions) on the same images, so many of them; the band is binomial."""
+        band = None if images is None else 100 * noise_band(accuracy, reference, images)
+        return cls(100 * (accuracy - reference), band)
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the band covers zero: then the difference says nothing."""
+        return self.band is not None and abs(self.points) <= self.band
+
+    @property
+    def amount(self) -> str:
+        """The size of the difference with its band: "0.28 ± 2.10 points"."""
+        return f"{abs(self.points):.2f}{'' if self.band is None else f' ± {self.band:.2f}'} points"
+
+    @property
+    def signed(self) -> str:
+        """The difference with its sign and its band: "-0.28 ± 2.10 points"."""
+        return f"{'-' if self.points < 0 else '+'}{self.amount}"
+
+    @property
+    def caveat(self) -> str:
+        """What must follow the amount: ", within the noise", or nothing."""
+        return ", within the noise" if self.within_noise else ""
+
+    @property
+    def note(self) -> str:
+        """The caveat as a note of its own in a table."""
+        return "; the change is within the noise" if self.within_noise else ""
 
 
 def stat(values: Sequence[float]) -> Stat:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -10,7 +10,6 @@ from esnac_lib.architecture.graph import Architecture
 from esnac_lib.config.comparison import Linestyle, Variant
 from esnac_lib.config.registry import registry
 from esnac_lib.config.study import StudyConfig
-from esnac_lib.errors import ConfigError
 from esnac_lib.space.decisions import Decisions
 from esnac_lib.space.search_space import SearchSpace
 
@@ -67,7 +66,7 @@ class SamplerEntry:
     label: str  # in tables and figures
     colour: str  # of its curves, as matplotlib understands it
     make: Callable[[SearchSpace, StudyConfig], Sampler]  # may load PyTorch
-    check: Callable[[StudyConfig], None] = lambda config: None  # raises ConfigError; must not load PyTorch
+    check: Callable[[StudyConfig], Iterable[str]] = lambda config: ()  # what is wrong; must not load PyTorch
     uses: frozenset[str] = frozenset()  # of `first`, `surrogate` and `source`; the others must be left alone
     linestyle: Linestyle = "-"
     marker: str = "o"  # of its best students
@@ -85,23 +84,19 @@ class SamplerEntry:
             replace(v, colour=v.colour or self.colour, linestyle=v.linestyle or self.linestyle, **own) for v in variants
         )
 
-    def validate(self, config: StudyConfig) -> None:
-        """Check the parameters that concern samplers.
-
-        Raises:
-            ConfigError: One is given that this sampler does not use, one that it needs is missing, or `check` raises.
-        """
+    def conflicts(self, config: StudyConfig) -> Iterator[str]:
+        """Yield a line for each parameter that this sampler does not use, or lacks, and what `check` finds."""
         given = f"with sampler = {self.name!r}"
         if config.first != "random" and not ("first" in self.uses and "shrink" in config.operator_names):
             allowed = f"it is for sampler = {_users('first')} with shrink, else 'random'"
-            raise ConfigError(f"first = {config.first!r} {given} and operators = {config.operators!r}: {allowed}")
+            yield f"first = {config.first!r} {given} and operators = {config.operators!r}: {allowed}"
         if config.surrogate != "f" and "surrogate" not in self.uses:
             allowed = f"it is for sampler = {_users('surrogate')}, else 'f'"
-            raise ConfigError(f"surrogate = {config.surrogate!r} {given}: {allowed}")
-        self.check(config)
+            yield f"surrogate = {config.surrogate!r} {given}: {allowed}"
+        yield from self.check(config)
         if bool(config.source) != ("source" in self.uses):
             allowed = f"the study whose kernels propose is allowed with sampler = {_users('source')}"
-            raise ConfigError(f"source = {config.source!r} {given}: {allowed}, and nothing otherwise")
+            yield f"source = {config.source!r} {given}: {allowed}, and nothing otherwise"
 
 
 def _users(parameter: str) -> str:

@@ -36,7 +36,7 @@ from esnac_lib.architecture.encoding import MAX_EDGE, encode
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.config.comparison import ONE_BY_ONE, Variant
 from esnac_lib.config.study import StudyConfig
-from esnac_lib.errors import ConfigError, SpaceError
+from esnac_lib.errors import SpaceError
 from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry, SeededSampler
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.samplers.unseen import Unseen
@@ -201,13 +201,14 @@ class N2nSampler(SeededSampler):
                     yield decisions
 
 
-def check(config: StudyConfig) -> None:
+def check(config: StudyConfig) -> Iterator[str]:
     """Refuse limits, and operators that neither remove nor shrink."""
-    if limit := "max_params" if config.max_params else "max_macs" if config.max_macs else "":
-        raise ConfigError(f"{limit} = {getattr(config, limit)}: sampler = 'n2n' keeps no limits; leave it 0")
+    for limit in ("max_params", "max_macs"):
+        if value := getattr(config, limit):
+            yield f"{limit} = {value}: sampler = 'n2n' keeps no limits; leave it 0"
     if not set(STAGES) & set(config.operator_names):
         given = f"operators = {config.operators!r}"
-        raise ConfigError(f"{given}: sampler = 'n2n' only removes and shrinks; give it one or both of those")
+        yield f"{given}: sampler = 'n2n' only removes and shrinks; give it one or both of those"
 
 
 ENTRY = SamplerEntry(

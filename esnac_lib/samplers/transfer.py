@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 from esnac_lib.config.study import StudyConfig
-from esnac_lib.errors import ConfigError, DataError
+from esnac_lib.errors import DataError
 from esnac_lib.samplers.base import Proposal, SamplerEntry
 from esnac_lib.samplers.esnac import KernelSampler
 from esnac_lib.space.search_space import SearchSpace
@@ -54,13 +54,11 @@ def make(space: SearchSpace, config: StudyConfig) -> TransferSampler:
     return TransferSampler(space, config.seed, kernels, config.acquisition, config.candidates)
 
 
-def check(config: StudyConfig) -> None:
+def check(config: StudyConfig) -> Iterator[str]:
     """Refuse local candidates."""
     if config.acquisition == "local":
-        raise ConfigError(
-            "acquisition = 'local' with sampler = 'transfer': it has no observed students to stay near to; "
-            "'random' and 'evolution' are allowed"
-        )
+        given = "acquisition = 'local' with sampler = 'transfer'"
+        yield f"{given}: it has no observed students to stay near to; 'random' and 'evolution' are allowed"
 
 
 ENTRY = SamplerEntry(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from esnac_lib.config.comparison import Variant
 from esnac_lib.config.study import StudyConfig
-from esnac_lib.errors import ConfigError, SpaceError
+from esnac_lib.errors import SpaceError
 from esnac_lib.samplers.base import Observation, Proposal, SamplerEntry, SeededSampler
 from esnac_lib.samplers.random import random_proposals
 from esnac_lib.samplers.unseen import MAX_DRAWS, Unseen
@@ -68,10 +68,10 @@ def van_der_corput(index: int) -> float:
     return result
 
 
-def check(config: StudyConfig) -> None:
+def check(config: StudyConfig) -> Iterator[str]:
     """Refuse a space without shrinking."""
     if "shrink" not in config.operator_names:
-        raise ConfigError(f"operators = {config.operators!r}: sampler = 'narrow' only shrinks; add shrink")
+        yield f"operators = {config.operators!r}: sampler = 'narrow' only shrinks; add shrink"
 
 
 ENTRY = SamplerEntry(

@@ -22,6 +22,7 @@ from esnac_lib.config.study import StudyConfig
 from esnac_lib.files import write_atomically
 from esnac_lib.ledger.file import has_ledger
 from esnac_lib.ledger.ledger import Ledger, pack
+from esnac_lib.study.ending import EARLY
 from esnac_lib.study.session import LEDGER
 from esnac_lib.study.study import Study
 from esnac_lib.training.fingerprint import KIND, STARTED
@@ -54,13 +55,13 @@ class Experiment:
         return [study for study in self.studies if not is_finished(study)]
 
     def run(self) -> bool:
-        """Run what is left; False if it was asked to stop (`Ledger.request_stop` of a study, or `max_minutes` over).
+        """Run what is left; False if one was stopped, or finished early, by `max_minutes` or by who asked for it.
 
         `max_minutes` counts for all studies together, from when this object was made. A finished study is not touched.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "config.yaml", yaml.safe_dump(self.config.to_dict(), sort_keys=False))
-        return self._each(self.left, lambda study: study.run() is not None)
+        return self._each(self.left, _ran_to_its_end)
 
     def train_references(self, studies: Sequence[StudyConfig]) -> bool:
         """No search: train the reference teachers of more studies, each into a ledger of its own, as `run` does."""
@@ -95,6 +96,11 @@ class Experiment:
                 study.untrained.fingerprint.check(stored, other.study, but=own)
         self._started.append((config, study.untrained.fingerprint.parts))
         return study
+
+
+def _ran_to_its_end(study: Study) -> bool:
+    summary = study.run()
+    return summary is not None and summary["ended"] not in EARLY
 
 
 def is_finished(study: StudyConfig) -> bool:

@@ -6,24 +6,26 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from esnac_lib.architecture.network import build
 from esnac_lib.seeding import make_rng
 from esnac_lib.space.registry import core_and
 from esnac_lib.space.search_space import SearchSpace
+from esnac_lib.study.pace import Pace, Stage, forward_seconds
 from esnac_lib.study.study import Study
+from esnac_lib.study.teacher_check import TeacherCheck
 from esnac_lib.training.progress import duration
-from esnac_lib.training.recipes import Recipe
 
 STUDENTS = 100  # drawn to show the range of sizes
-TRAINING_COST = 3.0  # forward and backward of a network, in its forward passes
+PARTS: dict[str, tuple[Stage, ...]] = {
+    "the teacher": ("search-teacher", "reference-teacher"),
+    "the search": ("search",),
+    "final training": ("final", "full"),
+    "the narrowed teacher": ("baseline", "narrowed"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,8 @@ class Plan:
     params: np.ndarray  # of random students
     macs: np.ndarray
     seconds: dict[str, float]  # by part of the study, estimated from the teacher's speed on one batch
-    gives_weights: bool
+    check: TeacherCheck | None  # of a teacher that comes with weights
+    normalisation: str  # of the images, in words
 
     @property
     def parts(self) -> pd.DataFrame:
@@ -58,6 +61,8 @@ class Plan:
         smallest = space.smallest.num_params if "shrink" in space.operators else None
         rows = {
             "teacher": f"{len(teacher.layers)} layers, {size}",
+            "teacher's accuracy": str(self.check or "not known before it is trained here"),
+            "normalisation of the images": self.normalisation,
             **dict(operator.describe(space)[1:] for operator in core_and(space.operators)),
             "parameters that shrinking can take away": f"{share:.1%}",
             "not understood, and so kept as they are": self._opaque(),
@@ -81,51 +86,34 @@ class Plan:
     @property
     def warning(self) -> str:
         """What a user must know before believing the numbers."""
-        if not self.gives_weights:
+        if self.check is None:
             return "The teacher is trained here, and sees no image that its students are evaluated on."
-        return (
+        flattered = (
             "**Warning.** The teacher comes with its weights. If it was trained on the images that validate the "
             "students, it flatters them: they learn its answers to those images. Give training images that it has not "
             "seen, or leave teacher_weights empty, and it is trained here on the training split alone."
         )
+        return "\n\n".join([*self.check.warnings, flattered])
 
 
 def make_plan(study: Study, seed: int = 0) -> Plan:
-    """Draw random students of a study's space and time its teacher on one batch; nothing is trained or written."""
-    space, config = study.space, study.config
+    """Draw random students of a study's space, time its teacher on one batch, and evaluate one that comes with weights.
+
+    Nothing is trained or written.
+    """
+    space, config, data = study.space, study.config, study.data
     students = [space.apply(space.sample(make_rng(seed, "plan", index))) for index in range(STUDENTS)]
     params, macs = (np.array([getattr(s, name) for s in students]) for name in ("num_params", "macs"))
-    return Plan(space, params, macs, _seconds(study, float(macs.mean())), bool(config.teacher_weights))
+    check = None
+    if config.teacher_weights:
+        check = TeacherCheck.of(study.untrained.architecture, study.untrained.weights, data)
+    forward = forward_seconds(space.teacher, config.batch_size, study.device)
+    ready = PARTS["the teacher"] if config.teacher_weights else ()
+    pace = Pace(config, data, forward, smaller=float(macs.mean()) / max(1, space.teacher.macs), ready=ready)
+    seconds = {part: pace.of(*stages) for part, stages in PARTS.items() if pace.of(*stages)}
+    return Plan(space, params, macs, seconds, check, _normalisation(study))
 
 
-def _seconds(study: Study, macs: float) -> dict[str, float]:
-    """Return an estimate for each part of a study, from the teacher's forward pass and the students' MACs."""
-    config, data = study.config, study.data
-    forward = _forward_seconds(study)
-    smaller = macs / max(1, study.space.teacher.macs)
-    search = len(data.splits.search) * Recipe.search(config).epochs
-    evaluated = len(data.splits.validation) * config.epochs
-    one_student = forward * (search * TRAINING_COST + evaluated) * smaller
-    parts: dict[str, Any] = {}
-    if not config.teacher_weights:
-        images = len(data.splits.train) + len(data.dataset.train_labels) * (config.final != "none")
-        parts["the teacher"] = forward * TRAINING_COST * images * config.teacher_epochs
-    parts["the search"] = config.num_evaluations * one_student + config.steps * search * forward
-    if config.final != "none":
-        final = forward * TRAINING_COST * smaller * config.final_epochs
-        parts["final training"] = final * (len(data.splits.train) * config.top + len(data.dataset.train_labels))
-    return parts
-
-
-def _forward_seconds(study: Study) -> float:
-    """Seconds that the teacher takes to put one image through, in a batch of the study's size."""
-    architecture, size = study.space.teacher, study.config.batch_size
-    network = build(architecture).to(study.device).eval()
-    batch = torch.zeros(size, *architecture.input_shape, device=study.device)
-    times = []
-    with torch.no_grad():
-        for _ in range(4):
-            began = time.perf_counter()
-            float(network(batch).sum())  # waits for the device
-            times.append(time.perf_counter() - began)
-    return min(times) / size
+def _normalisation(study: Study) -> str:
+    mean, std = (", ".join(f"{number:.3f}" for number in numbers) for numbers in study.data.normalisation)
+    return f"mean {mean}; std {std} ({'as given' if study.config.normalise else 'of the training images'})"

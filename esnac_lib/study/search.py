@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -13,10 +14,12 @@ from esnac_lib.ledger.schema import ProposalRow
 from esnac_lib.objective import OBJECTIVES, Measurement
 from esnac_lib.samplers.base import Sampler
 from esnac_lib.samplers.history import count_observed, observations_of, row_of
+from esnac_lib.study.ending import EARLY, SearchEnd
 from esnac_lib.study.environment import describe_environment
 from esnac_lib.study.evaluation_cache import EvaluationCache, content_of
 from esnac_lib.study.session import Session
 from esnac_lib.study.students import make_evaluator, select_finalists, student_key
+from esnac_lib.training.callbacks import TrainingStopped
 from esnac_lib.training.evaluator import Evaluation, Evaluator, Task
 from esnac_lib.training.progress import duration
 from esnac_lib.training.teacher import TrainedTeacher
@@ -32,27 +35,61 @@ class Search:
             session.folder, config, describe_environment(session.device), content_of(self.ledger)
         )
 
-    def run(self, sampler: Sampler) -> None:
-        """Go through the steps that are left, or until the search space is exhausted."""
+    def run(self, sampler: Sampler) -> SearchEnd:
+        """Go through the steps that are left until the search has to end; return why it ended.
+
+        Raises TrainingStopped where the study has to stop, or asks in vain to be finished.
+        """
+        self._began, self._already = time.monotonic(), count_observed(self.ledger)
+        self.session.enter("search", "search")
+        self._enter_step(0)
+        self.session.ending.searching = True
+        try:
+            end = self._run(sampler)
+        except TrainingStopped:
+            if (early := self.session.ending.early()) is None:
+                raise
+            end = early
+        finally:
+            self.session.ending.searching = False
+            self.progress.end()
+        if end in EARLY:
+            self.ledger.reset_running()  # for a later run, which goes on with them
+            why = "as asked" if end == "asked" else f"within the limit of {self.config.max_minutes:g} min"
+            count = f"{count_observed(self.ledger)} of {self.config.num_evaluations}"
+            self.progress.note(f"the search ends early, {count} evaluated: the study is finished with the best, {why}")
+        return end
+
+    def _run(self, sampler: Sampler) -> SearchEnd:
         # a step that a kill interrupted is observed as one, like any other, when it has ended
         done = [step for step in range(self.config.steps) if not self.ledger.pending(step)]
         sampler.tell(observations_of(self.ledger, done))
-        began, already = time.monotonic(), count_observed(self.ledger)
         with closing(make_evaluator(self.config, self.data, self.teacher, self.session, "search")) as evaluator:
             for step in range(self.config.steps):
-                if step not in set(self.ledger.trials()["step"]):
+                new = step not in set(self.ledger.trials()["step"])
+                if new or self.ledger.pending(step):
+                    if (early := self.session.ending.early()) is not None:
+                        return early
                     self.session.check_stop()
-                    if not self._propose(sampler, step):
-                        count = count_observed(self.ledger)
-                        self.progress.note(f"the search space is exhausted after {count} architectures")
-                        return
+                if new and not self._propose(sampler, step):
+                    count = count_observed(self.ledger)
+                    self.progress.note(f"the search space is exhausted after {count} architectures")
+                    return "exhausted"
                 if not self.ledger.pending(step):
                     continue
                 self._look_up(step)
                 if pending := self.ledger.pending(step):
                     self._evaluate(evaluator, step, pending)
                 sampler.tell(observations_of(self.ledger, [step]))
-                self._report(step, began, already)
+                self._report(step)
+        return "complete"
+
+    def _enter_step(self, pending: int) -> int:
+        """Say how far the search is; return how many are evaluated."""
+        count = count_observed(self.ledger)
+        new = count - self._already
+        self.session.step(count, pending, (time.monotonic() - self._began) / new if new else math.nan)
+        return count
 
     def _propose(self, sampler: Sampler, step: int) -> bool:
         began = time.perf_counter()
@@ -76,6 +113,7 @@ class Search:
 
     def _evaluate(self, evaluator: Evaluator, step: int, pending: Mapping[int, ProposalRow]) -> None:
         self.ledger.running(list(pending))
+        self._enter_step(len(pending))
         self.progress.begin(f"step {step + 1}/{self.config.steps}")
         trials = {student_key(trial): trial for trial in pending}
         students = {key: Architecture.from_json(pending[trial].architecture) for key, trial in trials.items()}
@@ -95,6 +133,7 @@ class Search:
             student = Measurement(result.accuracy, row.params, row.macs)
             f = OBJECTIVES[self.config.objective].value(student, self.teacher.measurement)
             self.ledger.complete(trial, result.accuracy, f, result.best_epoch, result.seconds)
+            self.session.ending.has_result = True
 
     def _drop_weights(self) -> None:
         """Only the weights of the best so far can still be needed."""
@@ -103,11 +142,10 @@ class Search:
             if path.stem not in kept:
                 path.unlink()
 
-    def _report(self, step: int, began: float, already: int) -> None:
-        trials = self.ledger.trials()
-        count = count_observed(self.ledger)
-        left = (time.monotonic() - began) / (count - already) * (self.config.num_evaluations - count)
+    def _report(self, step: int) -> None:
+        trials, count = self.ledger.trials(), self._enter_step(0)
+        left = self.session.seconds_left()
         self.progress.note(
             f"step {step + 1}/{self.config.steps}: {count} evaluated, best f {trials['f'].max():.4f}, "
-            f"{(trials['state'] == 'failed').sum()} failed, {duration(left)} left in the search"
+            f"{(trials['state'] == 'failed').sum()} failed" + (f", {duration(left)} left in all" if left else "")
         )

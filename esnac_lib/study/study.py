@@ -14,7 +14,7 @@ from typing import Any
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Weights
 from esnac_lib.config.base import check_resume
-from esnac_lib.config.paths import data_root_of, study_dir
+from esnac_lib.config.paths import data_root_of, outputs_root, study_dir
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.datasets import load_dataset
 from esnac_lib.data.splits import StudyData, pick_device
@@ -28,6 +28,7 @@ from esnac_lib.samplers.source_kernels import hold_source
 from esnac_lib.space.decisions import Limits
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.study.finishing import Finishing
+from esnac_lib.study.pace import Pace, Stage, forward_seconds
 from esnac_lib.study.search import Search
 from esnac_lib.study.session import LEDGER, Session
 from esnac_lib.study.students import student_key
@@ -35,7 +36,7 @@ from esnac_lib.training.fingerprint import check_content
 from esnac_lib.training.progress import Progress
 from esnac_lib.training.ray_evaluator import check_portable, check_ray
 from esnac_lib.training.recipes import Recipe
-from esnac_lib.training.teacher import TrainedTeacher, UntrainedTeacher
+from esnac_lib.training.teacher import Role, TrainedTeacher, UntrainedTeacher, is_trained
 
 
 class Study:
@@ -84,17 +85,50 @@ class Study:
     def run(self) -> dict[str, Any] | None:
         """Search, train the best, and write and return the summary; an interrupted run goes on from its ledger.
 
-        Returns None if the study was asked to stop, by `max_minutes` or `Ledger.request_stop`. Raises EsnacError if it
-        cannot go on, and Interrupted in place of a KeyboardInterrupt.
+        When `max_minutes` are nearly over, or `finish` asked for it, the search ends and the best so far are trained to
+        the end. Returns None if the study stopped: it was asked to (`Ledger.request_stop`), or the time was too short.
+        Raises EsnacError if it cannot go on, and Interrupted in place of a KeyboardInterrupt.
         """
-        sampler = SAMPLERS[self.config.sampler].make(self.space, self.config)
+        return self._run(finish=False)
+
+    def finish(self) -> dict[str, Any] | None:
+        """End the search and finish with the best found so far; `run` can go on with the search later.
+
+        Where another process or thread runs the study, it is asked to, and None is returned at once; else it is done
+        here, and the summary returned. Raises ConfigError where no student is evaluated yet.
+        """
+        ledger = Ledger(self.ledger_path, read_only=True) if has_ledger(self.ledger_path) else None
+        if ledger is not None and ledger.writer() is not None:
+            ledger.request_finish()
+            return None
+        if ledger is None or not (ledger.trials()["state"] == "complete").any():
+            raise ConfigError(f"study {self.config.study!r} has no evaluated student to finish with: run it first")
+        return self._run(finish=True)
+
+    def _run(self, finish: bool) -> dict[str, Any] | None:
+        config, data, sampler = self.config, self.data, SAMPLERS[self.config.sampler].make(self.space, self.config)
         with self._session() as session:
-            if self.config.source:
-                hold_source(session.ledger, self.config)
-            teacher = session.train_teacher("search", self.config, self.data, self.teacher_recipe)
-            Search(self.config, self.data, teacher, session).run(sampler)
-            return Finishing(self.config, self.data, teacher, session, self.teacher_recipe).run()
+            if finish:
+                session.ledger.request_finish()
+            if config.source:
+                hold_source(session.ledger, config)
+            session.measure(self._pace(session.ledger))
+            teacher = session.train_teacher("search", config, data, self.teacher_recipe)
+            ended = Search(config, data, teacher, session).run(sampler)
+            return Finishing(config, data, teacher, session, ended, self.teacher_recipe).run()
         return None
+
+    def _pace(self, ledger: Ledger) -> Pace:
+        """Return how long the study takes, by what its ledger says of earlier runs."""
+        means = ledger.epochs().groupby("phase")["seconds"].mean()
+        measured = {str(phase): float(seconds) for phase, seconds in means.items()}
+        config, folder = self.config, outputs_root() / "teachers"
+        asked: dict[Role, Stage] = {"search": "search-teacher"}
+        if config.final != "none":
+            asked["reference"] = "reference-teacher"
+        ready = [s for role, s in asked.items() if is_trained(role, config, self.data, folder, self.teacher_recipe)]
+        forward = forward_seconds(self.space.teacher, config.batch_size, self.device)
+        return Pace(config, self.data, forward, measured, ready=ready)
 
     def train_reference(self) -> TrainedTeacher | None:
         """Train the reference teacher alone, without a search; None if the study was asked to stop."""

@@ -23,9 +23,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from esnac_lib.config.registry import did_you_mean
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.datasets import Dataset
 from esnac_lib.errors import ConfigError, one_line
+from esnac_lib.files import shown
 
 
 def is_own(config: StudyConfig) -> bool:
@@ -40,7 +42,7 @@ def own_teacher(config: StudyConfig, dataset: Dataset, seed: int) -> nn.Module:
         ConfigError: The callable cannot be found or fails, the weights do not fit, or the outputs are not one for each
             class: it must map images of the data set, (B, C, H, W), to (B, classes).
     """
-    make = _callable(config.teacher)
+    make = _callable(config.teacher, dataset.num_classes)
     options = json.loads(config.teacher_options or "{}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed other devices too
@@ -57,12 +59,19 @@ def own_teacher(config: StudyConfig, dataset: Dataset, seed: int) -> nn.Module:
     return module
 
 
-def _callable(name: str) -> Callable[..., Any]:
+def _callable(name: str, classes: int) -> Callable[..., Any]:
     place, _, attribute = name.rpartition(":")
     try:
-        found = getattr(_file(Path(place)) if place.endswith(".py") else importlib.import_module(place), attribute)
+        module = _file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        found = getattr(module, attribute, None)
     except Exception as error:
         raise ConfigError(f"teacher = {name!r} cannot be imported: {one_line(error)}") from None
+    if found is None:
+        hint = did_you_mean(attribute, [known for known in vars(module) if not known.startswith("_")])
+        if place == "timm":  # its models are made by name
+            options = json.dumps({"model_name": attribute, "num_classes": classes})
+            hint = f"; give timm:create_model with teacher_options = {options!r}"
+        raise ConfigError(f"teacher = {name!r}: {place} has no {attribute!r}{hint}")
     if not callable(found):
         raise ConfigError(f"teacher = {name!r} is {type(found).__name__}: it must be a class or a function")
     return found
@@ -90,17 +99,16 @@ def _load(module: nn.Module, path: Path) -> None:
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ConfigError(f"teacher_weights = {path.name!r} cannot be read: {one_line(error)}") from None
+        raise ConfigError(f"teacher_weights = {shown(path)!r} cannot be read: {one_line(error)}") from None
     own = module.state_dict()
     faults = {
         "lacks": [name for name in own if name not in weights and not name.endswith("num_batches_tracked")],
         "has, unlike the teacher,": [name for name in weights if name not in own],
         "has in another shape": [name for name in own if name in weights and own[name].shape != weights[name].shape],
     }
-    for fault, names in faults.items():
-        if names:
-            more = f" and {len(names) - 1} more" if names[1:] else ""
-            raise ConfigError(f"teacher_weights = {path.name!r} {fault} {names[0]!r}{more}: is it of this teacher?")
+    others = {fault: f" and {len(names) - 1} more" if names[1:] else "" for fault, names in faults.items()}
+    if wrong := "; ".join(f"{fault} {names[0]!r}{others[fault]}" for fault, names in faults.items() if names):
+        raise ConfigError(f"teacher_weights = {shown(path)!r} {wrong}: is it of this teacher?")
     module.load_state_dict(own | weights)
 
 
@@ -115,8 +123,12 @@ def _check_outputs(module: nn.Module, config: StudyConfig, dataset: Dataset) -> 
     finally:
         module.train()
     if not isinstance(outputs, Tensor) or tuple(outputs.shape) != (2, dataset.num_classes):
-        shown = f"outputs of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        tensor = isinstance(outputs, Tensor)
+        shown = f"outputs of shape {tuple(outputs.shape)}" if tensor else type(outputs).__name__
+        hint = "only classifiers are compressed: wrap it in a module that returns the classes' scores alone"
+        if tensor and outputs.dim() == 2:
+            hint = "is there a num_classes for teacher_options?"
         raise ConfigError(
             f"teacher = {config.teacher!r} returns {shown} for two images: it must be (2, {dataset.num_classes}), one "
-            f"for each class of {dataset.name}; is there a num_classes for teacher_options?"
+            f"for each class of {dataset.name}; {hint}"
         )

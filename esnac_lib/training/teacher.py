@@ -131,6 +131,14 @@ def train_teacher(
     return found
 
 
+def is_trained(role: Role, config: StudyConfig, data: StudyData, folder: Path, recipe: Recipe | None = None) -> bool:
+    """Return whether `train_teacher` would find the teacher in `folder`, or has none to train."""
+    if config.teacher_weights:
+        return True
+    fingerprint = UntrainedTeacher.of(config, data, role).fingerprint.trained_by(recipe or Recipe.teacher(config, role))
+    return (folder / _name(role, config, data, fingerprint) / RECORD).exists()
+
+
 def _trained(
     role: Role,
     config: StudyConfig,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esnac_lib.errors import TrainingError, one_line
+from esnac_lib.files import shown
 from esnac_lib.seeding import derive_seed
 from esnac_lib.training import checkpoints
 from esnac_lib.training.callbacks import EpochResult
@@ -89,7 +90,7 @@ class TrainingRun:
         except Exception as error:  # whatever is wrong with a file: the network can be trained from the start
             if is_machine_fault(error):
                 raise
-            text = f"checkpoint {path.name} is ignored and {self.key} trained from the start: {one_line(error)}"
+            text = f"checkpoint {shown(path)} is ignored and {self.key} trained from the start: {one_line(error)}"
             warnings.warn(text, stacklevel=5)
             return False
         return True

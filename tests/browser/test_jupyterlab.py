@@ -257,7 +257,24 @@ def test_a_study_is_searched_watched_stopped_and_resumed(lab: Lab) -> None:
         lab.browser.request.delete(f"{lab.address}/api/kernels/{kernel}", headers=no_forgery(lab))
     later = lab.open("monitor.ipynb")
     later.locator(".jp-RenderedImage img").wait_for(state="visible")
+    assert not lost_widgets(later)
     lab.shoot(later, "8-reopened")
+
+    # nor is anything lost of the search's own notebook, whose bars are text
+    lab.save(search)
+    search.close()
+    assert "widget-view" not in (lab.folder / "search.ipynb").read_text()
+    later = lab.open("search.ipynb")
+    later.get_by_text("Interrupted: all that was recorded is kept").wait_for(state="attached")
+    assert not lost_widgets(later)
+    lab.shoot(later, "9-search-reopened")
+
+
+def lost_widgets(page: Any) -> list[str]:
+    """What stands where a widget was, for a person to see."""
+    page.wait_for_timeout(3000)  # widgets are looked for in the end
+    found = page.get_by_text(re.compile("Error displaying widget|Loading widget")).locator("visible=true")
+    return found.all_inner_texts()
 
 
 def saved_picture(lab: Lab, page: Any) -> str:

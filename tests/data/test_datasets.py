@@ -160,7 +160,7 @@ def test_a_named_file_goes_before_other_sources_and_must_be_what_its_name_says(t
 def test_an_unknown_name_is_told_with_the_nearest_known_one() -> None:
     message = refusal("cifar-10")
     assert "'cifar-10'" in message and "did you mean 'cifar10'?" in message and "svhn" in message
-    assert "did you mean" not in refusal("zzz")
+    assert "did you mean" not in refusal("zzz") + refusal("folder")
 
 
 def test_the_root_is_the_environments_then_the_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,13 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 images, labels = small_arrays()["train_images"], small_arrays()["train_labels"]
 WRONG = {
-    "missing key": (changed(test_labels=None), "no array 'test_labels'"),
+    "missing key": (changed(test_labels=None), r"no array test_labels \(it has: train_images, "),
+    "other names": (
+        {"x_train": images, "y_train": labels, "x_test": np.array([None])},
+        r"no array train_images, train_labels, test_images, test_labels \(it has: x_train, y_train, x_test\)",
+    ),
+    "many names": ({f"arr_{n}": labels for n in range(99)}, r"\(it has: arr_0, .*, arr_7, \.\.\.\)"),
+    "no arrays": ({}, r"\(it has: none\)"),
     "float images": (changed(train_images=images / 255), "train_images are float64"),
     "bool images": (changed(test_images=images > 9), "test_images are bool"),
     "flat images": (changed(train_images=images.reshape(20, -1)), r"train_images are \(20, 108\)"),

@@ -377,7 +377,7 @@ class TestReaders:
             lambda: reader.epoch("search", "0", 0, 0.5, 0.5, 1.0),
             lambda: reader.result("final", "0", {}),
             lambda: reader.set_config({}),
-            lambda: reader.clear_stop(),
+            lambda: reader.clear_requests(),
         ]
         for call in calls:
             assert "closed or read-only" in refusal(call)
@@ -417,7 +417,7 @@ class TestReaders:
             monitor.request_stop()
             assert ledger.stop_requested()
             assert monitor.stop_requested()
-            ledger.clear_stop()
+            ledger.clear_requests()
             assert not monitor.stop_requested()
             ledger.request_stop()
             ledger.record(0, [ROW])

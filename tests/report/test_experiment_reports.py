@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from esnac_lib.config.study import StudyConfig
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import PAPERS, Measurement
 from esnac_lib.report.figures.n2n_stages import first_of_second_stage
-from esnac_lib.report.figures.shufflenet import readable_name
+from esnac_lib.report.figures.shufflenet import BAND, readable_name
 from esnac_lib.report.figures.variants import best_so_far
 from esnac_lib.report.records.experiment import variant_of
 from esnac_lib.report.statistics import mean_and_band
@@ -282,7 +283,7 @@ def test_students_next_to_originals(space: SearchSpace) -> None:
     config = Three(study="three", K=2, steps=1, runs=2, final="validated", top=1)
     for study in config.studies():
         if variant_of(study) == "a":
-            write(study, space, [0.1, 0.9], solution=0.6 + 0.1 * study.seed)
+            write(study, space, [0.1, 0.9], solution=0.6 + 0.01 * study.seed)
     record = report.read_experiment(config)
     originals = []
     for name, accuracy in (("shufflenet_0.5x_g1", 0.5), ("shufflenet_1.5x_g8", 0.9)):
@@ -303,10 +304,18 @@ def test_students_next_to_originals(space: SearchSpace) -> None:
     assert [study.config.teacher for study in read] == ["shufflenet_0.5x_g1", "shufflenet_1.5x_g8"]
     table = report.sizes_table(record, read)
     assert table["network"].tolist() == ["ESNAC from a", "ShuffleNet 0.5× (g = 1)", "ShuffleNet 1.5× (g = 8)"]
-    assert table["accuracy [%]"].tolist() == pytest.approx([65, 50, 90])
-    assert table["accuracy [%] ±"].iloc[0] == pytest.approx(100 * np.std([0.6, 0.7], ddof=1))
-    assert report.sizes_claim(table).startswith(
-        "**1 of 2 original networks are less accurate than some student that is no larger, and 0 of 1 students"
+    assert table["accuracy [%]"].tolist() == pytest.approx([60.5, 50, 90])
+    assert table["accuracy [%] ±"].iloc[0] == pytest.approx(100 * np.std([0.6, 0.61], ddof=1))
+    over_runs = 12.706 * 100 * 0.01 / 2  # Student's t of one degree of freedom, times the deviation over the root of 2
+    binomial = [100 * 1.96 * math.sqrt(p * (1 - p) / 500) for p in (0.5, 0.9)]  # of 500 test images of digits
+    assert table[BAND].tolist() == pytest.approx([over_runs, *binomial], rel=1e-3)
+    said = "original networks are less accurate than some student that is no larger, and 0 of 1 students"
+    assert report.sizes_claim(table).startswith(f"**1 of 2 {said}")
+    near = table.assign(**{"accuracy [%]": [58.0, 50.0, 90.0]})  # 8 points above the first, with a band of 7.7
+    assert report.sizes_claim(near).startswith(f"**1 of 2 {said}")
+    within = table.assign(**{"accuracy [%]": [57.0, 50.0, 90.0]})
+    assert report.sizes_claim(within).startswith(f"**0 of 2 {said}") and "more than the noise" in report.sizes_claim(
+        within
     )
     figure = report.accuracy_against_size(table)
     assert {text.get_text() for text in figure.axes[0].texts} == {"from a", "g = 1", "g = 8"}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -28,7 +26,6 @@ from report.helpers import (
 
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.errors import LedgerError
-from esnac_lib.ledger.digest import write_digests
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.report import live as monitor
 from esnac_lib.report.live.panels import draw, to_png, to_svg
@@ -82,7 +79,7 @@ def test_every_study_is_shown(study: Callable[[Path, SearchSpace], Books], tmp_p
 
 
 def test_states(books: Books, tmp_path: Path) -> None:
-    assert snapshot_of(books).status.startswith("running, 2 of 6 evaluated, searching (epoch 2 of 8), ")
+    assert snapshot_of(books).status == "running, 2 of 6 evaluated, searching (epoch 2 of 8)"
     Ledger(books.ledger.path, read_only=True).request_stop()
     assert snapshot_of(books).status.startswith("stopping, 2 of 6 evaluated, ")
     books.ledger.close()
@@ -90,7 +87,7 @@ def test_states(books: Books, tmp_path: Path) -> None:
     summarise(books, 1)  # an older one: the study has grown since
     assert snapshot_of(books).state == "stopped"
     summarise(books, 2)
-    assert snapshot_of(books).status == "finished, 2 of 6 evaluated"
+    assert snapshot_of(books).status == "finished, 2 of 6 evaluated; the same command goes on"
 
 
 def test_a_killed_writer_is_no_writer(tmp_path: Path) -> None:
@@ -121,29 +118,14 @@ def test_what_was_found(tmp_path: Path, space: SearchSpace) -> None:
     assert snapshot.describe(1).endswith("; 90.00% test accuracy after final training")
 
 
-def told_at(books: Books, times: dict[int, str]) -> None:
-    books.ledger.close()
-    with closing(sqlite3.connect(books.ledger.path)) as connection, connection:
-        for trial, at in times.items():
-            connection.execute("UPDATE trials SET told_at = ? WHERE trial = ?", [f"2026-01-01T{at}+00:00", trial])
-        write_digests(connection, "trials", list(books.ledger.trials().columns), {})
-
-
 def test_time_left(tmp_path: Path, space: SearchSpace) -> None:
-    books = untrained(tmp_path / "a", space)
-    assert snapshot_of(books).seconds_left is None
-    books = running(tmp_path / "b", space)
-    assert snapshot_of(books).seconds_left is None
-    for trial, seconds in ((0, 2.0), (0, 4.0), (1, 3.0)):
-        books.ledger.epoch("search", f"trial{trial:04d}", int(seconds), 1.0, 0.5, seconds)
-    assert snapshot_of(books).seconds_left == (3.0 + 3.0) * 8 * 3  # both students, 8 epochs, 3 steps
-    books = one_trial(tmp_path / "c", space)
-    assert snapshot_of(books).seconds_left == (2.0 + 0.25) * 5 / 2  # one of two trials, the only one so far
-    books = searched(tmp_path / "d", space, steps=10)
-    told_at(books, {0: "00:00:01", 1: "00:00:10", 2: "00:00:15", 3: "00:00:30", 4: "00:01:00", 5: "00:01:10"})
-    assert snapshot_of(books).seconds_left == 30 * 7  # 20 s and 40 s a step
-    books = searched(tmp_path / "e", space)
-    assert snapshot_of(books).seconds_left == 0
+    """It is the study's own estimate, of all that is left, while it runs."""
+    books = running(tmp_path / "a", space)
+    assert snapshot_of(books).seconds_left is None and "left" not in snapshot_of(books).status
+    books.ledger.set_left(185.0)
+    assert snapshot_of(books).seconds_left == 185 and snapshot_of(books).status.endswith(", 3 min 5 s left in all")
+    books.ledger.close()
+    assert "left" not in snapshot_of(books).status
 
 
 def test_what_is_in_training(books: Books) -> None:
@@ -162,7 +144,6 @@ def test_what_is_in_training(books: Books) -> None:
     assert list(snapshot.running["name"].unique()) == ["c"]  # as far as anybody knows: the others have ended
     for epoch in (1, 2):
         ledger.epoch("full", "a", epoch, 1.0, 0.5, 1.0)
-    assert snapshot_of(books).status.endswith("left in the search")
     assert "final training on all images (epoch 3 of 15)" in snapshot_of(books).status
 
 
@@ -262,9 +243,17 @@ def test_a_person_chooses_and_stops(books: Books) -> None:
     assert not books.ledger.stop_requested()
     widgets.stop.click()
     assert books.ledger.stop_requested() and widgets.stop.disabled
+    assert not books.ledger.finish_requested() and widgets.finish.description == "finish now with the best"
+    widgets.finish.click()
+    assert books.ledger.finish_requested() and widgets.finish.disabled
+    books.ledger.clear_requests()
+    books.ledger.request_finish()
+    assert view.snapshot().state == "finishing" and view.snapshot().status.startswith("finishing, ")
     books.ledger.close()
     with pytest.raises(LedgerError, match=r"^nothing to stop: no process works on 's' \(stopped\)$"):
         view.stop()
+    with pytest.raises(LedgerError, match=r"^nothing to finish: no process works on 's' \(stopped\)$"):
+        view.finish()
 
 
 def test_the_view_follows_the_study(books: Books) -> None:
@@ -298,7 +287,14 @@ def test_a_notebook_keeps_a_still_figure(books: Books, monkeypatch: pytest.Monke
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
     kinds = [[set(output["data"]) for output in cell["outputs"]] for cell in notebook.cells]
     picture, widgets = {"image/png", "text/plain"}, {"application/vnd.jupyter.widget-view+json", "text/plain"}
-    assert kinds[1:3] == [[picture], [widgets, picture]]
+    assert kinds[1:3] == [[picture], [{"text/html", "text/plain"}, widgets, picture]]
+    view = "application/vnd.jupyter.widget-view+json"
+    shown = [output["data"] for cell in notebook.cells for output in cell["outputs"]]
+    models = {data[view]["model_id"] for data in shown if view in data}
+    assert len(models) == 1 and models <= set(
+        notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    )
+    assert {data["text/plain"] for data in shown if view in data} == {""}  # what is shown where widgets are not trusted
     assert notebook.cells[1].outputs[0]["data"]["text/plain"].startswith("s: running, 2 of 6 evaluated")
     assert notebook.cells[3].outputs[0]["data"]["text/plain"] == "False"  # a restarted kernel attaches quickly
 

@@ -94,7 +94,7 @@ def test_whatever_state_a_study_is_in_it_is_shown(
     assert record.status in report.claim(record)
     for table in TABLES:
         found = table(record)
-        assert list(report.readable(found).columns) == list(found.columns)
+        assert list(report.readable(found).columns) == [name for name in found.columns if not name.endswith(" ±")]
         assert len(report.readable(found)) == len(found)
     for figure in FIGURES:
         drawn = figure(record)
@@ -127,11 +127,18 @@ def test_the_same_ledger_gives_the_same_bytes(tmp_path: Path, space: SearchSpace
     assert found[0] == found[1]
 
 
-def test_a_study_is_read_by_name_folder_or_file(outputs: Path, space: SearchSpace) -> None:
+def test_a_study_is_read_by_name_folder_or_file(
+    outputs: Path, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = searched(outputs / "mine", space).read().folder
     for study in ("mine", folder, str(folder), folder / "ledger.sqlite"):
         assert report.read(study).config.study == "mine"
+    monkeypatch.chdir(outputs.parent)
     assert str(report.read("mine").place) == "outputs/mine"
+    monkeypatch.chdir(folder)
+    assert str(report.read("mine").place / "summary.json") == "summary.json"
+    monkeypatch.chdir("/")
+    assert str(report.read("mine").place) == str(folder)[1:]
     with pytest.raises(LedgerError, match="there is no ledger"):
         report.read("yours")
 
@@ -174,6 +181,8 @@ def test_the_solution_next_to_teacher_and_narrowed_teacher(record: report.StudyR
     ]  # fmt: skip
     assert list(table["accuracy [%]"]) == pytest.approx([96, 90, 88])
     assert list(table["change [points]"]) == pytest.approx([0, -6, -8])
+    assert list(table["change [points] ±"][1:]) == pytest.approx([3.14, 3.33], abs=0.01)  # binomial, 500 test images
+    assert not table["note"].str.contains("noise").any()
     assert list(table["parameters"]) == [65834, 32917, 32917]
     assert list(table["MACs"]) == [1493632, 700000, 700000]
     assert list(table["ratio"]) == [0, 0.5, 0.5]
@@ -238,7 +247,7 @@ def test_why_trials_failed(record: report.StudyRecord) -> None:
 def test_a_table_reads_well(record: report.StudyRecord) -> None:
     row = report.readable(report.solution_table(record)).iloc[1]
     assert list(row[["accuracy [%]", "change [points]", "parameters", "f", "f vs better teacher"]]) == [
-        "90.00", "-6.00", "32,917", "0.7031", "–",
+        "90.00", "-6.00 ± 3.14", "32,917", "0.7031", "–",
     ]  # fmt: skip
 
 
@@ -544,13 +553,29 @@ def test_the_claim_is_what_the_tables_say(record: report.StudyRecord, tmp_path: 
     text = report.claim(record)
     for part in (
         "2.00 times fewer parameters than cnn4 (32,917 instead of 65,834)",
-        "loses 6.00 points of test accuracy (90.00% instead of 96.00%)",
-        "2.00 points more than the teacher uniformly narrowed",
+        "loses 6.00 ± 3.14 points of test accuracy (90.00% instead of 96.00%)",  # 1.96 · √(.9 · .1/500 + .96 · .04/500)
+        "2.00 ± 3.88 points more than the teacher uniformly narrowed",
+        "(88.00% with 32,917 parameters), within the noise.",
         "6 of 6 architectures evaluated, 2 of them failed",
     ):
         assert part in text
+    assert "within the noise" in report.claim(finished(tmp_path / "c", space, accuracy=0.95).read()).split("That is")[0]
     assert "best student so far" in report.claim(search_only(tmp_path / "a", space).read())
     assert "No student could be trained" in report.claim(all_failed(tmp_path / "b", space).read())
+
+
+def test_a_solution_that_is_the_narrowed_teacher_is_compared_with_no_copy_of_itself(
+    tmp_path: Path, space: SearchSpace
+) -> None:
+    record = finished(tmp_path / "s", space, same=True).read()
+    assert record.narrowed_is_solution
+    text = report.claim(record)
+    assert "The narrowed teacher is the best that was found: it is the solution." in text
+    assert "points more" not in text and "points less" not in text
+    table = report.solution_table(record)
+    assert list(table["method"]) == ["teacher cnn4 (reference)", "ESNAC: solution (trial 1)"]
+    assert table["note"][1].endswith("the narrowed teacher is the best that was found: it is the solution")
+    assert "solution, the narrowed teacher itself" in texts_of(report.accuracy_against_parameters(record))
 
 
 # -- the notebook ------------------------------------------------------------------------------------------------------

@@ -109,11 +109,13 @@ def test_a_folder_that_cannot_be_written_is_one_line_too(make: Make, monkeypatch
 
 
 @BOTH
-def test_a_stop_that_was_asked_for_is_no_error(make: Make) -> None:
+def test_a_time_limit_is_no_error_and_says_what_it_is(make: Make) -> None:
     study = make(max_minutes=1e-6)
     assert not study.run()
     assert isinstance(study.progress, Listening)
-    assert study.progress.said[-1] == "stopped as asked; the same command goes on from here"
+    said = study.progress.said[-1]
+    assert said.startswith("the time limit of 1e-06 min is over: it was too short for even one evaluated student")
+    assert said.endswith("; the same command goes on from here, with max_minutes anew") and "asked" not in said
 
 
 @BOTH
@@ -129,16 +131,18 @@ def test_what_a_session_writes_and_asks(tmp_path: Path) -> None:
     config = StudyConfig(device="cpu")
     with Session(config, tmp_path, "cpu", Listening()) as session:
         session.callbacks("search").on_epoch("trial0000", EpochResult(1, 0.5, 0.25, 2.0))
-        assert not session.should_stop()
+        assert not session.ending.must_stop()
         session.ledger.request_stop()
         assert session.callbacks("search").should_stop()
         session.check_stop()
         pytest.fail("it went on")
+    assert isinstance(session.progress, Listening)
+    assert session.progress.said == ["stopped as asked; the same command goes on from here"]
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == config.to_dict()
     assert (tmp_path / "environment.json").exists()
     assert len(Ledger(tmp_path / "ledger.sqlite", read_only=True).epochs("search")) == 1
     with Session(config, tmp_path, "cpu", Listening()) as session:  # an old request does not stop a new run
-        assert not session.should_stop()
+        assert not session.ending.must_stop()
 
 
 def test_errors_of_our_own_pass_as_they_are(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.data.datasets import load_dataset
@@ -35,6 +36,23 @@ class Net(nn.Module):
 
 def fails():
     raise ValueError("not today")
+
+class Other(nn.Conv2d):
+    def __init__(self, make):
+        super().__init__(1, 10, 3, padding=1)
+        self.make = make
+
+    def forward(self, x):
+        return self.make(super().forward(x))
+
+def masks():
+    return Other(lambda scores: scores)
+
+def boxes():
+    return Other(lambda scores: {"out": scores})
+
+def heads():
+    return Other(lambda scores: (scores.mean((2, 3)), scores))
 
 number = 3
 text = str
@@ -78,7 +96,10 @@ def test_a_teacher_with_weights_is_measured_and_not_trained(own: Path, tmp_path:
 @pytest.mark.parametrize(
     ("what", "values", "message"),
     [
-        ("Nets", {}, "cannot be imported: AttributeError"),
+        ("Nets", {}, "has no 'Nets'; did you mean 'Net'?"),
+        ("masks", {}, r"outputs of shape \(2, 10, 8, 8\).*only classifiers are compressed: wrap it in a module"),
+        ("boxes", {}, "returns dict for two images: .*only classifiers are compressed"),
+        ("heads", {}, "returns tuple for two images: .*only classifiers are compressed"),
         ("number", {}, "is int: it must be a class or a function"),
         ("text", {}, "returns str, not a torch.nn.Module"),
         ("fails", {}, "fails: ValueError: not today"),
@@ -101,6 +122,14 @@ def test_a_module_that_is_not_there(tmp_path: Path) -> None:
             own_teacher(StudyConfig(teacher=teacher), DIGITS, seed=0)
 
 
+def test_a_model_of_timm_by_its_own_name() -> None:
+    options = '{"model_name": "mobilenetv3_small_050", "num_classes": 10}'
+    with pytest.raises(ConfigError, match=f"give timm:create_model with teacher_options = '{options}'"):
+        own_teacher(StudyConfig(teacher="timm:mobilenetv3_small_050"), DIGITS, seed=0)
+    created = StudyConfig(teacher="timm:create_model", teacher_options=options, image_channels=3)
+    assert isinstance(own_teacher(created, DIGITS.with_channels(3), seed=0), nn.Module)
+
+
 def test_weights_of_another_network(own: Path, tmp_path: Path) -> None:
     state = own_teacher(config(own), DIGITS, seed=0).state_dict()
     path = tmp_path / "net.safetensors"
@@ -108,6 +137,11 @@ def test_weights_of_another_network(own: Path, tmp_path: Path) -> None:
         "lacks 'out.bias'": {name: tensor for name, tensor in state.items() if name != "out.bias"},
         "has, unlike the teacher, 'more'": state | {"more": torch.zeros(1)},
         "has in another shape 'out.bias'": state | {"out.bias": torch.zeros(3)},
+        "lacks 'conv.weight' and 6 more; has, unlike the teacher, 'more'; has in another shape 'out.bias'": {
+            "more": torch.zeros(1),
+            "out.bias": torch.zeros(3),
+            "out.weight": state["out.weight"],
+        },
     }
     for message, tensors in spoiled.items():
         save_file(tensors, path)

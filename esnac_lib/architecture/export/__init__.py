@@ -4,7 +4,8 @@
     >>> save_python("student", architecture, weights)   # student.py: a plain nn.Module, which needs PyTorch only
     >>> to_onnx("student.onnx", architecture, weights)  # for onnxruntime and whatever else reads ONNX
 
-None of them needs the teacher's source, and loading one cannot run code.
+None of them needs the teacher's source, and loading one cannot run code. Each carries what `classes` and
+`normalisation` tell it, which `StudyData.meaning` has: so raw images go in, and names of classes come out.
 """
 
 import lazy_loader as lazy

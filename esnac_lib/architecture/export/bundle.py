@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from esnac_lib.architecture.export.files import check_floating, exportable, refuse_opaque, write_files
+from esnac_lib.architecture.export.meaning import Normalisation, checked_classes, checked_normalisation
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Network, Weights, build, check_weights, weight_shapes
 from esnac_lib.errors import ArchitectureError, EsnacError, one_line
@@ -29,8 +29,6 @@ from esnac_lib.errors import ArchitectureError, EsnacError, one_line
 FORMAT = "esnac bundle"
 FORMAT_VERSION = 1
 METADATA, GRAPH, WEIGHTS = "bundle.json", "architecture.json", "weights.safetensors"
-
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +38,7 @@ class Bundle:
     architecture: Architecture
     weights: Weights
     classes: tuple[str, ...] | None  # the name of each output, if given
-    normalisation: Normalisation | None  # (mean, std) of each channel: the student reads (value / 255 - mean) / std
+    normalisation: Normalisation | None  # of its images, if given
 
 
 def save_bundle(
@@ -63,7 +61,7 @@ def save_bundle(
     refuse_opaque(architecture, "a bundle")
     architecture = architecture.standing_alone()
     tensors = exportable(architecture, weights)
-    names, scale = _checked_classes(classes, architecture), _checked_normalisation(normalisation, architecture)
+    names, scale = checked_classes(classes, architecture), checked_normalisation(normalisation, architecture)
     contents = {WEIGHTS: save(tensors), GRAPH: architecture.to_json().encode()}
     facts = {"format": FORMAT, "version": FORMAT_VERSION} | _facts(architecture)
     facts |= {"classes": names, "normalisation": scale and {"mean": scale[0], "std": scale[1]}}
@@ -102,8 +100,8 @@ def read_bundle(folder: str | Path) -> Bundle:
         return Bundle(
             architecture,
             {name: weights[name] for name in weight_shapes(architecture)},  # the file has no order
-            _checked_classes(names, architecture),
-            _checked_normalisation(None if scale is None else (scale["mean"], scale["std"]), architecture),
+            checked_classes(names, architecture),
+            checked_normalisation(None if scale is None else (scale["mean"], scale["std"]), architecture),
         )
     except EsnacError as error:
         raise EsnacError(f"the bundle {str(folder)!r} cannot be used: {error}") from None
@@ -147,29 +145,3 @@ def _facts(architecture: Architecture) -> dict[str, Any]:
     shapes = {"input_shape": list(architecture.input_shape), "output_shape": list(architecture.output_shape)}
     costs = {"params": architecture.num_params, "macs": architecture.macs}
     return {"arch_id": architecture.arch_id} | shapes | costs
-
-
-def _checked_classes(classes: Sequence[str] | None, architecture: Architecture) -> tuple[str, ...] | None:
-    if classes is None:
-        return None
-    outputs = architecture.output_shape[0]
-    listed = isinstance(classes, list | tuple)
-    if not listed or len(classes) != outputs or not all(isinstance(name, str) for name in classes):
-        raise EsnacError(f"classes = {classes!r}: it must be a list of {outputs} names, one for each output")
-    return tuple(classes)
-
-
-def _checked_normalisation(
-    normalisation: tuple[Sequence[float], Sequence[float]] | None, architecture: Architecture
-) -> Normalisation | None:
-    if normalisation is None:
-        return None
-    channels = architecture.input_shape[0]
-    try:
-        mean, std = (tuple(map(float, part)) for part in normalisation)
-    except (TypeError, ValueError):
-        mean = std = ()
-    if not len(mean) == len(std) == channels or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-        form = f"(mean, std), each with {channels} numbers, one for each channel of the input, std above 0"
-        raise EsnacError(f"normalisation = {normalisation!r}: it must be {form}")
-    return mean, std

@@ -12,6 +12,7 @@ from esnac_lib.architecture.export.onnx_model import to_onnx
 from esnac_lib.architecture.export.python_file import save_python
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.errors import EsnacError
+from esnac_lib.files import shown
 
 
 def save_all(
@@ -27,17 +28,17 @@ def save_all(
     Arguments as for `save_bundle`. Forms that a student cannot have (one with opaque layers has none that does without
     its teacher's source, and ONNX needs the extra `onnx`) do not keep the others from being written.
     """
-    place = Path(folder)
-    forms: dict[str, tuple[str, Callable[[], None]]] = {
-        "bundle": ("", lambda: save_bundle(place, architecture, weights, classes=classes, normalisation=normalisation)),
-        "python": ("python/student.py", lambda: save_python(place / "python", architecture, weights)),
-        "onnx": ("student.onnx", lambda: to_onnx(place / "student.onnx", architecture, weights)),
+    place, meaning = Path(folder), {"classes": classes, "normalisation": normalisation}
+    forms: dict[str, tuple[Path, Path, Callable[..., None]]] = {
+        "bundle": (place, place, save_bundle),
+        "python": (place / "python", place / "python" / "student.py", save_python),
+        "onnx": (place / "student.onnx", place / "student.onnx", to_onnx),
     }
     found = {}
-    for name, (path, write) in forms.items():
+    for name, (target, written, write) in forms.items():
         try:
-            write()
-            found[name] = f"{place.name}/{path}"
+            write(target, architecture, weights, **meaning)
+            found[name] = shown(written)
         except EsnacError as error:
             found[name] = f"not written: {error}"
     return found

@@ -16,7 +16,8 @@ from esnac_lib.architecture.graph import Layer
 MAX_ATTRIBUTE = 32  # characters; more, and too few calls fit on one line
 MAX_VARIABLE = 22
 MODULE_NAMES = frozenset(dir(nn.Module()))  # what an attribute of a module must not be called
-OUTSIDE = frozenset({"F", "Tensor", "nn", "torch", *CLASSES})  # names of the generated program besides its class
+IMPORTED, WRITTEN = ("F", "Tensor", "nn", "torch"), ("CLASSES", "MEAN", "STD", "predict", "preprocess")
+OUTSIDE = frozenset({*IMPORTED, *WRITTEN, *CLASSES})  # names of the generated program besides its class
 
 
 def attribute_names(layers: Sequence[Layer]) -> list[str]:

@@ -1,14 +1,15 @@
 """A student as a Python program: one plain `nn.Module`, written to be read, that needs only PyTorch.
 
-    >>> save_python("student", architecture, weights)
+    >>> save_python("student", architecture, weights, classes=classes, normalisation=(mean, std))
 
-writes student.py and student.safetensors, and the first says at its top how to load the second.
+writes student.py and student.safetensors, and the first says at its top how to load the second. Classes and
+normalisation, where they are given, make its functions `preprocess` and `predict`, which take raw images.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,9 +17,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from esnac_lib.architecture.export.files import exportable, refuse_opaque, write_files
+from esnac_lib.architecture.export.meaning import checked_classes, checked_normalisation
 from esnac_lib.architecture.export.naming import attribute_names, is_class_name
 from esnac_lib.architecture.export.python_expressions import has_module, is_known
 from esnac_lib.architecture.export.python_forward import Block, forward_body, is_new_part, layer_blocks
+from esnac_lib.architecture.export.python_meaning import meaning
 from esnac_lib.architecture.export.python_modules import CLASSES, module_lines
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Weights
@@ -27,13 +30,21 @@ from esnac_lib.errors import ArchitectureError, EsnacError
 PROGRAM, WEIGHTS = "student.py", "student.safetensors"
 
 
-def to_python(architecture: Architecture, class_name: str = "Student") -> str:
+def to_python(
+    architecture: Architecture,
+    class_name: str = "Student",
+    *,
+    classes: Sequence[str] | None = None,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> str:
     """Return the text of a Python file that defines the architecture as a class without arguments.
 
-    The module maps (B, *input_shape) to (B, *output_shape); its attributes are named after the layers.
+    The module maps (B, *input_shape) to (B, *output_shape); its attributes are named after the layers. `classes` and
+    `normalisation` are as for `save_bundle`.
 
     Raises:
-        EsnacError: The class name is not allowed by Python, or would hide something else.
+        EsnacError: The class name is not allowed by Python, or would hide something else, or classes or normalisation
+            do not fit.
         ArchitectureError: A layer is opaque.
     """
     if not is_class_name(class_name):
@@ -46,16 +57,20 @@ def to_python(architecture: Architecture, class_name: str = "Student") -> str:
     argument, body = forward_body(architecture, attributes)
     head = f"    def forward(self, {argument}: Tensor) -> Tensor:"
     code = "\n".join([*_constructor(architecture, attributes), "", head, *body])
-    classes = "".join(f"{text[1:]}\n\n" for name, text in CLASSES.items() if f" = {name}(" in code)
+    helpers = "".join(f"{text[1:]}\n\n" for name, text in CLASSES.items() if f" = {name}(" in code)
+    scale = checked_normalisation(normalisation, architecture)
+    end = meaning(architecture, checked_classes(classes, architecture), scale)
     source, target = (", ".join(map(str, ("batch", *s))) for s in (architecture.input_shape, architecture.output_shape))
     return _TEMPLATE.format(
         name=class_name,
         weights=WEIGHTS,
-        imports="\n".join(lines for used, lines in _IMPORTS.items() if re.search(used, code + classes)),
-        classes=classes,
+        imports="\n".join(lines for used, lines in _IMPORTS.items() if re.search(used, code + helpers + end)),
+        helpers=helpers,
         maps=f"Maps ({source}) to ({target}).",
         counts=f"{architecture.num_params:,} parameters; {architecture.macs:,} multiply-accumulates an image.",
         code=code,
+        end=end,
+        usage="    predict(model, images)  # raw ones\n" if "def predict" in end else "",
     )
 
 
@@ -75,19 +90,19 @@ With its weights:
     model = {name}()
     model.load_state_dict(load_file("{weights}"))
     model.eval()
-"""
+{usage}"""
 
 {imports}
 
 
-{classes}class {name}(nn.Module):
+{helpers}class {name}(nn.Module):
     """{maps}
 
     {counts}
     """
 
 {code}
-'''
+{end}'''
 
 
 def python_weights(architecture: Architecture, weights: Mapping[str, Tensor]) -> Weights:
@@ -107,10 +122,16 @@ def python_weights(architecture: Architecture, weights: Mapping[str, Tensor]) ->
 
 
 def save_python(
-    folder: str | Path, architecture: Architecture, weights: Mapping[str, Tensor], class_name: str = "Student"
+    folder: str | Path,
+    architecture: Architecture,
+    weights: Mapping[str, Tensor],
+    class_name: str = "Student",
+    *,
+    classes: Sequence[str] | None = None,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> None:
     """Write student.py and student.safetensors into a folder, which is made if need be; EsnacError if that fails."""
-    program = to_python(architecture, class_name)
+    program = to_python(architecture, class_name, classes=classes, normalisation=normalisation)
     write_files(folder, {WEIGHTS: save(python_weights(architecture, weights)), PROGRAM: program.encode()})
 
 

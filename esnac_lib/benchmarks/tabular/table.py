@@ -21,7 +21,7 @@ import pandas as pd
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import DataError
-from esnac_lib.files import write_atomically
+from esnac_lib.files import shown, write_atomically
 from esnac_lib.ledger.file import find_ledgers
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import PAPERS
@@ -138,9 +138,9 @@ def load(path: Path = COMMITTED) -> OfflineTable:
         problems = [_read_problem(line) for line in lines if "problem" in line]
         rows = [dict(zip(header["columns"], line["evaluation"], strict=True)) for line in lines if "evaluation" in line]
     except FileNotFoundError:
-        raise DataError(f"there is no offline table {path.name}: make one with offline.write") from None
+        raise DataError(f"there is no offline table {shown(path)}: make one with offline.write") from None
     except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path.name} is no offline table: {type(error).__name__}: {error}") from None
+        raise DataError(f"{shown(path)} is no offline table: {type(error).__name__}: {error}") from None
     return _table(problems, rows)
 
 

@@ -101,14 +101,15 @@ def _mark_final_networks(axes: Axes, record: StudyRecord, teacher: Measured) -> 
     solution, narrowed, best = record.solution, record.narrowed, record.best
     stage = "final training, test" if solution is not None else "validation"
     axes.plot(teacher.params, 100 * teacher.accuracy, **style.TEACHER, label=f"teacher ({teacher.evaluated_on})")
-    if narrowed is not None:
+    if narrowed is not None and not record.narrowed_is_solution:
         label = f"uniformly narrowed teacher ({stage})"
         axes.plot(narrowed.params, 100 * narrowed.accuracy, **style.NARROWED, label=label)
     if solution is not None:
         after_search = record.complete.loc[record.complete["trial"] == solution.trial, "accuracy"]
         ends = [100 * float(after_search.iloc[0]), 100 * solution.accuracy]
         axes.plot([solution.params] * 2, ends, color=style.VERMILLION, linewidth=1, zorder=1)
-        axes.plot(solution.params, ends[1], **style.SOLUTION, label=f"solution ({stage})")
+        which = "solution, the narrowed teacher itself" if record.narrowed_is_solution else "solution"
+        axes.plot(solution.params, ends[1], **style.SOLUTION, label=f"{which} ({stage})")
     elif best is not None:
         axes.plot(best.params, 100 * best.accuracy, **style.SOLUTION, label="best f of the search (validation)")
 
@@ -116,8 +117,9 @@ def _mark_final_networks(axes: Axes, record: StudyRecord, teacher: Measured) -> 
 def _message(record: StudyRecord, teacher: Measured) -> str:
     student, objective = record.student, record.objective
     assert student is not None
-    which = "solution" if record.solution is not None else "best f"
-    points = f"{100 * (student.accuracy - teacher.accuracy):+.2f} points of {student.evaluated_on} accuracy"
+    which = "best f" if record.solution is None else "solution" if record.is_final else "solution so far"
+    change = student.minus(teacher)
+    points = f"{change.signed} of {student.evaluated_on} accuracy{change.caveat}"
     times = objective.size(teacher.measurement) / objective.size(student.measurement)
     return f"{which}: {times:.2f}× fewer {objective.label}, {points}"
 

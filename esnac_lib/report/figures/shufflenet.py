@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,20 +13,23 @@ from matplotlib.figure import Figure
 from esnac_lib.report.figures import style
 from esnac_lib.report.records.experiment import ExperimentRecord
 from esnac_lib.report.records.study import StudyRecord
-from esnac_lib.report.statistics import stat
+from esnac_lib.report.statistics import Difference, mean_and_band, stat
 
 STUDENT, ORIGINAL = "student", "original"
+BAND = "accuracy 95 % half-width [points]"
 
 
 def sizes_table(experiment: ExperimentRecord, originals: Sequence[StudyRecord]) -> pd.DataFrame:
     """Return a line for each network: the students of each variant, then the original networks by name.
 
     Test accuracies, with mean and sample standard deviation over the runs; a network that is not trained has no line.
+    The half-width of an accuracy's 95 % interval is the larger of that over the runs and the test images' binomial one.
     """
+    images = next((record.test_images for record in (*experiment.records, *originals)), None)
     lines = [
-        _line(f"ESNAC from {variant}", STUDENT, [(r.solution.accuracy, r.solution.params) for r in done if r.solution])
+        _line(f"ESNAC from {variant}", STUDENT, [(found.accuracy, found.params) for found in solutions], images)
         for variant in experiment.studies
-        if (done := experiment.finished(variant))
+        if (solutions := [record.solution for record in experiment.finished(variant) if record.solution])
     ]
     names: dict[str, list[tuple[float, int]]] = {}
     for record in originals:
@@ -34,34 +38,37 @@ def sizes_table(experiment: ExperimentRecord, originals: Sequence[StudyRecord]) 
             if experiment.config.final == "paper":  # as the students' is: of the best test epoch
                 accuracy = float(record.epochs.query("phase == 'reference-teacher'")["accuracy"].max())
             names.setdefault(record.config.teacher, []).append((accuracy, record.reference_teacher.params))
-    lines += [_line(readable_name(name), ORIGINAL, pairs) for name, pairs in names.items()]
-    columns = ["network", "kind", "runs", "accuracy [%]", "accuracy [%] ±", "parameters", "parameters ±"]
+    lines += [_line(readable_name(name), ORIGINAL, pairs, images) for name, pairs in names.items()]
+    columns = ["network", "kind", "runs", "accuracy [%]", "accuracy [%] ±", "parameters", "parameters ±", BAND]
     return pd.DataFrame(lines, columns=columns)
 
 
-def _line(name: str, kind: str, pairs: Sequence[tuple[float, int]]) -> tuple[object, ...]:
+def _line(name: str, kind: str, pairs: Sequence[tuple[float, int]], images: int | None) -> tuple[object, ...]:
     params, spread = stat([float(params) for _, params in pairs])
-    accuracy = stat([100 * accuracy for accuracy, _ in pairs])
-    return (name, kind, len(pairs), *accuracy, params, spread if kind == STUDENT else None)
+    accuracies = np.array([accuracy for accuracy, _ in pairs])
+    over_runs, of_images = mean_and_band(100 * accuracies[:, None])[1][0], Difference.of(accuracies.mean(), 0.0, images)
+    band = max(float(over_runs), of_images.band or 0.0)
+    return (name, kind, len(pairs), *stat(list(100 * accuracies)), params, spread if kind == STUDENT else None, band)
 
 
 def sizes_claim(table: pd.DataFrame) -> str:
-    """Return in Markdown which networks of `sizes_table` one of the other kind beats with no more parameters."""
+    """Return in Markdown which networks of `sizes_table` one of the other kind beats, beyond the noise, at its size."""
     if not {STUDENT, ORIGINAL} <= set(table["kind"]):
         return "**No comparison yet:** there must be a finished student and a trained original."
     counts = {}
     for kind, other in ((ORIGINAL, STUDENT), (STUDENT, ORIGINAL)):
         mine, theirs = (table[table["kind"] == name] for name in (kind, other))
-        beaten = [
-            ((theirs["parameters"] <= row["parameters"]) & (theirs["accuracy [%]"] > row["accuracy [%]"])).any()
-            for row in mine.to_dict("records")
-        ]
+        beaten = []
+        for row in mine.to_dict("records"):
+            ahead, band = theirs["accuracy [%]"] - row["accuracy [%]"], np.hypot(theirs[BAND], row[BAND])
+            beaten.append(((theirs["parameters"] <= row["parameters"]) & (ahead > band)).any())
         counts[kind] = f"{sum(beaten)} of {len(mine)}"
     runs = sorted(set(table["runs"]))
     each = f"{runs[0]} run{'s' * (runs[0] > 1)} each" if len(runs) == 1 else f"{runs[0]} to {runs[-1]} runs each"
     return (
         f"**{counts[ORIGINAL]} original networks are less accurate than some student that is no larger, and "
-        f"{counts[STUDENT]} students less accurate than some original that is no larger** ({each})."
+        f"{counts[STUDENT]} students less accurate than some original that is no larger**, by more than the noise of "
+        f"the runs and the test images ({each})."
     )
 
 

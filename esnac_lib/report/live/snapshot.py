@@ -16,7 +16,7 @@ from esnac_lib.objective import Measurement
 from esnac_lib.report.records.study import StudyRecord, record_of, trial_of
 from esnac_lib.training.progress import duration
 
-State = Literal["running", "stopping", "stopped", "finished"]
+State = Literal["running", "finishing", "stopping", "stopped", "finished"]
 
 PHASES = {  # phase: (what it is, the parameter that has its number of epochs), in the order of a study
     "search-teacher": ("training the search teacher", "teacher_epochs"),
@@ -26,7 +26,6 @@ PHASES = {  # phase: (what it is, the parameter that has its number of epochs), 
     "full": ("final training on all images", "final_epochs"),
     "baseline": ("search training of the narrowed teacher", "epochs"),
 }
-STEPS_BACK = 10  # the last steps from which the time left is estimated
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +36,14 @@ class Snapshot:
     writer: int | None  # the process that works on it, None where there is none
     stop_requested: bool
     latest: tuple[str, str, int] | None  # (phase, name, epoch) that was stored last
+    finish_requested: bool = False
+    seconds_left: float | None = None  # of the whole study, as the process that works on it estimates them
 
     @property
     def state(self) -> State:
         """Whether somebody works on it, and if not, whether it came to its end."""
         if self.writer is not None:
-            return "stopping" if self.stop_requested else "running"
+            return "stopping" if self.stop_requested else "finishing" if self.finish_requested else "running"
         return "finished" if _summarised(self.record) == len(self.record.observed) else "stopped"
 
     @property
@@ -91,40 +92,20 @@ class Snapshot:
         return self.record.epochs[self.record.epochs["phase"] == self.phase]
 
     @property
-    def seconds_left(self) -> float | None:
-        """An estimate for the rest of the search, from the last steps or the first one's epochs; None before those."""
-        record, observed = self.record, self.record.observed
-        rest = record.config.num_evaluations - len(observed)
-        if rest <= 0 or self.state == "finished":
-            return 0.0
-        step = self._seconds_a_step()
-        return None if step is None else step * rest / record.config.K
-
-    def _seconds_a_step(self) -> float | None:
-        observed, epochs = self.record.observed, self.running
-        if observed.empty:
-            if self.phase != "search" or epochs.empty or not self.epochs_in_all:
-                return None
-            return float(epochs.groupby("name")["seconds"].mean().sum()) * self.epochs_in_all
-        ends = observed.groupby("step")["told_at"].max().sort_values()
-        between = ends.diff().dt.total_seconds().dropna().tail(STEPS_BACK)
-        if between.empty:
-            return float(observed["seconds"].sum() + observed["propose_seconds"].sum())
-        return float(between.median())  # which a study that slept once between two steps does not move
-
-    @property
     def status(self) -> str:
         """How far the study is, in a line."""
-        observed, planned = len(self.record.observed), self.record.config.num_evaluations
+        observed = len(self.record.observed)
+        planned = max(observed, self.record.config.num_evaluations)
         words = [self.state, f"{observed} of {planned} evaluated"]
         if failed := len(self.record.failed):
             words.append(f"{failed} failed")
         if self.state in ("finished", "stopped"):
-            return ", ".join(words) + "; the same command goes on" * (self.state == "stopped")
+            done = self.state == "finished" and (observed == planned or self.record.is_final)
+            return ", ".join(words) + "; the same command goes on" * (not done)
         epoch = f" (epoch {self.running['epoch'].max() + 1} of {self.epochs_in_all})"
         words.append(self.doing + ("" if self.running.empty or not self.epochs_in_all else epoch))
-        if self.seconds_left:
-            words.append(f"{duration(self.seconds_left)} left in the search")
+        if self.seconds_left is not None:
+            words.append(f"{duration(self.seconds_left)} left in all")
         return ", ".join(words)
 
     @property
@@ -133,7 +114,7 @@ class Snapshot:
         record, student = self.record, self.record.student
         if student is None or record.teacher is None:
             return "no student evaluated yet"
-        which = "solution" if record.solution is not None else "best so far"
+        which = "best so far" if record.solution is None else "solution" if record.is_final else "solution so far"
         return f"{which}: {self.describe(student.trial)}" if student.trial is not None else which
 
     def describe(self, trial: int) -> str:
@@ -168,7 +149,8 @@ class Reader:
     def read(self) -> Snapshot:
         """Return the study as it is now. Raises LedgerError when the ledger is gone or damaged."""
         self._seen, ledger = self._now(), self.ledger
-        return Snapshot(record_of(ledger), ledger.writer(), ledger.stop_requested(), ledger.latest_epoch())
+        record, stop, latest = record_of(ledger), ledger.stop_requested(), ledger.latest_epoch()
+        return Snapshot(record, ledger.writer(), stop, latest, ledger.finish_requested(), ledger.left())
 
     def _now(self) -> list[Any]:
         path = self.ledger.path

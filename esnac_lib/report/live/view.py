@@ -10,6 +10,7 @@ import os
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 from esnac_lib.config.paths import study_dir
 from esnac_lib.config.study import StudyConfig
 from esnac_lib.errors import EsnacError, LedgerError
+from esnac_lib.files import shown
+from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.report.figures.student_graph import student_graph
 from esnac_lib.report.live.panels import draw, to_png, to_svg
 from esnac_lib.report.live.snapshot import Reader, Snapshot
@@ -27,14 +30,18 @@ LOOK_EVERY = 1.0  # seconds between two looks at the files
 SHARE = 0.05  # of the time that may be spent on reading and drawing
 STILL_EVERY = 30.0  # seconds between two still pictures for the notebook's file
 
-# The still picture lies in the output below the widgets. Where these are alive it is hidden; where they are not (a
-# notebook that was reopened, or is shown elsewhere) there is nothing to hide it.
+# A cell has three outputs: this text, the widgets, and the still picture. The picture is hidden where the widgets are
+# alive, and what is left of the widgets where they are not: in a notebook that was opened again, or is shown elsewhere.
+OUTPUTS = """<style>
+.jp-OutputArea-child:has(.esnac-outputs) { display: none }
+.jp-OutputArea-child:has(.esnac-outputs) + .jp-OutputArea-child:not(:has(.esnac-monitor)) { display: none }
+.jp-OutputArea-child:has(.esnac-monitor) + .jp-OutputArea-child:has(img) { display: none }
+</style><span class="esnac-outputs"></span>"""
 STYLE = """<style>
 .esnac-panels svg { pointer-events: none }
 .esnac-panels a { pointer-events: auto; cursor: pointer }
 .esnac-monitor a:hover use, .esnac-monitor a:hover path { stroke: #D55E00 !important; stroke-width: 2px }
 .esnac-monitor .esnac-words { line-height: 1.5 }
-.jp-OutputArea-child:has(.esnac-monitor) + .jp-OutputArea-child:has(img) { display: none }
 </style>"""
 # A point of the figure puts its number into the field below, as a person would.
 ON_CLICK = (
@@ -63,8 +70,8 @@ def attach(study: str | Path | StudyConfig | HasFolder, live: bool | None = None
 class Monitor:
     """The live view of a study, shown where it is the last value of a cell.
 
-    `snapshot` reads the study now; `choose` shows another architecture; `stop` asks the study to stop; `close` ends
-    the view's thread and leaves the view as it is.
+    `snapshot` reads the study now; `choose` shows another architecture; `stop` asks the study to stop, `finish` to end
+    its search and finish with the best; `close` ends the view's thread and leaves the view as it is.
     """
 
     def __init__(self, path: Path, live: bool) -> None:
@@ -81,7 +88,7 @@ class Monitor:
     def __repr__(self) -> str:
         """Return the study in three lines."""
         snapshot = self.snapshot()
-        return f"{snapshot.record.config.study}: {snapshot.status}\n{snapshot.found}\n{self._reader.ledger.path}"
+        return f"{snapshot.record.config.study}: {snapshot.status}\n{snapshot.found}\n{shown(self._reader.ledger.path)}"
 
     def snapshot(self) -> Snapshot:
         """Return the study as it is now."""
@@ -102,11 +109,18 @@ class Monitor:
 
     def stop(self) -> None:
         """Ask the study to stop; what it has in training goes on from its last epoch when it is started again."""
+        self._running("stop").request_stop()
+
+    def finish(self) -> None:
+        """Ask the study to end its search, and to train the best found so far to the end."""
+        self._running("finish").request_finish()
+
+    def _running(self, what: str) -> Ledger:
         snapshot = self.snapshot()
         if snapshot.writer is None:
             name = snapshot.record.config.study
-            raise LedgerError(f"nothing to stop: no process works on {name!r} ({snapshot.state})")
-        self._reader.ledger.request_stop()
+            raise LedgerError(f"nothing to {what}: no process works on {name!r} ({snapshot.state})")
+        return self._reader.ledger
 
     def close(self) -> None:
         """Stop following the study."""
@@ -120,11 +134,12 @@ class Monitor:
             print(self)
             return
         with self._lock:
-            if self._widgets is not None:
-                display(self._widgets.box)
-            elif self.live:
-                display(self._open().box)
-                threading.Thread(target=self._follow, name="monitor", daemon=True).start()
+            if self.live:
+                known, widgets = self._widgets, self._widgets or self._open()
+                display({"text/html": OUTPUTS, "text/plain": ""}, raw=True)
+                display(widgets.box._repr_mimebundle_() | {"text/plain": ""}, raw=True)
+                if known is None:
+                    threading.Thread(target=self._follow, name="monitor", daemon=True).start()
             still = display(self._picture(), raw=True, display_id=True)
             self._still = still if self.live else None
 
@@ -184,7 +199,7 @@ class Monitor:
 
 
 class _Widgets:
-    """The widgets of one view, top down: words and the stop button, progress, figure, the chosen architecture."""
+    """The widgets of one view, top down: words and two buttons, progress, figure, the chosen architecture."""
 
     def __init__(self, monitor: Monitor) -> None:
         import ipywidgets
@@ -193,6 +208,8 @@ class _Widgets:
         fixed, wide = {"flex": "0 0 auto"}, {"width": "100%"}
         self.words, self.figure = ipywidgets.HTML(layout=wide), ipywidgets.HTML(layout=wide)
         self.progress = ipywidgets.IntProgress(layout=wide | {"height": "14px"})
+        tip = "The search ends, and the best found so far are trained to the end. It can go on later."
+        self.finish = ipywidgets.Button(icon="flag-checkered", tooltip=tip, layout=fixed | {"width": "auto"})
         self.stop = ipywidgets.Button(icon="stop", tooltip="It can be resumed.", layout=fixed)
         look = fixed | {"width": "auto", "margin": "2px 20px"}
         self.best = ipywidgets.Checkbox(value=True, description="follow the best", indent=False, layout=look)
@@ -202,25 +219,28 @@ class _Widgets:
         self.facts = ipywidgets.HTML()
         self.drawing = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
         chooser = ipywidgets.HBox([self.trial, self.best, self.facts], layout={"align_items": "center"})
-        head = ipywidgets.HBox([self.words, self.stop], layout={"justify_content": "space-between"})
+        head = ipywidgets.HBox([self.words, self.finish, self.stop], layout={"justify_content": "space-between"})
         self.box = ipywidgets.VBox([head, self.progress, self.figure, chooser, self.drawing])
         self.box.add_class("esnac-monitor")
         self._drawn: tuple[Any, ...] | None = None
         self._setting: int | None = None  # the thread that sets the fields: its changes are not a person's choice
-        self.stop.on_click(self._on_stop)
+        self.finish.on_click(lambda _: self._ask(self.monitor.finish, self.finish, "finishing …"))
+        self.stop.on_click(lambda _: self._ask(self.monitor.stop, self.stop, "stopping …"))
         self.trial.observe(self._on_trial, "value")
         self.best.observe(self._on_best, "value")
 
     def update(self, snapshot: Snapshot) -> None:
-        """Update the status, the progress and the button."""
+        """Update the status, the progress and the buttons."""
         config, state = snapshot.record.config, snapshot.state
         heading = escape(f"{config.sampler} compresses {config.teacher} on {config.dataset}")
         lines = [f"<b>{escape(config.study)}</b> &nbsp; {heading}", escape(snapshot.status), escape(snapshot.found)]
         self.words.value = f'{STYLE}<div class="esnac-words" data-state="{state}">{"<br>".join(lines)}</div>'
         self.progress.max = config.num_evaluations
         self.progress.value = len(snapshot.record.observed)
-        self.progress.bar_style = {"finished": "success", "running": "info"}.get(state, "warning")
-        self.stop.disabled = state != "running"
+        self.progress.bar_style = {"finished": "success", "running": "info", "finishing": "info"}.get(state, "warning")
+        self.finish.disabled = state != "running"
+        self.finish.description = "finishing …" if state == "finishing" else "finish now with the best"
+        self.stop.disabled = state not in ("running", "finishing")
         self.stop.description = "stopping …" if state == "stopping" else "stop the study"
 
     def show_trial(self, snapshot: Snapshot, trial: int | None, following: bool) -> None:
@@ -240,13 +260,13 @@ class _Widgets:
             self.drawing.layout.display = "none" if trial is None else ""
             self._drawn = key
 
-    def _on_stop(self, _: Any) -> None:
+    def _ask(self, request: Callable[[], None], button: Any, meanwhile: str) -> None:
         try:
-            self.monitor.stop()
+            request()
         except LedgerError as error:
             self.facts.value = escape(str(error))
         else:
-            self.stop.disabled, self.stop.description = True, "stopping …"
+            button.disabled, button.description = True, meanwhile
 
     def _on_trial(self, change: dict[str, Any]) -> None:
         if self._setting != threading.get_ident():

@@ -14,11 +14,12 @@ from typing import Any
 
 import pandas as pd
 
+from esnac_lib.data.registry import DATASETS
 from esnac_lib.files import write_atomically
 from esnac_lib.objective import OBJECTIVES, Measurement
 from esnac_lib.report.papers.printed_tables import NUMBERS, PaperRow, paper_tables
 from esnac_lib.report.records.runs import COMPRESSION, Pair, Run, RunGroup, grouped, is_same, results_of
-from esnac_lib.report.statistics import Stat, stat
+from esnac_lib.report.statistics import Difference, Stat, stat
 from esnac_lib.report.tables.formatting import readable
 
 NOT_RUN = "not run yet"
@@ -28,16 +29,17 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def verdict(ours: Stat, printed: Stat) -> str:
-    """Return how ours compares with a printed value, the higher the better: "better", "worse" or "within one std".
+def verdict(ours: Stat, printed: Stat, band: float = 0.0) -> str:
+    """Return how ours compares with a printed value, the higher the better: "better", "worse" or "within the noise".
 
-    That is the larger of the printed deviation and that of our runs; where there is none, any difference counts.
+    The noise is the largest of the printed deviation, that of our runs, and, for accuracies, the `band` of the test
+    images; where there is none, any difference counts.
     """
     if ours.mean is None or printed.mean is None:
         return NOT_RUN if ours.mean is None else "nothing printed"
     difference = round(ours.mean - printed.mean, 9)
-    if abs(difference) <= max(ours.std or 0.0, printed.std or 0.0):
-        return "within one std"
+    if abs(difference) <= max(ours.std or 0.0, printed.std or 0.0, band):
+        return "within the noise"
     return "better" if difference > 0 else "worse"
 
 
@@ -95,7 +97,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 def verdicts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Count our lines of each table by verdict; printed rows without a run of ours count as not run."""
-    kinds = ["better", "within one std", "worse", NOT_RUN]
+    kinds = ["better", "within the noise", "worse", NOT_RUN]
     counts = [[int(table["verdict"].str.startswith(kind).sum()) for kind in kinds] for table in tables.values()]
     return pd.DataFrame([[name, *row] for name, row in zip(tables, counts, strict=True)], columns=["table", *kinds])
 
@@ -120,11 +122,20 @@ def _our_lines(row: PaperRow, asked: Sequence[RunGroup]) -> list[dict[str, Any]]
     lines = []
     for protocol, pairs in found:
         if pairs:
-            stats, by = results_of(pairs, row.teacher_accuracy), "f"
+            stats = results_of(pairs, row.teacher_accuracy)
             if row.what == "teacher":
-                stats, by = {name: stats[name] for name in ("accuracy", "params")}, "accuracy"
-            lines.append(_line(row, "ours", stats, len(pairs), protocol, verdict(stats[by], getattr(row, by))))
+                stats = {name: stats[name] for name in ("accuracy", "params")}
+                said = verdict(stats["accuracy"], row.accuracy, _band(stats["accuracy"], row))
+            else:
+                said = verdict(stats["f"], row.f)
+            lines.append(_line(row, "ours", stats, len(pairs), protocol, said))
     return lines
+
+
+def _band(ours: Stat, row: PaperRow) -> float:
+    """Return the noise band, in points, of the difference of our accuracy and a printed one on the same test images."""
+    accuracy = [(stat.mean or 0.0) / 100 for stat in (ours, row.accuracy)]
+    return Difference.of(accuracy[0], accuracy[1], DATASETS[row.same["dataset"]].test_images).band or 0.0
 
 
 def _teachers(groups: Sequence[RunGroup]) -> list[tuple[str, list[Pair]]]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from esnac_lib.config.study import AS_PUBLISHED, StudyConfig
+from esnac_lib.data.registry import DATASETS
 from esnac_lib.report.papers.printed_tables import FULL, NUMBERS, PLAIN, PaperRow, paper_tables
 from esnac_lib.report.records.runs import is_same
+from esnac_lib.report.statistics import Difference
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,20 @@ class Published:
     times: float
     f: float  # against the printed teacher
     note: str  # the printed spreads, or what is derived
+    images: int | None  # test images of the data set
 
     @property
-    def change(self) -> float:
-        """What the student gains over its teacher, in points."""
-        return self.accuracy - self.teacher_accuracy
+    def change(self) -> Difference:
+        """What the student gains over its teacher; the printed digits are two."""
+        exact = Difference.of(self.accuracy / 100, self.teacher_accuracy / 100, self.images)
+        return exact._replace(points=round(exact.points, 2))
 
     @property
     def claim(self) -> str:
         """The result in words."""
         return (
-            f"{self.change:+.2f} points at {self.times:g} times fewer parameters, from a teacher of "
-            f"{self.teacher_accuracy:.2f} %."
+            f"{self.change.signed} at {self.times:g} times fewer parameters, from a teacher of "
+            f"{self.teacher_accuracy:.2f} %{self.change.caveat}."
         )
 
 
@@ -82,4 +86,5 @@ def _with_teacher(table: str, row: PaperRow, teacher: PaperRow) -> Published:
         spreads = [(heading, getattr(row, name).std) for name, heading in NUMBERS.items()]
         printed = [f"{heading} ± {std:,g}" for heading, std in spreads if std is not None]
         note = f"as printed; {', '.join(printed)}" if printed else "as printed"
-    return Published(label, f"{paper}, teacher", reference, teacher_params, **values, note=note)
+    images = DATASETS[row.same["dataset"]].test_images
+    return Published(label, f"{paper}, teacher", reference, teacher_params, **values, note=note, images=images)

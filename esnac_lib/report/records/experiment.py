@@ -88,7 +88,7 @@ def variant_of(study: StudyConfig) -> str:
 def is_complete(record: StudyRecord) -> bool:
     """Return whether a study is finished: it has a solution, or all evaluations if there is no final training."""
     if record.config.final != "none":
-        return record.solution is not None
+        return record.is_final
     return record.has_summary and record.best is not None
 
 

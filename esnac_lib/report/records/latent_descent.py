@@ -18,10 +18,12 @@ from typing import Any
 import pandas as pd
 
 from esnac_lib.config.latent_descent import BASELINES, CompressionConfig
+from esnac_lib.data.noise import is_near_chance, near_chance
 from esnac_lib.errors import LedgerError
 from esnac_lib.latent_descent.sequence import Item, Items
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.report.records.study import LedgerRecord, ledger_path, read_environment
+from esnac_lib.report.statistics import Difference
 
 KINDS = ("teacher", "codec", "path", "compressed", "compared", "width", "final", "full", "pruned")
 SOURCES = ("random", "around", "descent")  # by the rules of Section 9, variations of the teacher, or by a descent
@@ -96,6 +98,18 @@ class CompressionRecord(LedgerRecord):
         found = [entry for times, entry in self.results["width"].items() if times in wanted]
         return sorted(found, key=lambda entry: -entry["params"])
 
+    @property
+    def guesses(self) -> str:
+        """What must be said where the teacher hardly beats guessing; else empty (an older ledger has no chance)."""
+        found, images = self.teacher or {}, self.test_images
+        if "chance" not in found or images is None or not is_near_chance(found["accuracy"], found["chance"], images):
+            return ""
+        return near_chance("The teacher", found["accuracy"], found["chance"])
+
+    def difference(self, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Difference:
+        """Return by how much the test accuracy of one network after final training is above another's."""
+        return Difference.of(mine["accuracy"], theirs["accuracy"], self.test_images)
+
     def items(self, trial: int) -> Items:
         """Return the sequence of a trial."""
         (note,) = self.trials.loc[self.trials["trial"] == trial, "note"]
@@ -111,6 +125,8 @@ class CompressionRecord(LedgerRecord):
         if self.student is None:
             return f"{text}; no final result yet"
         missing = [name for name in self.config.baseline_names if name not in self.results["compared"]]
+        if self.student.get("ended"):
+            text += "; the search ended early, the same command goes on"
         return f"{text}; final training done" + (f"; baselines missing: {', '.join(missing)}" if missing else "")
 
 

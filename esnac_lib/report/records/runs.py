@@ -19,9 +19,11 @@ from esnac_lib.config.base import upgraded
 from esnac_lib.config.latent_descent import CompressionConfig
 from esnac_lib.config.study import PRESETS, RESULT_FREE, StudyConfig
 from esnac_lib.errors import LedgerError
+from esnac_lib.files import shown
 from esnac_lib.ledger.file import find_ledgers
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import PAPERS, Measurement, Objective, compression_ratio
+from esnac_lib.report.records.study import is_last
 from esnac_lib.report.statistics import Stat, stat
 
 COMPRESSION = "architecture compression"  # stands for the sampler of a study of the second paper, which has none
@@ -157,12 +159,15 @@ def _read(path: Path, root: Path) -> Run:
     if config["sampler"] == COMPRESSION:
         planned, trained = config["architectures"], summary
         trials = trials[trials["decisions"].map(lambda text: "index" in json.loads(text)).astype(bool)]
+    observed = int(trials["told_at"].notna().sum())
+    if not is_last(results["solution"].get("student", {}), observed, planned):
+        trained = {}  # the search can go on: it is no result yet
     accuracy = "best_epoch_accuracy" if config["final"] == "paper" else "accuracy"
     best = trials["f"].max()
     return Run(
         study=path.parent.relative_to(root).as_posix(),
         config=config,
-        observed=int(trials["told_at"].notna().sum()),
+        observed=observed,
         planned=planned,
         failed=int((trials["state"] == "failed").sum()),
         best_f=None if best != best else float(best),
@@ -192,4 +197,4 @@ def _summary(path: Path) -> Mapping[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except ValueError:
-        raise LedgerError(f"{path.parent.name}/{path.name} is damaged (no JSON): run its notebook again") from None
+        raise LedgerError(f"{shown(path)} is damaged (no JSON): run its notebook again") from None

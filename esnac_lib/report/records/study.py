@@ -10,6 +10,7 @@ Tables and figures are made from such a record, never from the variables of a ru
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -20,8 +21,12 @@ import pandas as pd
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.config.paths import outputs_root
 from esnac_lib.config.study import StudyConfig
+from esnac_lib.data.noise import is_near_chance, near_chance
+from esnac_lib.data.registry import DATASETS
+from esnac_lib.files import shown
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.objective import OBJECTIVES, Measurement, Objective
+from esnac_lib.report.statistics import Difference
 from esnac_lib.samplers.registry import SAMPLERS
 from esnac_lib.space.decisions import Decisions
 
@@ -40,11 +45,24 @@ class Measured:
     trial: int | None = None  # where the search found it
     architecture: Architecture | None = None
     arch_id: str | None = None
+    out_of: int | None = None  # images that the accuracy is measured on; None where the ledger does not say
+    chance: float | None = None  # of a teacher: the accuracy of always naming the commonest class
 
     @property
     def measurement(self) -> Measurement:
         """What an objective makes f from."""
         return Measurement(self.accuracy, self.params, self.macs)
+
+    @property
+    def guesses(self) -> str:
+        """What must be said of a teacher that hardly beats guessing; empty for any other network."""
+        if self.chance is None or self.out_of is None or not is_near_chance(self.accuracy, self.chance, self.out_of):
+            return ""
+        return near_chance("The teacher", self.accuracy, self.chance)
+
+    def minus(self, other: Measured) -> Difference:
+        """Return by how much this accuracy is above another's, on the same images."""
+        return Difference.of(self.accuracy, other.accuracy, self.out_of)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +86,20 @@ class LedgerRecord:
 
     @property
     def place(self) -> PurePath:
-        """The study's folder, from the folder that holds the outputs: it names no place on a machine."""
-        return PurePath(*self.folder.parts[-1 - len(PurePath(self.config.study).parts) :])
+        """The study's folder as it is printed: from the working folder, or absolute."""
+        return PurePath(shown(self.folder))
 
     @property
     def has_summary(self) -> bool:
         """Whether the study came to its end and wrote summary.json."""
         return (self.folder / "summary.json").exists()
+
+    @property
+    def test_images(self) -> int | None:
+        """How many test images there are; None where neither the ledger nor the registry of data sets says it."""
+        known = DATASETS.get(self.config.dataset)
+        stored = self.results["teacher"].get("reference", {}).get("images")
+        return stored or (known.test_images if known else None)
 
     @cached_property
     def observed(self) -> pd.DataFrame:
@@ -111,10 +136,13 @@ class StudyRecord(LedgerRecord):
     @property
     def status(self) -> str:
         """How far the study is, in words."""
-        text = f"{len(self.observed)} of {self.config.num_evaluations} architectures evaluated"
+        planned = max(len(self.observed), self.config.num_evaluations)  # `steps` may have become fewer
+        text = f"{len(self.observed)} of {planned} architectures evaluated"
         text += f", {len(self.failed)} of them failed" if len(self.failed) else ""
-        if self.solution is not None:
+        if self.is_final:
             return f"{text}; final training done"
+        if self.solution is not None:
+            return f"{text}; final training after {self.finished_after} of them, not final: the same command goes on"
         return f"{text}; no final {'training asked for' if self.config.final == 'none' else 'result yet'}"
 
     @cached_property
@@ -136,8 +164,11 @@ class StudyRecord(LedgerRecord):
         found = self.results["teacher"].get(role)
         if found is None:
             return None
-        architecture = Architecture.from_json(found["architecture"])
-        return Measured(found["params"], found["macs"], found["accuracy"], evaluated_on, 0.0, architecture=architecture)
+        architecture, known = Architecture.from_json(found["architecture"]), (found["params"], found["macs"])
+        out_of = self.test_images if evaluated_on == "test" else self.config.validation
+        chance = found.get("chance", 1 / architecture.output_shape[0])  # an older ledger does not say it
+        own: dict[str, Any] = {"architecture": architecture, "out_of": out_of, "chance": chance}
+        return Measured(*known, found["accuracy"], evaluated_on, 0.0, **own)
 
     @cached_property
     def solution(self) -> Measured | None:
@@ -151,16 +182,34 @@ class StudyRecord(LedgerRecord):
     @cached_property
     def narrowed(self) -> Measured | None:
         """The teacher with every width scaled by one factor to the solution's size, trained like it."""
-        found = self.results["baseline"].get("narrowed")
-        if found is None:
-            return None
+        found, solution = self.results["baseline"].get("narrowed"), self.results["solution"].get("student")
+        if found is None or (solution and found.get("of", solution["student"]) != solution["student"]):
+            return None  # there is none, or only that of an earlier solution
         stored = self.results["narrowed"].get(found["student"])
         return self._final(found, None, Architecture.from_json(stored["architecture"]) if stored else None)
 
     def _final(self, found: dict[str, Any], trial: int | None, architecture: Architecture | None) -> Measured:
         """Return an entry of the summary. The paper's form of final training counts the best test epoch."""
         params, macs, accuracy = found["params"], found["macs"], found[self._counted]
-        return Measured(params, macs, accuracy, "test", found["f"], trial, architecture, found["arch_id"])
+        own = trial, architecture, found["arch_id"], self.test_images
+        return Measured(params, macs, accuracy, "test", found["f"], *own)
+
+    @property
+    def narrowed_is_solution(self) -> bool:
+        """Whether the solution is the narrowed teacher itself, so that there is nothing to compare it with."""
+        solution, narrowed = self.solution, self.narrowed
+        return solution is not None and narrowed is not None and solution.arch_id == narrowed.arch_id
+
+    @property
+    def finished_after(self) -> int | None:
+        """Of how many evaluated architectures the solution is the best; None without one, or where it is not said."""
+        return self.results["solution"].get("student", {}).get("evaluations")
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the solution is that of the whole search: nothing was left to evaluate, and nothing was since."""
+        found = self.results["solution"].get("student")
+        return found is not None and is_last(found, len(self.observed), self.config.num_evaluations)
 
     @property
     def _counted(self) -> str:
@@ -173,10 +222,8 @@ class StudyRecord(LedgerRecord):
             return None
         row = self.complete.sort_values(["f", "trial"], ascending=[False, True]).iloc[0]
         accuracy, f, trial = float(row["accuracy"]), float(row["f"]), int(row["trial"])
-        architecture = Architecture.from_json(row["architecture"])
-        return Measured(
-            int(row["params"]), int(row["macs"]), accuracy, "validation", f, trial, architecture, row["arch_id"]
-        )
+        own = trial, Architecture.from_json(row["architecture"]), row["arch_id"], self.config.validation
+        return Measured(int(row["params"]), int(row["macs"]), accuracy, "validation", f, *own)
 
     @property
     def student(self) -> Measured | None:
@@ -233,6 +280,12 @@ def record_of(ledger: Ledger) -> StudyRecord:
     results = {kind: ledger.results(kind) for kind in KINDS}
     config, folder = StudyConfig.from_stored(ledger.config), ledger.path.resolve().parent
     return StudyRecord(folder, config, ledger.trials(), ledger.epochs(), results, read_environment(folder))
+
+
+def is_last(solution: Mapping[str, Any], observed: int, planned: int) -> bool:
+    """Return whether a stored solution is that of the whole search; one that does not say of how many it is, is."""
+    count = solution.get("evaluations")
+    return count is None or (count == observed and (count >= planned or solution["ended"] == "exhausted"))
 
 
 def trial_of(key: str) -> int:

@@ -10,6 +10,8 @@ from esnac_lib.report.papers.published import published
 from esnac_lib.report.records.experiment import ExperimentRecord
 from esnac_lib.report.records.study import Measured, StudyRecord
 from esnac_lib.report.statistics import mean_and_band
+from esnac_lib.report.tables.formatting import headline
+from esnac_lib.report.tables.study import THE_SAME
 
 
 def claim(record: StudyRecord) -> str:
@@ -24,26 +26,34 @@ def claim(record: StudyRecord) -> str:
     )
     if record.solution is None:
         return (
-            f"**The best student so far has {gain}.** It was trained by search training alone and evaluated on the "
-            f"validation images: {record.status}."
+            f"{headline(f'The best student so far has {gain}.', teacher.guesses)} It was trained by search training "
+            f"alone and evaluated on the validation images: {record.status}."
         )
-    text = f"**The student that {record.name} found has {gain}.**"
+    first = f"best of the first {record.finished_after} architectures"
+    which = f"student that {record.name} found" if record.is_final else first
+    text = headline(f"The {which} has {gain}.", teacher.guesses) + " It is not final." * (not record.is_final)
     if record.narrowed is not None:
-        narrowed = record.narrowed
-        ahead = 100 * (student.accuracy - narrowed.accuracy)
-        text += (
-            f" That is {abs(ahead):.2f} points {'more' if ahead >= 0 else 'less'} than the teacher uniformly narrowed "
-            f"to that size and trained alike ({narrowed.accuracy:.2%} with {narrowed.params:,} parameters)."
-        )
+        text += f" {_beside_narrowed(record, student, record.narrowed)}"
     if (printed := published(record.config)) is not None:
         text += f" Published ({printed.label}): {printed.claim}"
     return f"{text} One run, seed {record.config.seed}; {record.status}."
 
 
 def _gap(student: Measured, teacher: Measured) -> str:
-    points = 100 * (student.accuracy - teacher.accuracy)
-    change = f"{'loses' if points < 0 else 'gains'} {abs(points):.2f} points of {student.evaluated_on} accuracy"
-    return f"{change} ({student.accuracy:.2%} instead of {teacher.accuracy:.2%})"
+    difference = student.minus(teacher)
+    verb, which = "loses" if difference.points < 0 else "gains", f"{student.evaluated_on} accuracy"
+    accuracies = f"({student.accuracy:.2%} instead of {teacher.accuracy:.2%})"
+    return f"{verb} {difference.amount} of {which}{difference.caveat} {accuracies}"
+
+
+def _beside_narrowed(record: StudyRecord, student: Measured, narrowed: Measured) -> str:
+    if record.narrowed_is_solution:
+        return f"{THE_SAME[0].upper()}{THE_SAME[1:]}."
+    ahead = student.minus(narrowed)
+    return (
+        f"That is {ahead.amount} {'more' if ahead.points >= 0 else 'less'} than the teacher uniformly narrowed to that "
+        f"size and trained alike ({narrowed.accuracy:.2%} with {narrowed.params:,} parameters){ahead.caveat}."
+    )
 
 
 def ranking(experiment: ExperimentRecord, rows: Mapping[str, str]) -> str:

@@ -31,10 +31,15 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown, index=table.index)
 
 
+def headline(result: str, guesses: str) -> str:
+    """Return the result as a headline, unless its teacher only guesses: then that is the headline."""
+    return f"**{guesses}.** {result}" if guesses else f"**{result}**"
+
+
 def _cell(value: Any, spread: Any, form: str) -> str:
     if pd.isna(value) or value == "":
         return "–"
     if not isinstance(value, Real) or (isinstance(value, int) and form == "{:.4g}"):
         return str(value)
     text = form.format(value)
-    return text if pd.isna(spread) else f"{text} ± {form.format(spread)}"
+    return text if pd.isna(spread) else f"{text} ± {form.replace('+', '').format(spread)}"

@@ -12,6 +12,8 @@ from esnac_lib.latent_descent.sequence import ACTIVATIONS, BATCH_NORM, CONV, DRO
 from esnac_lib.report.papers.published import published
 from esnac_lib.report.records.latent_descent import SOURCES, CompressionRecord, items_of
 from esnac_lib.report.records.study import StudyRecord
+from esnac_lib.report.statistics import Difference
+from esnac_lib.report.tables.formatting import headline
 
 NAMES = {
     "random": "best random architecture of that size",
@@ -22,8 +24,8 @@ NAMES = {
 }
 SOURCE_NAMES = {"random": "random (Section 9)", "around": "around the teacher", "descent": "decoded by the descent"}
 RESULT_COLUMNS = {
-    "network": "object", "accuracy [%]": "float64", "change [points]": "float64", "parameters": "Int64",
-    "compression (×)": "float64", "MACs": "Int64", "f": "float64", "note": "object",
+    "network": "object", "accuracy [%]": "float64", "change [points]": "float64", "change [points] ±": "float64",
+    "parameters": "Int64", "compression (×)": "float64", "MACs": "Int64", "f": "float64", "note": "object",
 }  # fmt: skip
 
 
@@ -32,18 +34,23 @@ def compression_claim(record: CompressionRecord) -> str:
     teacher, student = record.teacher, record.student
     if teacher is None or student is None:
         return f"**No result yet.** {record.status}."
-    points = 100 * student["delta_accuracy"]
+    change = record.difference(student, teacher)
     text = (
-        f"**Gradient descent in the embedding found a network with {student['times']:.2f} times fewer parameters than "
-        f"{record.config.teacher} ({student['params']:,} instead of {teacher['params']:,}) and {abs(points):.2f} "
-        f"points {'more' if points >= 0 else 'less'} test accuracy ({student['accuracy']:.2%} instead of "
-        f"{teacher['accuracy']:.2%}).**"
+        f"Gradient descent in the embedding found a network with {student['times']:.2f} times fewer parameters than "
+        f"{record.config.teacher} ({student['params']:,} instead of {teacher['params']:,}) and {change.amount} "
+        f"{'more' if change.points >= 0 else 'less'} test accuracy{change.caveat} ({student['accuracy']:.2%} instead "
+        f"of {teacher['accuracy']:.2%})."
     )
+    text = headline(text, record.guesses) + (" It is not final." if student.get("ended") else "")
     for name, entry in record.baselines.items():
-        ahead = 100 * (student["accuracy"] - entry["accuracy"])
+        text += f" {NAMES[name][0].upper()}{NAMES[name][1:]}: "
+        if entry["arch_id"] == student["arch_id"]:
+            text += "it is the same network."
+            continue
+        ahead = record.difference(student, entry)
         text += (
-            f" {NAMES[name].capitalize() if name != 'n2n' else 'N2N'}: {entry['accuracy']:.2%} with "
-            f"{entry['params']:,} parameters, {'behind' if ahead >= 0 else 'ahead of'} it by {abs(ahead):.2f} points."
+            f"{entry['accuracy']:.2%} with {entry['params']:,} parameters, "
+            f"{'behind' if ahead.points >= 0 else 'ahead of'} it by {ahead.amount}{ahead.caveat}."
         )
     if (printed := published(record.config.study_config)) is not None:
         text += f" Published: {printed.claim}"
@@ -53,42 +60,50 @@ def compression_claim(record: CompressionRecord) -> str:
 def compression_table(record: CompressionRecord, *others: StudyRecord) -> pd.DataFrame:
     """Return a table of teacher, student, baselines, other studies' solutions with the same teacher, published row.
 
-    Test accuracies after the last epoch of the same final training; f and changes are against our own teacher.
+    Test accuracies after the last epoch of the same final training; f and changes are against our own teacher, the ± of
+    a change is its 95 % noise band. What is the same network as the student has no line of its own.
     """
     teacher, student = record.teacher, record.student
     rows: list[tuple[Any, ...]] = []
     if teacher is not None:
-        rows.append(_row(f"teacher {record.config.teacher}", {**teacher, "delta_accuracy": 0.0, "f": 0.0}, teacher, ""))
+        rows.append(_row(f"teacher {record.config.teacher}", {**teacher, "f": 0.0}, teacher, Difference(0.0), ""))
     if teacher is not None and student is not None:
-        rows.append(_row("Architecture Compression", student, teacher, f"trial {student['trial']}"))
+        same = [NAMES[name] for name, e in record.baselines.items() if e["arch_id"] == student["arch_id"]]
+        note = "; ".join([f"trial {student['trial']}", *(f"it is the {name}" for name in same)])
+        lines = [("Architecture Compression", student, note)]
         notes = {
             "pruning": lambda e: f"best of {e['runs']}; stopped by {e['stopped']}",
             "n2n": lambda e: f"nearest in size of {e['evaluations']} evaluated",
             "random": lambda e: f"trial {e['trial']}",
         }
         for name, entry in record.baselines.items():
-            rows.append(_row(NAMES[name], entry, teacher, notes.get(name, lambda e: "")(entry)))
-        rows += [_row(NAMES["narrowed"], entry, teacher, "another size") for entry in record.widths]
+            if entry["arch_id"] != student["arch_id"]:
+                lines.append((NAMES[name], entry, notes.get(name, lambda e: "")(entry)))
+        lines += [(NAMES["narrowed"], entry, "another size") for entry in record.widths]
+        rows += [_row(name, e, teacher, record.difference(e, teacher), note) for name, e, note in lines]
     rows += [row for other in others for row in _other_rows(other)]
     if (printed := published(record.config.study_config)) is not None:
-        note = f"from a teacher of {printed.teacher_accuracy:.2f} %; {printed.note}"
-        numbers = printed.accuracy, round(printed.change, 2), round(printed.params), printed.times
+        note = f"from a teacher of {printed.teacher_accuracy:.2f} %; {printed.note}{printed.change.note}"
+        numbers = printed.accuracy, *printed.change, round(printed.params), printed.times
         rows.append((f"published: {printed.label}", *numbers, None, None, note))
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS), dtype=object).astype(RESULT_COLUMNS)
 
 
-def _row(name: str, entry: Mapping[str, Any], teacher: Mapping[str, Any], note: str) -> tuple[Any, ...]:
-    accuracy, change, params = 100 * entry["accuracy"], 100 * entry["delta_accuracy"], entry["params"]
-    return name, accuracy, change, params, teacher["params"] / params, entry["macs"], entry["f"], note
+def _row(
+    name: str, entry: Mapping[str, Any], teacher: Mapping[str, Any], change: Difference, note: str
+) -> tuple[Any, ...]:
+    sizes = entry["params"], teacher["params"] / entry["params"], entry["macs"]
+    note = (note + change.note).removeprefix("; ")
+    return name, 100 * entry["accuracy"], *change, *sizes, entry["f"], note
 
 
 def _other_rows(other: StudyRecord) -> list[tuple[Any, ...]]:
     teacher, rows = other.reference_teacher, []
-    for name, found in ((other.name, other.solution), (f"teacher narrowed to {other.name}'s size", other.narrowed)):
+    narrowed = None if other.narrowed_is_solution else other.narrowed
+    for name, found in ((other.name, other.solution), (f"teacher narrowed to {other.name}'s size", narrowed)):
         if found is not None and teacher is not None:
-            entry = vars(found) | {"delta_accuracy": found.accuracy - teacher.accuracy}
             note = f"study {other.config.study}, {len(other.observed)} evaluated"
-            rows.append(_row(name, entry, vars(teacher), note))
+            rows.append(_row(name, vars(found), vars(teacher), found.minus(teacher), note))
     return rows
 
 

@@ -13,16 +13,19 @@ from esnac_lib.report.records.study import Measured, StudyRecord
 
 SOLUTION_COLUMNS = {
     "method": "object", "accuracy [%]": "float64", "evaluated on": "object", "change [points]": "float64",
+    "change [points] ±": "float64",
     "parameters": "Int64", "MACs": "Int64", "ratio": "float64", "compression (×)": "float64", "f": "float64",
     "f vs better teacher": "float64", "note": "object",
 }  # fmt: skip
+THE_SAME = "the narrowed teacher is the best that was found: it is the solution"
 
 
 def solution_table(*records: StudyRecord) -> pd.DataFrame:
     """Return a table of teacher, solution, uniformly narrowed teacher, and the published result where there is one.
 
     Each further record adds its solution and narrowed teacher, and its teacher if that is another one. Accuracies are
-    in % on the test images, or on the validation images while there is no solution, as the column "evaluated on" says.
+    in % on the test images, or on the validation images while there is no solution, as the column "evaluated on" says;
+    the ± of a change is its 95 % noise band.
     f is against our own teacher on the same images; "f vs better teacher", for the comparison with the published f,
     against the larger of our teacher's and the published teacher's accuracy, as the paper's is.
     """
@@ -49,8 +52,11 @@ def _rows_of(record: StudyRecord, printed: Published | None) -> list[Row]:
         paper = record.config.final == "paper"
         note = "best test epoch of the best student by test f, as in the paper" if paper else "last epoch"
         name = f"{record.name}: solution (trial {record.solution.trial})"
+        same = record.narrowed_is_solution
+        note += f"; {THE_SAME}" * same
+        note += f"; not final, the best of the first {record.finished_after} evaluated" * (not record.is_final)
         rows.append(_row(1, name, record.solution, teacher, printed, note))
-        if record.narrowed is not None:
+        if record.narrowed is not None and not same:
             note = "best test epoch" if paper else "last epoch"
             name = f"teacher uniformly narrowed ({record.name}'s size)"
             rows.append(_row(2, name, record.narrowed, teacher, printed, note))
@@ -67,20 +73,23 @@ def _row(order: int, method: str, network: Measured, teacher: Measured, printed:
         better = PAPERS.value(network.measurement, replace(teacher.measurement, accuracy=reference))
         whose = "ours" if reference == teacher.accuracy else "the published one"
         note += f"; the better teacher is {whose} ({reference:.2%})"
-    accuracy, change = 100 * network.accuracy, 100 * (network.accuracy - teacher.accuracy)
+    change = network.minus(teacher)
+    if network is not teacher:
+        note += change.note
     ratio, times = compression_ratio(network.params, teacher.params), teacher.params / network.params
     sizes = network.params, network.macs, ratio, times
-    return order, (method, accuracy, network.evaluated_on, change, *sizes, network.f, better, note)
+    values = (100 * network.accuracy, network.evaluated_on, *(change if network is not teacher else (0.0, None)))
+    return order, (method, *values, *sizes, network.f, better, note)
 
 
 def _published_rows(printed: Published) -> list[Row]:
     teacher, student = f"published: {printed.teacher_label}", f"published: {printed.label}"
-    sizes, change = (round(printed.params), None, printed.ratio, printed.times), round(printed.change, 2)
-    first = (printed.teacher_accuracy, "test", 0.0, round(printed.teacher_params), None, 0.0, 1.0, None, None)
-    note = f"{printed.note}; f against the published teacher"
+    sizes, change = (round(printed.params), None, printed.ratio, printed.times), printed.change
+    first = (printed.teacher_accuracy, "test", 0.0, None, round(printed.teacher_params), None, 0.0, 1.0, None, None)
+    note = f"{printed.note}; f against the published teacher{change.note}"
     return [
         (3, (teacher, *first, "as printed")),
-        (3, (student, printed.accuracy, "test", change, *sizes, None, printed.f, note)),
+        (3, (student, printed.accuracy, "test", *change, *sizes, None, printed.f, note)),
     ]
 
 
