@@ -139,7 +139,11 @@ def script(found: list[Command]) -> str:
         text = command.text if command.language == "python" else CHEAPER.get(command.text, command.text)
         lines.append(f"printf '\\n@@ %s\\n' {json.dumps(command.text.splitlines()[0])}")
         lines.append(f"ipython -c {_quoted(text)}" if command.language == "python" else text)
-        lines += [f"cp out.ipynb executed{number}.ipynb"] if " out.ipynb" in command.text else []
+        lines += (
+            [f"cp out.ipynb executed{number}.ipynb"]
+            if " out.ipynb" in command.text and command.text not in CHEAPER
+            else []
+        )
     return "\n".join([*lines, "printf '@@ the end\\n'"])
 
 

@@ -137,7 +137,7 @@ def test_weights_of_another_network(own: Path, tmp_path: Path) -> None:
         "lacks 'out.bias'": {name: tensor for name, tensor in state.items() if name != "out.bias"},
         "has, unlike the teacher, 'more'": state | {"more": torch.zeros(1)},
         "has in another shape 'out.bias'": state | {"out.bias": torch.zeros(3)},
-        "lacks 'conv.weight' and 6 more; has, unlike the teacher, 'more'; has in another shape 'out.bias'": {
+        "lacks 'conv.weight' and 7 more; has, unlike the teacher, 'more'; has in another shape 'out.bias'": {
             "more": torch.zeros(1),
             "out.bias": torch.zeros(3),
             "out.weight": state["out.weight"],
