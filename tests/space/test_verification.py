@@ -112,7 +112,7 @@ def test_a_parameter_without_a_gradient_is_found() -> None:
         Layer("d", "conv", (slot(1),), 2, {"kernel_size": 1}),
     )
     architecture = Architecture(layers, (1, 3, 3), slot(2))
-    with pytest.raises(VerificationError, match=r"dead\.weight gets no gradient"):  # but c's is stopped as in its teacher
+    with pytest.raises(VerificationError, match=r"dead\.weight gets no gradient"):  # c's is stopped as in its teacher
         verify(architecture, build(architecture).weights())
 
 
