@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from esnac_lib.architecture.graph import Architecture
@@ -565,6 +566,87 @@ class ScaledStandardised(nn.Conv2d):
             weight=(self.gain * 0.2).view(-1), training=True, momentum=0.0, eps=1e-6,
         ).reshape_as(self.weight)  # fmt: skip
         return F.conv2d(x, weight, self.bias, padding=1)
+
+
+class LayerNormFunction(torch.autograd.Function):
+    """A layer norm over the channels with its own backward pass, as NAFNet has it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        mean = x.mean(1, keepdim=True)
+        scale = ((x - mean).pow(2).mean(1, keepdim=True) + eps).rsqrt()
+        y = (x - mean) * scale
+        ctx.save_for_backward(y, scale, weight)
+        return weight.view(1, -1, 1, 1) * y + bias.view(1, -1, 1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        y, scale, weight = ctx.saved_tensors
+        inner = grad * weight.view(1, -1, 1, 1)
+        into = scale * (inner - inner.mean(1, keepdim=True) - y * (inner * y).mean(1, keepdim=True))
+        return into, (grad * y).sum((0, 2, 3)), grad.sum((0, 2, 3)), None
+
+
+class NAFNorm(nn.Module):
+    """A layer norm over the channels, by operations or by `LayerNormFunction`."""
+
+    def __init__(self, width: int, own_backward: bool) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.own_backward = own_backward
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.own_backward:
+            found: Tensor = LayerNormFunction.apply(x, self.weight, self.bias, 1e-6)
+            return found
+        mean = x.mean(1, keepdim=True)
+        variance = (x - mean).pow(2).mean(1, keepdim=True)
+        return self.weight[:, None, None] * ((x - mean) / (variance + 1e-6).sqrt()) + self.bias[:, None, None]
+
+
+class NAFBlock(nn.Module):
+    """Gates in place of activations, and zero-initialised branches (Chen et al. 2022)."""
+
+    def __init__(self, width: int, own_backward: bool) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = NAFNorm(width, own_backward), NAFNorm(width, own_backward)
+        self.conv1, self.conv2 = nn.Conv2d(width, 2 * width, 1), nn.Conv2d(2 * width, 2 * width, 3, 1, 1, 1, 2 * width)
+        self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width, 1))
+        self.conv3, self.conv4 = nn.Conv2d(width, width, 1), nn.Conv2d(width, 2 * width, 1)
+        self.conv5 = nn.Conv2d(width, width, 1)
+        self.beta = nn.Parameter(torch.zeros(1, width, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(1, width, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.conv2(self.conv1(self.norm1(x))).chunk(2, dim=1)
+        y = a * b
+        x = x + self.conv3(y * self.sca(y)) * self.beta
+        a, b = self.conv4(self.norm2(x)).chunk(2, dim=1)
+        return x + self.conv5(a * b) * self.gamma
+
+
+@pytest.mark.parametrize("own_backward", [False, True])
+@pytest.mark.parametrize("blocks", [2, 6])
+def test_no_student_of_a_network_without_activations_fails(blocks: int, own_backward: bool) -> None:
+    torch.manual_seed(0)
+    module = _module(nn.Sequential(*[NAFBlock(8, own_backward) for _ in range(blocks)]))
+    architecture = exact(module)
+    assert sum(layer.kind == "layer_norm" for layer in architecture.layers) == (0 if own_backward else 2 * blocks)
+    space, (_, weights) = SearchSpace(architecture), trace(module, torch.randn(2, 3, SIZE, SIZE))
+    for index in range(20):
+        verify(space.apply(space.sample(make_rng(0, "naf", index))), weights)
+
+
+def test_a_network_of_frozen_batch_norms_shrinks() -> None:
+    module = torchvision.models.resnet18(num_classes=4, norm_layer=torchvision.ops.FrozenBatchNorm2d)
+    architecture, weights = trace(module, torch.randn(2, 3, 32, 32))
+    assert not any(layer.kind == "opaque" for layer in architecture.layers)
+    assert architecture.num_params == sum(p.numel() for p in module.parameters())
+    space = SearchSpace(architecture, ("shrink",))
+    student = space.apply(space.narrow(architecture.num_params // 4))
+    assert student.num_params < architecture.num_params / 3.9
+    verify(student, weights)
 
 
 WHOLE: dict[str, Callable[[], nn.Module]] = {
