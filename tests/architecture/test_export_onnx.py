@@ -184,6 +184,11 @@ KINDS = {
           ("constant", "reflect", "replicate", "circular")),
         ("pad", {"sizes": (-1, 2, 0, -2)}),
     ),
+    "tensors": side_by_side(
+        *(("broadcast", {"operation": operation, "height": True, "trained": trained})
+          for operation in ("add", "subtract", "multiply", "divide") for trained in (False, True)),
+        ("broadcast", {"operation": "add", "channels": True}), ("rms_norm", {}), ("rms_norm", {"weight": False}),
+    ),
     "sizes": side_by_side(
         *(("upsample", {"size": size, "mode": mode, "align_corners": corners})
           for size in ((12, 10), (4, 7)) for mode in ("nearest", "nearest-exact", "bilinear", "bicubic", "area")

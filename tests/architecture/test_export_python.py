@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from esnac_lib.architecture.export import naming, python_expressions
 from esnac_lib.architecture.export.python_file import python_weights, save_python, to_python
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
-from esnac_lib.architecture.layer_types import ACTIVATIONS, LAYER_TYPES, Slot
+from esnac_lib.architecture.layer_types import ACTIVATIONS, LAYER_TYPES, OPERATIONS, Slot
 from esnac_lib.architecture.network import Weights, build
 from esnac_lib.errors import ArchitectureError, EsnacError
 
@@ -321,6 +321,12 @@ KINDS: dict[str, list[tuple[int, dict[str, Any], tuple[int, ...]]]] = {
     "adaptive_max_pool": [(0, {"output_size": (3, 2)}, IMAGE)],
     "stochastic_depth": [(0, {"p": p, "mode": mode}, IMAGE) for p in (0, 0.4, 1) for mode in ("row", "batch")],
     "zeros": [(2, {}, IMAGE)],
+    "broadcast": [
+        (0, {"operation": operation, "channels": channels, "width": shape == IMAGE, "trained": trained}, shape)
+        for operation in OPERATIONS for channels in (False, True) for trained in (False, True)
+        for shape in (IMAGE, FEATURES)
+    ],
+    "rms_norm": [(0, {"eps": 1e-2, "weight": w}, shape) for w in (True, False) for shape in (IMAGE, FEATURES)],
 }  # fmt: skip
 
 

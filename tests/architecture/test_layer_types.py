@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
-from esnac_lib.architecture.layer_types import ACTIVATIONS, LAYER_TYPES, Shape, normalise_attrs
+from esnac_lib.architecture.layer_types import ACTIVATIONS, LAYER_TYPES, OPERATIONS, Shape, normalise_attrs
 from esnac_lib.architecture.modules import module_of
 from esnac_lib.errors import ArchitectureError
 
@@ -61,6 +61,11 @@ CASES: list[tuple[str, int, dict[str, Any], list[Shape], Shape]] = [
     ("adaptive_max_pool", 0, {"output_size": (2, 1)}, [IMAGE], (4, 2, 1)),
     ("stochastic_depth", 0, {"p": 0.5}, [FEATURES], FEATURES), ("zeros", 3, {}, [IMAGE], (3, 5, 6)),
     ("opaque", 0, OPAQUE, [IMAGE], (2, 3, 4)),
+    *(("broadcast", 0, {"operation": operation}, [IMAGE], IMAGE) for operation in OPERATIONS),
+    ("broadcast", 0, {"operation": "add", "channels": True, "height": True, "width": True}, [IMAGE], IMAGE),
+    ("broadcast", 0, {"operation": "multiply", "width": True, "trained": False}, [IMAGE], IMAGE),
+    ("broadcast", 0, {"operation": "divide", "channels": True}, [FEATURES], FEATURES),
+    *(("rms_norm", 0, {"weight": weight}, [shape], shape) for weight in (0, 1) for shape in (IMAGE, FEATURES)),
 ]  # fmt: skip
 
 
@@ -97,8 +102,10 @@ def test_parameters_by_hand() -> None:
     assert found["group_norm", 3] == found["instance_norm", 3] == [0, 8]
     assert found["batch_norm", 3] == [8] and found["batch_norm", 1] == [0]
     assert found["opaque", 3] == [2 * 4 * 9 + 4]
+    assert found["broadcast", 3] == [1, 1, 1, 1, 120, 0] and found["broadcast", 1] == [6]
+    assert found["rms_norm", 3] == [0, 4] and found["rms_norm", 1] == [0, 6]
     none = set(LAYER_TYPES) - {"conv", "linear", "batch_norm", "prelu", "layer_norm", "group_norm", "instance_norm",
-                               "scale", "opaque"}  # fmt: skip
+                               "scale", "opaque", "broadcast", "rms_norm"}  # fmt: skip
     assert not any(sum(params) for (kind, _), params in found.items() if kind in none)
 
 

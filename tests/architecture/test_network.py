@@ -85,8 +85,10 @@ def every_other_kind() -> Architecture:
         Layer("cat", "concat", (slot(17), slot(16))),
         Layer("pad", "pad", (slot(18),), attrs={"sizes": (1, -1, 2, 0), "mode": "circular"}),
         Layer("up", "upsample", (slot(19),), attrs={"size": (6, 15), "mode": "nearest"}),
+        Layer("rms", "rms_norm", (slot(20),), attrs={"eps": 0.1}),
+        Layer("map", "broadcast", (slot(21),), attrs={"operation": "subtract", "channels": True, "height": True}),
     )
-    return Architecture(layers, (4, 9, 7), slot(20))
+    return Architecture(layers, (4, 9, 7), slot(22))
 
 
 BOTH = pytest.mark.parametrize("make", [every_kind, every_other_kind])
@@ -143,6 +145,10 @@ def naive_layer(kind: str, a: dict[str, Any], w: dict[str, Any], inputs: list[Te
             return sums * w["weight"][:, None, None] + inputs[1][:, :, [8, *range(8)]] + w["offset"]
         case "scale":
             return x * w["weight"][:, None, None] + w["bias"][:, None, None]
+        case "rms_norm":
+            return x / (x.square().mean(1, keepdim=True) + a["eps"]).sqrt() * w["weight"][:, None, None]
+        case "broadcast":
+            return x - w["weight"]
         case "affine":
             return a["factor"] * x + a["offset"]
         case "stochastic_depth":

@@ -68,16 +68,16 @@ class RMSNorm2d(nn.Module):
 ''',
     "Broadcast": '''
 class Broadcast(nn.Module):
-    """Adds a tensor to each image, or another operation; the tensor is learned, or fixed."""
+    """Adds a learned or fixed tensor to each image, or another operation."""
 
     def __init__(self, size: tuple, operation: str, trained: bool = True) -> None:
         super().__init__()
         self.operation = operation
-        tensor = torch.zeros(size) if operation in ("add", "subtract") else torch.ones(size)
+        start = 0.0 if operation in ("add", "subtract") else 1.0
         if trained:
-            self.weight = nn.Parameter(tensor)
+            self.weight = nn.Parameter(torch.full(size, start))
         else:
-            self.register_buffer("weight", tensor)
+            self.register_buffer("weight", torch.full(size, start))
 
     def forward(self, x: Tensor) -> Tensor:
         return getattr(torch, self.operation)(x, self.weight)
