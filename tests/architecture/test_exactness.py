@@ -69,7 +69,8 @@ def gradients(module: nn.Module, x: Tensor, training: bool) -> tuple[Tensor, lis
     module.train(training).zero_grad(set_to_none=True)
     output = module(x)
     (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
-    found = [p.grad.flatten().sort().values for p in module.parameters() if p.grad is not None]
+    grads = [p.grad for p in module.parameters() if p.grad is not None]
+    found = [(torch.view_as_real(g) if g.is_complex() else g).flatten().sort().values for g in grads]
     module.load_state_dict(state)
     return output.detach(), sorted(found, key=lambda g: (len(g), g.abs().sum().item()))
 

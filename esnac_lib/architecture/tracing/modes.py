@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
 
 from esnac_lib.architecture.tracing.calls import Call, Constant, Recording, Value, Visit, name_of, replaced
 from esnac_lib.architecture.tracing.recording import record
@@ -47,6 +48,28 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+@contextmanager
+def checkpoints_seen_through() -> Iterator[None]:
+    """Let `torch.utils.checkpoint` run its function plainly where the gradients are the same, also the reentrant one.
+
+    That runs it without gradients, and lets nothing but `backward` compute them; for inputs without gradients it never
+    does.
+    """
+    kind: Any = CheckpointFunction
+    original = kind.apply
+
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        if not torch.is_grad_enabled() or any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+            return function(*args)
+        return original(function, preserve, *args)
+
+    kind.apply = apply
+    try:
+        yield
+    finally:
+        del kind.apply
 
 
 class BothModes(NamedTuple):
