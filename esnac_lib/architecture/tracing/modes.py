@@ -23,11 +23,14 @@ _DROPOUTS = frozenset({
 })  # fmt: skip
 _BY_MODE = _DROPOUTS | {"batch_norm", "instance_norm"}  # whose arguments may differ between the modes
 
+_CHANGING = (torch.jit.ScriptModule, nn.modules.lazy.LazyModuleMixin)  # whose attributes are their own affair
+
 
 @contextmanager
 def left_as_it_was(module: nn.Module) -> Iterator[None]:
-    """Put modes, buffers and what has gradients back, whatever is done to them."""
+    """Put attributes, modes, buffers and what has gradients back, whatever is done to them."""
     parts = list(module.modules())
+    attributes = [None if isinstance(part, _CHANGING) else dict(vars(part)) for part in parts]
     modes = [part.training for part in parts]
     buffers = [dict(part._buffers) for part in parts]
     values = [(b, b.detach().clone()) for held in buffers for b in held.values() if b is not None]
@@ -37,7 +40,10 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(parameter.is_floating_point())
         yield
     finally:
-        for part, mode, held in zip(parts, modes, buffers, strict=True):
+        for part, mode, held, own in zip(parts, modes, buffers, attributes, strict=True):
+            if own is not None:
+                vars(part).clear()
+                vars(part).update(own)
             part.training = mode
             for name, buffer in held.items():
                 if part._buffers[name] is not buffer and not isinstance(part, torch.jit.ScriptModule):

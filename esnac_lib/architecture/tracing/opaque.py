@@ -125,7 +125,7 @@ class Program(nn.Module):
         elif constant.learned:
             names = ", ".join(sorted(constant.learned))
             raise Refused(f"reads what was computed from {names} without gradients, or changed in place")
-        elif 1 < len(tensor.shape) and len(tensor) == self.batch and bool((tensor == tensor[:1]).all()):
+        elif len(tensor.shape) > 1 and len(tensor) == self.batch and bool((tensor == tensor[:1]).all()):
             self.register_buffer(name, tensor[:1].clone())  # the same for every image
             self.instructions.append(Instruction(_for_each, (Hole(-1, name), BATCH), {}, self._count))
             self._count += 1

@@ -315,5 +315,7 @@ class _Recorder(TorchFunctionMode):
         if version != tensor._version:
             reason = "reads a tensor that was changed in place by another name"
             visit, place = self.stack[-1], self.place()
-            return self._add(visit, place, Tensor.view_as, (value,), {}, [tensor], written=True, reason=reason).results[0]
+            return self._add(visit, place, Tensor.view_as, (value,), {}, [tensor], written=True, reason=reason).results[
+                0
+            ]
         return value

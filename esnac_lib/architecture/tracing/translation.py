@@ -62,9 +62,10 @@ class Translation:
             self.draft.undo(mark)
             try:
                 self._opaque_visit(visit, str(error))
-            except Refused:
+            except Refused as other:
                 self.draft.undo(mark)
-                raise error from None
+                shared = f": {other}" if "already used" in str(other) and "already used" not in str(error) else ""
+                raise Refused(f"{error}{shared}") from None
 
     def _finish_pending(self, visit: Visit) -> None:
         """Make layers of the pending calls of a visit that are read after it."""
