@@ -742,6 +742,7 @@ KEPT: dict[str, Callable[[], nn.Module]] = {
     "complex numbers": lambda: net(_spectral, w=learned(8, 8, 8), k=nn.Parameter(torch.ones(8, 1, 1) + 1j)),
     "a weight of low rank": lambda: net(_low_rank, w=learned(8, 8, 1, 1), a=learned(8, 2), b=learned(2, 8)),
     "a threshold without a gradient": lambda: net(_above, w=learned(1)),
+    "numbers of half the length": lambda: net(lambda m, x: x.bfloat16().relu().mul(2).float()),
     "a checkpoint": lambda: net(_checkpointed, children={"c": nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())}),
 }
 

@@ -171,6 +171,8 @@ def _copied(module: nn.Module) -> nn.Module:
 
 def presentation_of(output: Value, inputs: Sequence[Value], parts: Sequence[Part]) -> Presentation:
     """Return how opaque code presents its result: as one of its inputs is, or as plain maps or features."""
+    if inputs and output.dtype != inputs[0].dtype:
+        raise Refused(f"puts out numbers of {output.dtype}, which no other layer takes")
     for value, part in zip(inputs, parts, strict=True):
         layout = str(part.layout)
         if layout in ("hwc", "nc", "cn") and len(value.shape) == len(output.shape):

@@ -124,6 +124,9 @@ class Translation:
             raise Refused(call.reason)
         if call.written:
             raise Refused("changes a tensor in place")
+        kinds = {value.dtype for value in (*call.values, *call.results) if value.dtype.is_floating_point}
+        if odd := kinds - {self.recording.images.dtype}:
+            raise Refused(f"takes or gives numbers of {odd.pop()}")
         if isinstance(call.target, nn.Module):
             self.draft.give(call.results[0], self._module(call))
         elif call.target in HANDLERS:
