@@ -164,7 +164,12 @@ def build(architecture: Architecture, weights: Mapping[str, Tensor] | None = Non
     with torch.device("meta"):
         network = Network(architecture)
     for layer, step in zip(architecture.layers, network._plan, strict=True):
-        state = {name: weights[f"{layer.name}.{name}"].detach().clone() for name in step.module.state_dict()}
+        state: Weights = {}
+        tied: dict[Tensor, Tensor] = {}  # opaque code may hold one tensor by two names
+        for name, own in step.module.state_dict(keep_vars=True).items():
+            copy = weights[f"{layer.name}.{name}"].detach().clone()
+            kept = nn.Parameter(copy, own.requires_grad) if isinstance(own, nn.Parameter) else copy
+            state[name] = tied.setdefault(own, kept)
         learned = {name for name, parameter in step.module.named_parameters() if parameter.requires_grad}
         step.module.load_state_dict(state, assign=True)
         for name, parameter in step.module.named_parameters():

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from esnac_lib.architecture.export.python_file import python_weights, to_python
 from esnac_lib.architecture.graph import Architecture
-from esnac_lib.architecture.network import Network, Weights, build, inherit, layer_name
+from esnac_lib.architecture.network import Network, Weights, build, inherit
 from esnac_lib.architecture.tracing import plain
 from esnac_lib.errors import ArchitectureError, VerificationError, one_line
 from esnac_lib.space.search_space import SearchSpace
@@ -116,7 +116,8 @@ def _counted(network: Network, noise: Tensor) -> Tensor:
     counter = FlopCounterMode(display=False)
     try:
         with counter:
-            outputs = _outputs(network, noise)
+            _outputs(network, noise[:1])  # what is computed from weights alone counts once, whatever the batch
+        outputs = _outputs(network, noise)
     except RuntimeError as error:
         raise VerificationError(f"{_name(architecture)} does not run: {one_line(error, kind=False)}") from None
     finally:
@@ -129,7 +130,7 @@ def _counted(network: Network, noise: Tensor) -> Tensor:
     real = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     if real != params:
         raise VerificationError(f"{name} has {real:,} parameters, predicted were {params:,}")
-    if (flops := counter.get_total_flops() / 2 / len(noise)) != macs:
+    if (flops := counter.get_total_flops() / 2) != macs:
         raise VerificationError(f"{name} computes {flops:,.1f} MACs an image, predicted were {macs:,}")
     return outputs
 
@@ -140,10 +141,8 @@ def _learns(network: Network, noise: Tensor) -> bool:
     outputs = network.train()(noise)
     outputs.square().mean().backward()
     finite = bool(torch.isfinite(outputs).all())
-    opaque = {layer.name for layer in network.architecture.layers if layer.kind == "opaque"}  # may stop gradients
     for name, parameter in network.named_parameters():
-        own = not opaque or layer_name(name.split(".")[1]) in opaque
-        if parameter.requires_grad and parameter.grad is None and own:
+        if parameter.requires_grad and parameter.grad is None and not network.runs_own_code:  # which may stop gradients
             raise VerificationError(f"{_name(network.architecture)}: {name} gets no gradient")
         finite = finite and (parameter.grad is None or bool(torch.isfinite(parameter.grad).all()))
     network.zero_grad(set_to_none=True)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import build
@@ -69,7 +70,8 @@ def gradients(module: nn.Module, x: Tensor, training: bool) -> tuple[Tensor, lis
     module.train(training).zero_grad(set_to_none=True)
     output = module(x)
     (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
-    found = [p.grad.flatten().sort().values for p in module.parameters() if p.grad is not None]
+    grads = [p.grad for p in module.parameters() if p.grad is not None]
+    found = [(torch.view_as_real(g) if g.is_complex() else g).flatten().sort().values for g in grads]
     module.load_state_dict(state)
     return output.detach(), sorted(found, key=lambda g: (len(g), g.abs().sum().item()))
 
@@ -102,7 +104,7 @@ def kinds(architecture: Architecture) -> list[str]:
 class Part(nn.Module):
     """A module of the user's inside."""
 
-    def __init__(self, forward: Forward, **tensors: Tensor) -> None:
+    def __init__(self, forward: Forward, **tensors: Any) -> None:
         super().__init__()
         for name, tensor in tensors.items():
             setattr(self, name, tensor)
@@ -658,3 +660,113 @@ WHOLE: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_networks(name: str) -> None:
     exact(WHOLE[name]())
+
+
+# -- what was refused or wrong before ------------------------------------------------------------------------------
+
+
+def _tied() -> nn.Module:
+    part = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1))
+    part[2].weight = part[0].weight
+    return part
+
+
+def _scaled_call(m: Any, x: Tensor) -> Any:
+    return torch.func.functional_call(m.c, {name: 2 * p for name, p in m.c.named_parameters()}, (x,))
+
+
+def _changed_by_a_view(m: Any, x: Tensor) -> Tensor:
+    x = x * 1
+    x[:, :4].mul_(2)
+    return x
+
+
+def _spatial_transformer(m: Any, x: Tensor) -> Tensor:
+    theta = (m.c(x.mean((2, 3))) + m.w).view(-1, 2, 3)
+    return F.grid_sample(x, F.affine_grid(theta, list(x.size()), align_corners=False), align_corners=False)
+
+
+def _coordinates(m: Any, x: Tensor) -> Any:
+    rows = torch.linspace(-1, 1, SIZE).view(1, 1, SIZE, 1).expand(x.shape[0], 1, SIZE, SIZE)
+    return m.c(torch.cat([x, rows.to(x), m.w.expand(x.shape[0], -1, -1, -1)], 1))
+
+
+def _group_norm(m: Any, x: Tensor) -> Tensor:
+    y = x.view(x.shape[0], 2, -1)
+    y = (y - y.mean(2, keepdim=True)) / (y.var(2, keepdim=True) + 1e-5).sqrt()
+    return y.view(x.shape) * m.w
+
+
+def _two_rows(m: Any, x: Tensor) -> Tensor:
+    return F.conv2d(x, torch.ones(2, 8, 1, 1)).repeat(1, 4, 1, 1)  # not one for each of two images
+
+
+def _attention(m: Any, x: Tensor) -> Any:
+    q, k, v = m.qkv(x).view(x.shape[0], 3, 2, 4, SIZE * SIZE).unbind(1)
+    return m.c((v @ torch.softmax(q.mT @ k, dim=-2)).reshape(x.shape))
+
+
+def _spectral(m: Any, x: Tensor) -> Tensor:
+    return torch.fft.ifft2(torch.fft.fft2(x) * torch.complex(m.w, m.w) * m.k).real
+
+
+def _low_rank(m: Any, x: Tensor) -> Tensor:
+    return F.conv2d(x, m.w + (m.a @ m.b).view(8, 8, 1, 1))
+
+
+def _above(m: Any, x: Tensor) -> Tensor:
+    return x * (x > m.w).float()
+
+
+def _checkpointed(m: Any, x: Tensor) -> Any:
+    return checkpoint(m.c, x, use_reentrant=True)
+
+
+def _conv(width: int = 8, kernel: int = 1) -> dict[str, nn.Module]:
+    return {"c": nn.Conv2d(width, 8, kernel)}
+
+
+KEPT: dict[str, Callable[[], nn.Module]] = {
+    "tied weights": lambda: _module(_tied()),
+    "other parameters for one call": lambda: net(
+        lambda m, x: m.i(x), children={"i": Part(_scaled_call, c=nn.Conv2d(8, 8, 1))}
+    ),
+    "a change by a view": lambda: inside(_changed_by_a_view),
+    "a spatial transformer": lambda: net(_spatial_transformer, children={"c": nn.Linear(8, 6)}, w=learned(6)),
+    "coordinates": lambda: net(_coordinates, children=_conv(10), w=torch.rand(1, 1, SIZE, SIZE)),
+    "learned maps beside": lambda: net(_coordinates, children=_conv(10), w=learned(1, 1, SIZE, SIZE)),
+    "a group norm by hand": lambda: net(_group_norm, w=learned(8, 1, 1)),
+    "a kernel of two rows": lambda: net(_two_rows),
+    "attention": lambda: net(_attention, children={"qkv": nn.Conv2d(8, 24, 1), **_conv()}),
+    "the form of another tensor": lambda: net(lambda m, x: x * m.w.type_as(x).expand_as(x), w=learned(8, 1, 1)),
+    "complex numbers": lambda: net(_spectral, w=learned(8, 8, 8), k=nn.Parameter(torch.ones(8, 1, 1) + 1j)),
+    "a weight of low rank": lambda: net(_low_rank, w=learned(8, 8, 1, 1), a=learned(8, 2), b=learned(2, 8)),
+    "a threshold without a gradient": lambda: net(_above, w=learned(1)),
+    "numbers of half the length": lambda: net(lambda m, x: x.bfloat16().relu().mul(2).float()),
+    "a checkpoint": lambda: net(_checkpointed, children={"c": nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())}),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_kept_has_students(name: str) -> None:
+    module = KEPT[name]()
+    space, (_, weights) = SearchSpace(exact(module)), trace(module, torch.randn(2, 3, SIZE, SIZE))
+    for index in range(6):
+        verify(space.apply(space.sample(make_rng(0, "kept", index))), weights)
+
+
+def test_a_parameter_of_whole_numbers_is_named() -> None:
+    order = nn.Parameter(torch.arange(7, -1, -1), requires_grad=False)
+    with pytest.raises(TraceError, match=r"Net has the parameter w of whole numbers, .*: hold it as a buffer"):
+        trace(net(lambda m, x: x[:, m.w], w=order), torch.randn(2, 3, SIZE, SIZE))
+
+
+def test_attributes_that_a_forward_pass_sets_are_as_they_were() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        m.count, m.seen = m.count + 1, x
+        return x
+
+    module = net(forward)
+    module.count = 3  # type: ignore[assignment]
+    trace(module, torch.randn(2, 3, SIZE, SIZE))
+    assert module.count == 3 and not hasattr(module, "seen")

@@ -124,6 +124,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
+        if self.heads > 1 and not x.isfinite().all():
+            raise ValueError("not finite")
         shape = (batch, 3, self.heads, channels // self.heads, height * width)
         q, k, v = self.qkv(x).view(shape if self.heads > 1 else (batch, 3, channels, -1)).unbind(1)
         mixed = v @ torch.softmax(q.mT @ k, dim=-2)
@@ -134,7 +136,7 @@ def test_a_module_around_what_is_not_known() -> None:
     module = nn.Sequential(conv(), nn.Sequential(Attention(), nn.ReLU()), conv())
     architecture, weights, (layer,) = opaque(module)
     assert [layer.name for layer in architecture.layers] == ["0", "1.0", "1.1", "2"]
-    assert layer["what"] == "Attention" and layer.reason.startswith("matmul in 1.0 (Attention), test_opaque.py:")
+    assert layer["what"] == "Attention" and layer.reason.startswith("bool in 1.0 (Attention), test_opaque.py:")
     assert [name for name, _, trained in layer["tensors"] if trained] == [
         *("qkv.weight", "qkv.bias"),
         *("out.weight", "out.bias"),
@@ -308,11 +310,11 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: mixed(SplitInHeads(), lambda m, x: m.inner(m.c(x)).sum(1)), "unfold in inner"),
     (lambda: mixed(Named(lambda m, x: float(x.mean())), lambda m, x: m.c(x) * m.inner(x)), "float in inner"),
     # weights are used in two places
-    (lambda: mixed(Attention(), lambda m, x: m.inner(m.c(m.inner(x)))), "conv2d in inner.qkv .* used by layer 'inner'"),
+    (lambda: mixed(Attention(), lambda m, x: m.inner(m.c(m.inner(x)))), "bool in inner .* used by layer 'inner'"),
     # nothing is left
     (
         lambda: nn.Sequential(Attention(), nn.ReLU()),
-        "cannot compress Sequential: no convolution .* matmul in 0 .Attent",
+        "cannot compress Sequential: no convolution .* bool in 0 .Attent",
     ),
     (lambda: nn.Sequential(nn.Softmax(1)), "cannot compress Sequential: .*softmax in 0 .Softmax"),
 ]

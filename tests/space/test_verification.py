@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from esnac_lib.architecture.graph import INPUT, Architecture, Layer, slot
 from esnac_lib.architecture.layer_types import LAYER_TYPES, LayerType
-from esnac_lib.architecture.network import build
+from esnac_lib.architecture.network import Network, build
 from esnac_lib.architecture.tracing import trace
 from esnac_lib.errors import VerificationError
 from esnac_lib.seeding import make_rng
@@ -104,7 +105,7 @@ class Dead(nn.Module):
         return torch.zeros_like(x)
 
 
-def test_a_parameter_without_a_gradient_is_found() -> None:
+def test_a_parameter_of_opaque_code_may_be_without_a_gradient() -> None:
     attrs = {"what": "Dead", "inputs": ((2, 3, 3),), "output": (2, 3, 3), "tensors": (("weight", (2,), True),)}
     layers = (
         Layer("c", "conv", (slot(INPUT),), 2, {"kernel_size": 1}),
@@ -112,8 +113,21 @@ def test_a_parameter_without_a_gradient_is_found() -> None:
         Layer("d", "conv", (slot(1),), 2, {"kernel_size": 1}),
     )
     architecture = Architecture(layers, (1, 3, 3), slot(2))
-    with pytest.raises(VerificationError, match=r"dead\.weight gets no gradient"):  # c's is stopped as in its teacher
-        verify(architecture, build(architecture).weights())
+    verify(architecture, build(architecture).weights())  # as in its teacher, whose gradients `trace` compares
+
+
+def test_a_gradient_that_is_lost_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, space, weights = cnn4()
+
+    def stopped(*given: Any) -> Network:
+        network = build(*given)
+        last = list(network.layer_modules().values())[-2]
+        last.register_forward_hook(lambda module, inputs, output: output.detach())
+        return network
+
+    monkeypatch.setattr(proof, "build", stopped)
+    with pytest.raises(VerificationError, match=r"weight gets no gradient"):
+        verify(space.teacher, weights)
 
 
 def test_outputs_that_are_not_finite_are_found() -> None:

@@ -19,7 +19,7 @@ from esnac_lib.architecture.graph import Architecture, Layer
 from esnac_lib.architecture.network import Network, Weights, build
 from esnac_lib.architecture.tracing.calls import Constant, Recording, leaves
 from esnac_lib.architecture.tracing.checks import Comparison
-from esnac_lib.architecture.tracing.modes import left_as_it_was, record_modes
+from esnac_lib.architecture.tracing.modes import checkpoints_seen_through, left_as_it_was, record_modes
 from esnac_lib.architecture.tracing.traceable import is_stochastic_depth
 from esnac_lib.architecture.tracing.translation import Translation
 from esnac_lib.errors import ArchitectureError, TraceError, one_line
@@ -53,8 +53,8 @@ def trace(module: nn.Module, example_input: Tensor) -> tuple[Architecture, Weigh
     module, precision = plain(module)
     device = example_input.device
     with (
-        left_as_it_was(module), torch.no_grad(), torch.autocast(device.type, enabled=False),
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        left_as_it_was(module), checkpoints_seen_through(), torch.no_grad(),
+        torch.autocast(device.type, enabled=False), torch.random.fork_rng([device] if device.type == "cuda" else []),
     ):  # fmt: skip
         probe = _images(example_input.float())
         layers = _network_layers(module)
@@ -88,6 +88,9 @@ def plain(module: nn.Module) -> tuple[nn.Module, str]:
     for kind, attribute in _WRAPPERS.items():
         if type(module).__name__ == kind and isinstance(inner := getattr(module, attribute, None), nn.Module):
             return plain(inner)
+    if whole := [name for name, p in module.named_parameters() if not (p.is_floating_point() or p.is_complex())]:
+        what = f"{type(module).__name__} has the parameter {whole[0]} of whole numbers"
+        raise TraceError(f"{what}, which cannot be trained: hold it as a buffer")
     found = {t.dtype for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()} - {torch.float32}
     if not found:
         return module, ""

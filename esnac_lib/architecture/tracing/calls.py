@@ -105,7 +105,7 @@ class Visit:
     stop: int = -1
     items: list[Call | Visit] = field(default_factory=list)
     place: Place = field(default_factory=lambda: Place("", "", ""))
-    bare: bool = True  # it does not run inside no_grad or autocast, which its copy would not know of
+    bare: bool = True  # its copy would do the same: it does not run inside no_grad or autocast
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,11 +31,12 @@ def run(module: nn.Module, parameters: Mapping[str, Tensor], images: Tensor, tra
         torch.default_generator.manual_seed(0)
         with WithoutChance():
             output = next(leaves(module.train(training)(images.clone()), Tensor))
+        learned = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         if not output.requires_grad:
             return Pass(output.detach(), dict.fromkeys(parameters))
         weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output)
-        found = torch.autograd.grad((output * weights).sum(), list(parameters.values()), allow_unused=True)
-    return Pass(output.detach(), dict(zip(parameters, found, strict=True)))
+        found = torch.autograd.grad((output * weights).sum(), list(learned.values()), allow_unused=True)
+    return Pass(output.detach(), {**dict.fromkeys(parameters), **dict(zip(learned, found, strict=True))})
 
 
 class Comparison:
@@ -48,7 +49,7 @@ class Comparison:
     def __init__(self, module: nn.Module, network: Network, sources: Sources) -> None:
         self.module, self.network, self.sources = module, network, sources
         self.name = type(module).__name__
-        self.own = {name: p for name, p in module.named_parameters() if p.is_floating_point()}
+        self.own = dict(module.named_parameters())
         self.tensors = {
             f"{layer}.{key}": tensor
             for layer, part in network.layer_modules().items()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
 
 from esnac_lib.architecture.tracing.calls import Call, Constant, Recording, Value, Visit, name_of, replaced
 from esnac_lib.architecture.tracing.recording import record
@@ -22,11 +23,14 @@ _DROPOUTS = frozenset({
 })  # fmt: skip
 _BY_MODE = _DROPOUTS | {"batch_norm", "instance_norm"}  # whose arguments may differ between the modes
 
+_CHANGING = (torch.jit.ScriptModule, nn.modules.lazy.LazyModuleMixin)  # whose attributes are their own affair
+
 
 @contextmanager
 def left_as_it_was(module: nn.Module) -> Iterator[None]:
-    """Put modes, buffers and what has gradients back, whatever is done to them."""
+    """Put attributes, modes, buffers and what has gradients back, whatever is done to them."""
     parts = list(module.modules())
+    attributes = [None if isinstance(part, _CHANGING) else dict(vars(part)) for part in parts]
     modes = [part.training for part in parts]
     buffers = [dict(part._buffers) for part in parts]
     values = [(b, b.detach().clone()) for held in buffers for b in held.values() if b is not None]
@@ -36,7 +40,10 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(parameter.is_floating_point())
         yield
     finally:
-        for part, mode, held in zip(parts, modes, buffers, strict=True):
+        for part, mode, held, own in zip(parts, modes, buffers, attributes, strict=True):
+            if own is not None:
+                vars(part).clear()
+                vars(part).update(own)
             part.training = mode
             for name, buffer in held.items():
                 if part._buffers[name] is not buffer and not isinstance(part, torch.jit.ScriptModule):
@@ -47,6 +54,28 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+@contextmanager
+def checkpoints_seen_through() -> Iterator[None]:
+    """Let `torch.utils.checkpoint` run its function plainly where the gradients are the same, also the reentrant one.
+
+    That runs it without gradients, and lets nothing but `backward` compute them; for inputs without gradients it never
+    does.
+    """
+    kind: Any = CheckpointFunction
+    original = kind.apply
+
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        if not torch.is_grad_enabled() or any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+            return function(*args)
+        return original(function, preserve, *args)
+
+    kind.apply = apply
+    try:
+        yield
+    finally:
+        del kind.apply
 
 
 class BothModes(NamedTuple):

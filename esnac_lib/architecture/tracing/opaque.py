@@ -15,6 +15,7 @@ from esnac_lib.architecture.tracing.calls import Call, Constant, Value, leaves, 
 from esnac_lib.architecture.tracing.draft import Part
 from esnac_lib.architecture.tracing.movement import SPACE, present, restore
 from esnac_lib.architecture.tracing.readers import Refused, Step
+from esnac_lib.architecture.tracing.traceable import functions
 from esnac_lib.errors import one_line
 
 
@@ -30,6 +31,10 @@ class Hole(NamedTuple):
 
     number: int
     name: str = ""
+
+
+BATCH = Hole(-2)  # the number of images, in a size
+_SIZES = frozenset(functions("view", "reshape", "expand", "broadcast_to", "repeat", "tile", "affine_grid"))
 
 
 class Instruction(NamedTuple):
@@ -63,6 +68,7 @@ class Program(nn.Module):
         self.learned: dict[str, str] = {}
         self.clones = False  # its inputs, because it changes them in place
         self.output, self.presentation = -1, Presentation("chw", ())
+        self.batch, self.fixed = inputs[0].shape[0] if inputs else 0, False  # whether that is no number of images
         self._count = len(inputs)
         self._holes: dict[Any, Hole] = {value: Hole(place) for place, value in enumerate(inputs)}
         for call in calls:
@@ -75,7 +81,7 @@ class Program(nn.Module):
         return self
 
     def _add(self, call: Call) -> None:
-        args, kwargs = replaced((call.args, call.kwargs), (Value, Constant), self._hole)
+        args, kwargs = self._filled_later(call.target, call.args, call.kwargs)
         target = call.target
         if isinstance(target, nn.Module):
             name = f"module{len(self.instructions)}"
@@ -87,6 +93,15 @@ class Program(nn.Module):
             self._holes[value] = Hole(self._count)
             self._count += 1
 
+    def _filled_later(self, target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Return arguments with holes for tensors, and for the number of images where a size begins with it."""
+        args, kwargs = replaced((args, kwargs), (Value, Constant), self._hole)
+        if target in _SIZES and len(args) > 1:
+            first, *rest = args[1] if isinstance(args[1], tuple | list) else args[1:]
+            if type(first) is int and first == self.batch:
+                args = (args[0], BATCH, *rest) if args[1] is first else (args[0], (BATCH, *rest), *args[2:])
+        return args, kwargs
+
     def _hole(self, leaf: Value | Constant) -> Hole:
         key = leaf if isinstance(leaf, Value) else id(leaf.tensor)
         if key not in self._holes:
@@ -97,7 +112,7 @@ class Program(nn.Module):
     def _computed(self, constant: Constant) -> Hole:
         assert constant.made is not None
         target, args, kwargs, pick = constant.made
-        args, kwargs = replaced((args, kwargs), Constant, self._hole)
+        args, kwargs = self._filled_later(target, args, kwargs)
         self.instructions.append(Instruction(target, args, kwargs, self._count))
         self._count += 1 + pick
         return Hole(self._count - 1)
@@ -110,6 +125,11 @@ class Program(nn.Module):
         elif constant.learned:
             names = ", ".join(sorted(constant.learned))
             raise Refused(f"reads what was computed from {names} without gradients, or changed in place")
+        elif len(tensor.shape) > 1 and len(tensor) == self.batch and bool((tensor == tensor[:1]).all()):
+            self.register_buffer(name, tensor[:1].clone())  # the same for every image
+            self.instructions.append(Instruction(_for_each, (Hole(-1, name), BATCH), {}, self._count))
+            self._count += 1
+            return Hole(self._count - 1)
         else:
             self.register_buffer(name, tensor)
         return Hole(-1, name)
@@ -120,6 +140,8 @@ class Program(nn.Module):
         values = dict(enumerate([x.clone() for x in shown] if self.clones else shown))
 
         def filled(hole: Hole) -> Any:
+            if hole is BATCH:
+                return self.batch if self.fixed else len(shown[0])
             return getattr(self, hole.name) if hole.name else values[hole.number]
 
         for target, args, kwargs, first in self.instructions:
@@ -127,6 +149,10 @@ class Program(nn.Module):
             result = (filled(target) if isinstance(target, Hole) else target)(*args, **kwargs)
             values.update(enumerate(leaves(result, Tensor), first))
         return restore(values[self.output], *self.presentation)
+
+
+def _for_each(x: Tensor, images: int) -> Tensor:
+    return x.expand(images, *x.shape[1:])
 
 
 def code_of(call: Call, layouts: Sequence[str], presentation: Presentation, names: Mapping[Tensor, str]) -> nn.Module:
@@ -145,6 +171,8 @@ def _copied(module: nn.Module) -> nn.Module:
 
 def presentation_of(output: Value, inputs: Sequence[Value], parts: Sequence[Part]) -> Presentation:
     """Return how opaque code presents its result: as one of its inputs is, or as plain maps or features."""
+    if inputs and output.dtype != inputs[0].dtype:
+        raise Refused(f"puts out numbers of {output.dtype}, which no other layer takes")
     for value, part in zip(inputs, parts, strict=True):
         layout = str(part.layout)
         if layout in ("hwc", "nc", "cn") and len(value.shape) == len(output.shape):
@@ -183,9 +211,21 @@ def trial(code: nn.Module, inputs: Sequence[Value], shapes: Sequence[Shape]) -> 
         torch.randn(2, *shape, generator=random, dtype=torch.float32).to(value.device, value.dtype)
         for value, shape in zip(inputs, shapes, strict=True)
     ]
+    try:
+        both = _alike_alone(code, batch)
+    except ValueError:
+        if not isinstance(code, Program):
+            raise
+        code.fixed = True
+        both = _alike_alone(code, batch)
+    return tuple(both.shape[1:]), _macs(code, [x[:1] for x in batch])
+
+
+def _alike_alone(code: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+    """Return the output of opaque code for a batch. Raises ValueError unless each image gets the same by itself."""
     given = [x.clone() for x in batch]
     try:
-        both = code(*given)
+        both: Tensor = code(*given)
         single = [code(*[x[i : i + 1].clone() for x in batch]) for i in range(2)]
     except Exception as error:
         raise ValueError(f"it fails by itself: {one_line(error, kind=False)}") from None
@@ -195,7 +235,7 @@ def trial(code: nn.Module, inputs: Sequence[Value], shapes: Sequence[Shape]) -> 
     alike = both.shape[1:] == single[0].shape[1:] and len(single[0]) == 1
     if not alike or not torch.allclose(both, torch.cat(single), 0.0, 1e-3 * scale, equal_nan=True):
         raise ValueError("what it gives for an image depends on the other images of the batch, or on chance")
-    return tuple(both.shape[1:]), _macs(code, [x[:1] for x in batch])
+    return both
 
 
 def _macs(code: nn.Module, image: Sequence[Tensor]) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -88,6 +88,12 @@ _OF_FORM = frozenset({
     "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "zeros_like", "ones_like", "full_like",
     "empty_like", "rand_like", "randn_like", "randint_like",
 })  # fmt: skip
+# What a constant does by the form of another tensor, and what is the same without that.
+_BY_FORM: Mapping[str, tuple[Any, Callable[[Tensor], tuple[Any, ...]]]] = {
+    **dict.fromkeys(("to", "type_as"), (Tensor.to, lambda other: (other.device, other.dtype))),
+    **dict.fromkeys(("view_as", "reshape_as"), (Tensor.reshape, lambda other: (other.shape,))),
+    "expand_as": (Tensor.expand, lambda other: (other.shape,)),
+}
 _SHAPED_BY_VALUES = frozenset({
     "nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "histc", "nonzero_static",
 })  # fmt: skip
@@ -135,6 +141,7 @@ class _Recorder(TorchFunctionMode):
         self.origins = WeakTensorKeyDictionary()
         self.made = WeakTensorKeyDictionary()
         self.parameters = frozenset(name for name, _ in module.named_parameters())
+        self.own = {id(parameter) for parameter in module.parameters()}
         for part in module.modules():
             for tensor in leaves({**vars(part), "_modules": None}, Tensor):
                 self.origins[tensor] = frozenset()
@@ -157,7 +164,7 @@ class _Recorder(TorchFunctionMode):
             if path is None:  # made during the run
                 path = f"{self.stack[-1].path}.{type(module).__name__}" if self.stack else ""
             noted = self.noted(args)  # which may add a call
-            visit = Visit(module, path, len(self.calls), noted, bare=torch.is_grad_enabled() and not self._autocasts())
+            visit = Visit(module, path, len(self.calls), noted, bare=self._is_bare(module))
             if self.stack:
                 self.stack[-1].items.append(visit)
             else:
@@ -178,11 +185,13 @@ class _Recorder(TorchFunctionMode):
             visit.kwargs = self.noted(kwargs)
             if self._is_atomic(module):
                 return self._leave_atomic(visit, args, output)
+            self.stack.append(visit)  # which what is noted here belongs to
             found = [tensor for tensor in leaves(output, Tensor) if tensor not in self.values]
             if strange := [tensor for tensor in found if self.origins.get(tensor) is None]:
                 reason = "its output comes out of code that cannot be followed"
                 self._add(visit, visit.place, module, visit.args, visit.kwargs, strange, reason=reason)
             visit.output, visit.stop = self.noted(output), len(self.calls)
+            self.stack.pop()
         return None
 
     def _leave_atomic(self, visit: Visit, args: Any, output: Tensor) -> Tensor:
@@ -193,6 +202,11 @@ class _Recorder(TorchFunctionMode):
             output = output.view_as(output)  # an object of its own, since what it stands for is another value
         self._add(parent, visit.place, visit.module, visit.args, visit.kwargs, [output])
         return output
+
+    def _is_bare(self, module: nn.Module) -> bool:
+        """Return whether a copy of a module would do the same: here it runs with its own parameters, and gradients."""
+        own = all(id(parameter) in self.own for parameter in module.parameters())  # unlike under `functional_call`
+        return own and torch.is_grad_enabled() and not self._autocasts()
 
     def _is_atomic(self, module: nn.Module) -> bool:
         return module is not self.root.module and self.atomic(module)
@@ -214,6 +228,9 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is Tensor.__iter__:
             return iter(self.__torch_function__(Tensor.unbind, types, (args[0], 0)))
+        if len(args) == 2 and name_of(func) in _BY_FORM and args[0] not in self.values and args[1] in self.values:
+            func, form = _BY_FORM[name_of(func)]
+            args = (args[0], *form(args[1]))
         given = list(leaves((args, kwargs), Tensor))
         if name_of(func) in _OF_FORM or not any(tensor in self.values for tensor in given):
             return self._constant_call(func, args, kwargs, given)
@@ -298,5 +315,7 @@ class _Recorder(TorchFunctionMode):
         if version != tensor._version:
             reason = "reads a tensor that was changed in place by another name"
             visit, place = self.stack[-1], self.place()
-            return self._add(visit, place, Tensor.view_as, (), {}, [tensor], written=True, reason=reason).results[0]
+            return self._add(visit, place, Tensor.view_as, (value,), {}, [tensor], written=True, reason=reason).results[
+                0
+            ]
         return value

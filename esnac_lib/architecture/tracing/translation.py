@@ -62,9 +62,10 @@ class Translation:
             self.draft.undo(mark)
             try:
                 self._opaque_visit(visit, str(error))
-            except Refused:
+            except Refused as other:
                 self.draft.undo(mark)
-                raise error from None
+                shared = f": {other}" if "already used" in str(other) and "already used" not in str(error) else ""
+                raise Refused(f"{error}{shared}") from None
 
     def _finish_pending(self, visit: Visit) -> None:
         """Make layers of the pending calls of a visit that are read after it."""
@@ -123,6 +124,9 @@ class Translation:
             raise Refused(call.reason)
         if call.written:
             raise Refused("changes a tensor in place")
+        kinds = {value.dtype for value in (*call.values, *call.results) if value.dtype.is_floating_point}
+        if odd := kinds - {self.recording.images.dtype}:
+            raise Refused(f"takes or gives numbers of {odd.pop()}")
         if isinstance(call.target, nn.Module):
             self.draft.give(call.results[0], self._module(call))
         elif call.target in HANDLERS:
