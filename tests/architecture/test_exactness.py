@@ -487,6 +487,28 @@ def test_something_in_training_alone_is_refused_where_no_module_holds_it() -> No
         trace(net(lambda m, x: x * 0.5 if m.training else x), torch.randn(2, 3, SIZE, SIZE))
 
 
+class Auxiliary(nn.Module):
+    """A second head that runs in training alone, as in GoogLeNet, before more layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.aux, self.last = nn.Sequential(nn.Conv2d(8, 4, 3), nn.Flatten()), nn.Conv2d(8, 8, 3)
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.first(x)
+        beside = self.aux(x) if self.training else None
+        x = self.head(self.norm(self.last(x)).relu().mean((2, 3)))
+        return (x, beside) if self.training else x
+
+
+def test_what_runs_in_training_alone_leaves_the_rest_as_it_is() -> None:
+    with pytest.warns(UserWarning, match="left out of Auxiliary: aux, on which the output does not depend"):
+        architecture, _ = trace(Auxiliary(), torch.randn(2, 3, SIZE, SIZE))
+    assert [layer.kind for layer in architecture.layers].count("batch_norm") == 2
+
+
 def test_frozen_layers_are_trained_and_named() -> None:
     module = net(lambda m, x: x)
     module.first.requires_grad_(False)

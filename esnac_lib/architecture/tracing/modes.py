@@ -113,26 +113,32 @@ def _compare(visit: Visit, twin: Visit, twins: dict[int, Call], odd: set[nn.Modu
 
     Returns where the visit itself does something else; empty if it does not.
     """
-    if len(visit.items) != len(twin.items):
-        return str(visit.place)
-    for item, other in zip(visit.items, twin.items, strict=True):
-        if isinstance(item, Visit) and isinstance(other, Visit) and item.module is other.module:
-            if difference := _compare(item, other, twins, odd):
-                if not isinstance(item.output, Value):
-                    return difference
-                odd.add(item.module)
-        elif isinstance(item, Call) and isinstance(other, Call) and _alike(item, other):
+    rest, difference = list(twin.items), ""
+    for item in visit.items:
+        place = next((place for place, other in enumerate(rest) if _alike(item, other)), None)
+        if place != 0:  # something else, or something before it in training alone
+            difference = difference or str(item.place)
+        if place is None:
+            continue
+        other = rest[place]
+        del rest[: place + 1]
+        if isinstance(item, Call) and isinstance(other, Call):
             twins[item.position] = other
-        else:
-            return str(item.place)
-    return ""
+        elif isinstance(item, Visit) and isinstance(other, Visit) and (inner := _compare(item, other, twins, odd)):
+            if isinstance(item.output, Value):
+                odd.add(item.module)
+            else:
+                difference = difference or inner
+    return difference or (str(visit.place) if rest else "")
 
 
-def _alike(call: Call, twin: Call) -> bool:
-    """Return whether two calls do the same, tensors apart."""
-    if call.target is not twin.target and name_of(call.target) != name_of(twin.target):
+def _alike(item: Call | Visit, other: Call | Visit) -> bool:
+    """Return whether two visits are of one module, or two calls do the same, tensors apart."""
+    if isinstance(item, Visit) or isinstance(other, Visit):
+        return isinstance(item, Visit) and isinstance(other, Visit) and item.module is other.module
+    if item.target is not other.target and name_of(item.target) != name_of(other.target):
         return False
-    return name_of(call.target) in _BY_MODE or _numbers(call) == _numbers(twin)
+    return name_of(item.target) in _BY_MODE or _numbers(item) == _numbers(other)
 
 
 def _numbers(call: Call) -> str:
