@@ -254,7 +254,7 @@ class StudyConfig(FlatConfig):
             yield "final_epochs = 0 is out of range: an integer of at least 1 is allowed, or final = 'none'"
         if self.final != "none" and self.top > self.num_evaluations:
             allowed = f"at most K * steps = {self.num_evaluations} students are there to choose from"
-            yield f"top = {self.top} is out of range: {allowed}"
+            yield f"top = {self.top} is out of range: {allowed}; Study.finish() ends a study early with the best"
 
 
 def _is_normalisation(text: str) -> bool:
