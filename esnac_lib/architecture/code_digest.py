@@ -1,18 +1,21 @@
 """A digest of code that runs as it is, for opaque layers: their graph says nothing of what they compute.
 
-It reads what is loaded, not a file that may have changed since: the instructions and constants of functions, the
-functions and plain values that these name, and the plain values that an object holds. What comes with Python, PyTorch,
-NumPy or this library counts by its name. Neither comments nor places in a file count, nor the numbers in tensors of a
-module's state: they are its weights.
+It reads what is loaded, not a file that may have changed since: the instructions and constants of functions, whatever
+these name in their modules, and what objects and classes hold. What comes with Python, PyTorch, NumPy or this library
+counts by its name. Neither comments nor places in a file count, nor the numbers in tensors of a module's state: they
+are its weights.
 """
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
+import re
 import sys
+from collections import deque
 from collections.abc import Iterable, Mapping
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -57,7 +60,7 @@ class _Reader:
             return [f"{value.dtype} {value.shape}", value.tobytes().hex() if self._numbers else ""]
         if isinstance(value, Mapping):
             return [f"{self.text(key)}: {self.text(item)}" for key, item in value.items()]
-        if isinstance(value, tuple | list):
+        if isinstance(value, tuple | list | deque):
             return map(self.text, value)
         if isinstance(value, set | frozenset):
             return sorted(map(self.text, value))
@@ -68,7 +71,8 @@ class _Reader:
         if isinstance(value, torch.jit.ScriptModule | torch.jit.ScriptFunction):
             return [str(value.code)]
         if isinstance(value, CodeType):
-            consts = [const for place, const in enumerate(value.co_consts) if place or not isinstance(const, str)]
+            described = not value.co_name.startswith("<") and isinstance(next(iter(value.co_consts), None), str)
+            consts = value.co_consts[described:]  # a comprehension has no docstring
             return [value.co_code.hex(), *value.co_names, *map(self.text, consts)]
         if isinstance(value, FunctionType):
             return self._function(value)
@@ -81,19 +85,15 @@ class _Reader:
         if not _by_name(value):
             yield from map(self.text, (value.__code__, value.__defaults__, value.__kwdefaults__))
             yield from (self.text(cell.cell_contents) for cell in value.__closure__ or () if _is_filled(cell))
-            names = list(_names(value.__code__))
-            found = [value.__globals__[name] for name in names if name in value.__globals__]
-            modules = [item for item in found if isinstance(item, ModuleType) and not _by_name(item)]
-            found += [getattr(module, name) for module in modules for name in names if hasattr(module, name)]
-            yield from (self.text(item) for item in found if isinstance(item, (FunctionType, type, *_PLAIN)))
+            yield from map(self.text, _outer(value))
 
     def _class(self, value: type) -> Iterable[str]:
         yield _name(value)
         if not _by_name(value):
             yield from map(self.text, value.__bases__)
             for name, item in sorted(vars(value).items()):
-                function = getattr(item, "fget", getattr(item, "__func__", item))
-                if name == "__init__" or not isinstance(function, (FunctionType, *_PLAIN)):
+                function = _under(item)
+                if name == "__init__" and issubclass(value, nn.Module):
                     continue  # what it built is in the object itself
                 if isinstance(function, FunctionType) or not name.startswith("__"):
                     yield f"{name}: {self.text(function)}"
@@ -102,9 +102,14 @@ class _Reader:
         yield self.text(type(value))
         if callable(value) and not isinstance(value, nn.Module):
             yield _name(value)
-            if _by_name(type(value)):
-                return
+        if _by_name(type(value)) and not isinstance(value, nn.Module | SimpleNamespace):
+            yield re.sub("0x[0-9a-fA-F]+", "", repr(value))
+            yield self.text(getattr(value, "__wrapped__", None))  # the function whose results are cached
+            return
         own = dict(getattr(value, "__dict__", {}))
+        kinds = [vars(kind) for kind in type(value).__mro__ if not _by_name(kind)]
+        slots = [name for kind in kinds for name, item in kind.items() if isinstance(item, MemberDescriptorType)]
+        own |= {name: getattr(value, name) for name in slots if hasattr(value, name)}
         if isinstance(value, nn.Module):
             own = {name: item for name, item in own.items() if name not in _OF_EVERY_MODULE}
             state = value.state_dict(keep_vars=True)
@@ -130,6 +135,34 @@ def _names(code: CodeType) -> Iterable[str]:
     for const in code.co_consts:
         if isinstance(const, CodeType):
             yield from _names(const)
+
+
+def _outer(function: FunctionType) -> Iterable[Any]:
+    """Return what a function names in its module, in modules of the user's that it names, and in those it imports."""
+    names = list(dict.fromkeys(_names(function.__code__)))
+    seen: list[Any] = [function.__globals__[name] for name in names if name in function.__globals__]
+    seen += [sys.modules[name] for name in _imports(function.__code__) if name in sys.modules]
+    for item in seen:  # grows meanwhile
+        if not isinstance(item, ModuleType):
+            yield item
+        elif not _by_name(item):
+            inner = [vars(item)[name] for name in names if name in vars(item)]
+            seen += [found for found in inner if not any(found is known for known in seen)]
+
+
+def _imports(code: CodeType) -> Iterable[str]:
+    """Return the modules that code and the code within it import when they run."""
+    yield from (found.argval for found in dis.get_instructions(code) if found.opname == "IMPORT_NAME")
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield from _imports(const)
+
+
+def _under(item: Any) -> Any:
+    """Return the function that a method's or property's descriptor calls, or the item."""
+    if isinstance(item, functools.cached_property):
+        return item.func
+    return getattr(item, "fget", getattr(item, "__func__", item))
 
 
 def _is_filled(cell: Any) -> bool:

@@ -223,7 +223,10 @@ class StudyConfig(FlatConfig):
             case "image_channels" if value not in (0, 3):
                 raise ValueError(f"{given}: 0 (as the images are) and 3 are allowed")
             case "normalise" if not _is_normalisation(value or "0/1"):
-                form = "mean/std is allowed, a number a channel, std above 0: '0.485,0.456,0.406/0.229,0.224,0.225'"
+                form = (
+                    "mean/std is allowed, a number a channel, of images from 0 to 1, mean within that and std above 0:"
+                )
+                form += " '0.485,0.456,0.406/0.229,0.224,0.225'"
                 raise ValueError(f"{given}: {form}")
             case "device" if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
                 listed = ("auto", "cpu", "cuda", "cuda:N")
@@ -251,7 +254,7 @@ class StudyConfig(FlatConfig):
             yield "final_epochs = 0 is out of range: an integer of at least 1 is allowed, or final = 'none'"
         if self.final != "none" and self.top > self.num_evaluations:
             allowed = f"at most K * steps = {self.num_evaluations} students are there to choose from"
-            yield f"top = {self.top} is out of range: {allowed}"
+            yield f"top = {self.top} is out of range: {allowed}; Study.finish() ends a study early with the best"
 
 
 def _is_normalisation(text: str) -> bool:
@@ -259,7 +262,7 @@ def _is_normalisation(text: str) -> bool:
         mean, std = ([float(number) for number in part.split(",")] for part in text.split("/"))
     except ValueError:
         return False
-    return len(mean) == len(std) and all(map(math.isfinite, mean + std)) and min(std) > 0
+    return len(mean) == len(std) and all(0 <= m <= 1 for m in mean) and all(0 < s < math.inf for s in std)
 
 
 def _short(teachers: Mapping[str, Any]) -> list[str]:

@@ -11,8 +11,13 @@ CLEAR_OF_CHANCE = 2.0  # standard deviations above guessing, from which a networ
 
 
 def noise_band(first: float, second: float, images: int) -> float:
-    """Return half of the 95 % band of the difference of two accuracies (fractions) on equally many images, binomial."""
-    return NORMAL_95 * math.sqrt((first * (1 - first) + second * (1 - second)) / images)
+    """Return half of the 95 % band of the difference of two accuracies (fractions) on equally many images.
+
+    That of two binomials, by Agresti and Caffo: each with one more right and one more wrong answer, so that even of two
+    networks without a mistake the band is not zero.
+    """
+    first, second = ((accuracy * images + 1) / (images + 2) for accuracy in (first, second))
+    return NORMAL_95 * math.sqrt((first * (1 - first) + second * (1 - second)) / (images + 2))
 
 
 def commonest_share(labels: np.ndarray) -> float:

@@ -42,8 +42,8 @@ class Experiment:
         books = [(study, ledger) for study in self.studies if (ledger := _stored(study))]
         self._started: list[tuple[StudyConfig, Mapping[str, str]]]
         self._started = [(study, parts) for study, ledger in books if (parts := ledger.results(KIND).get(STARTED))]
-        if self.left:
-            self._study(self.left[0])
+        if self.left or any(map(_has_own_files, self.studies)):  # also of a finished one, whose files may be edited
+            self._study((self.left or self.studies)[0])
 
     def __repr__(self) -> str:
         done = len(self.studies) - len(self.left)
@@ -110,6 +110,10 @@ def is_finished(study: StudyConfig) -> bool:
     except (OSError, ValueError):
         return False
     return int(summary["evaluations"]) >= study.num_evaluations
+
+
+def _has_own_files(study: StudyConfig) -> bool:
+    return ":" in study.teacher or study.dataset.endswith(".npz")
 
 
 def _stored(study: StudyConfig) -> Ledger | None:

@@ -55,7 +55,9 @@ class Finishing:
             solution = self._solution(reference)
             entry = self._entry(solution, reference) | {"evaluations": count_observed(self.ledger), "ended": self.ended}
             self.ledger.result("solution", "student", entry)
-            if self.config.baseline and self._has_time("the narrowed teacher is not trained", "baseline", "narrowed"):
+            known = self.ledger.results("baseline").get("narrowed", {}).get("of") == solution.key
+            without = "the narrowed teacher is not trained"
+            if self.config.baseline and (known or self._has_time(without, "baseline", "narrowed")):
                 narrowed = self._entry(self._narrowed(solution), reference)
                 self.ledger.result("baseline", "narrowed", narrowed | {"of": solution.key})
         summary = self._summary(reference)
@@ -81,7 +83,9 @@ class Finishing:
         if not (finalists := self._finalists()):
             raise ConfigError("no student of the search could be trained: see the errors in the ledger's trials")
         best_alone = f"only the best of {len(finalists)} is trained to the end"
-        if len(finalists) > 1 and not self._has_time(best_alone, "final", "full"):
+        trained = self.ledger.results("full" if self.config.final == "paper" else "final")
+        known = all(finalist.key in trained for finalist in finalists)
+        if len(finalists) > 1 and not known and not self._has_time(best_alone, "final", "full"):
             finalists = finalists[:1]
         self._restore_weights(finalists)
         self.session.enter("final", f"final training of {len(finalists)}")

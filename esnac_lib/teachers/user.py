@@ -52,6 +52,8 @@ def own_teacher(config: StudyConfig, dataset: Dataset, seed: int) -> nn.Module:
             raise ConfigError(f"teacher = {config.teacher!r} with {options} fails: {one_line(error)}") from None
     if not isinstance(module, nn.Module):
         raise ConfigError(f"teacher = {config.teacher!r} returns {type(module).__name__}, not a torch.nn.Module")
+    if any(tensor.is_meta for tensor in module.state_dict().values()):
+        raise ConfigError(f"teacher = {config.teacher!r} is on the device 'meta', without numbers: build it on the CPU")
     module = module.cpu().train()
     if config.teacher_weights:
         _load(module, Path(config.teacher_weights).expanduser())
@@ -71,6 +73,10 @@ def _callable(name: str, classes: int) -> Callable[..., Any]:
         if place == "timm":  # its models are made by name
             options = json.dumps({"model_name": attribute, "num_classes": classes})
             hint = f"; give timm:create_model with teacher_options = {options!r}"
+            if attribute not in (known := module.list_models()):
+                hint = did_you_mean(attribute, known)
+        if place == "torchvision":
+            hint = f"; give torchvision.models:{attribute}"
         raise ConfigError(f"teacher = {name!r}: {place} has no {attribute!r}{hint}")
     if not callable(found):
         raise ConfigError(f"teacher = {name!r} is {type(found).__name__}: it must be a class or a function")
@@ -94,7 +100,7 @@ def _file(path: Path) -> Any:
 
 
 def _load(module: nn.Module, path: Path) -> None:
-    if not path.exists():
+    if not path.is_file():
         raise ConfigError(f"teacher_weights = {str(path)!r}: there is no such file")
     try:
         weights = load_file(path)
@@ -105,6 +111,7 @@ def _load(module: nn.Module, path: Path) -> None:
         "lacks": [name for name in own if name not in weights and not name.endswith("num_batches_tracked")],
         "has, unlike the teacher,": [name for name in weights if name not in own],
         "has in another shape": [name for name in own if name in weights and own[name].shape != weights[name].shape],
+        "has NaN in": [name for name, tensor in weights.items() if tensor.isnan().any()],
     }
     others = {fault: f" and {len(names) - 1} more" if names[1:] else "" for fault, names in faults.items()}
     if wrong := "; ".join(f"{fault} {names[0]!r}{others[fault]}" for fault, names in faults.items() if names):
@@ -118,7 +125,10 @@ def _check_outputs(module: nn.Module, config: StudyConfig, dataset: Dataset) -> 
         with torch.no_grad():
             outputs = module.eval()(torch.zeros(2, *shape))
     except Exception as error:
-        why = one_line(error) + ("; give image_channels = 3 for grey images" if shape[0] == 1 else "")
+        channels = shape[0] == 1 and isinstance(
+            error, RuntimeError
+        )  # which PyTorch raises for the wrong number of them
+        why = one_line(error) + ("; give image_channels = 3 for grey images" if channels else "")
         raise ConfigError(f"teacher = {config.teacher!r} fails on images of shape {shape}: {why}") from None
     finally:
         module.train()

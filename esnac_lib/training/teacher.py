@@ -191,7 +191,7 @@ def _name(role: Role, config: StudyConfig, data: StudyData, fingerprint: Fingerp
 def _save(trained: TrainedTeacher, path: Path) -> None:
     save_weights(path / WEIGHTS, trained.weights)
     record: dict[str, Any] = {"accuracy": trained.accuracy, "curve": list(map(asdict, trained.curve))}
-    record |= {"architecture": trained.architecture.to_json()}
+    record |= {"architecture": trained.architecture.to_json(), "folder": path.name}  # which says what it was trained on
     write_atomically(path / RECORD, json.dumps(record | {DIGEST: digest(trained.weights, json.dumps(record))}))
 
 
@@ -201,6 +201,8 @@ def _load(role: Role, path: Path, architecture: Architecture) -> TrainedTeacher:
         record, weights = json.loads((path / RECORD).read_text()), load_weights(path / WEIGHTS, advice="")
         if record.pop(DIGEST) != digest(weights, json.dumps(record)):
             raise ValueError(f"{RECORD} and {WEIGHTS} are not as they were written")
+        if record["folder"] != path.name:
+            raise ValueError(f"its files are those of {record['folder']}")
         if Architecture.from_json(record["architecture"]) != architecture:
             raise ValueError("it is another network")
         check_weights(architecture, weights)

@@ -16,12 +16,31 @@ from torch import nn
 from esnac_lib.architecture.code_digest import code_digest
 
 SOURCE = '''
-from functools import partial
+import types
+from functools import cache, cached_property, partial
 
 import torch
 from torch import nn
 
 SCALE = 2.0
+ACT, AGAIN = torch.exp, partial(torch.minimum, other=8.0)
+GAINS, PAIR, TABLE, NUMBERS = [4.0], (5.0, 6.0), {"gain": 7.0}, torch.tensor([1.25])
+SPACE = types.SimpleNamespace(gain=1.5)
+
+
+class Held:
+    __slots__ = ("gain",)
+
+    def __init__(self, gain):
+        self.gain = gain * 10
+
+
+HELD = Held(0.25)
+
+
+@cache
+def cached():
+    return 2.25
 NAMES = {"a", "b", "c"}
 
 
@@ -42,6 +61,12 @@ class Scaled(torch.autograd.Function):
 class Part(nn.Module):
     """A part."""
 
+    CHOICES, CALL = ("x", "y"), staticmethod(torch.sin)
+
+    @cached_property
+    def gain(self):
+        return 3.25
+
     def __init__(self, order=1):
         super().__init__()
         self.order, self.inner, self.act = order, nn.Conv2d(4, 4, 1, padding=0), partial(torch.clamp, min=0.0)
@@ -51,16 +76,24 @@ class Part(nn.Module):
 
     def forward(self, x):
         def apply(y):
+            import made_too
+
+            y = AGAIN(ACT(y)) * GAINS[0] * PAIR[0] * TABLE["gain"] * NUMBERS * SPACE.gain * HELD.gain * cached()
+            y = self.CALL(y) * self.gain * len(self.CHOICES) * made_too.GAINS[0] * Held(1).gain
+            y = sum(getattr(y, name)() for name in ["cos"]) + sum(["one" + name for name in "z"] == [])
             return helper(y) + self.order
 
         return Scaled.apply(self.act(apply(self.inner(x))))  # forward
 '''
 
 
-def made(source: str, **options: Any) -> nn.Module:
-    module = ModuleType("made")
-    sys.modules["made"] = module
-    exec(compile(source, "made.py", "exec"), vars(module))
+TOO = "GAINS = [1.75]"
+
+
+def made(source: str, too: str = TOO, **options: Any) -> nn.Module:
+    for name, text in (("made_too", too), ("made", source)):
+        sys.modules[name] = module = ModuleType(name)
+        exec(compile(text, f"{name}.py", "exec"), vars(module))
     torch.manual_seed(0)
     return vars(module)["Part"](**options)
 
@@ -80,6 +113,19 @@ def made(source: str, **options: Any) -> nn.Module:
         ("4, 1,", "4, 3,"),
         ("torch.rand(3)", "torch.rand(4)"),
         ("partial(torch.clamp, min=0.0)", "torch.relu"),
+        ("ACT, AGAIN = torch.exp", "ACT, AGAIN = torch.tanh"),
+        ("other=8.0", "other=9.0"),
+        ("[4.0]", "[4.5]"),
+        ("(5.0, 6.0)", "(5.5, 6.0)"),
+        ('"gain": 7.0', '"gain": 7.5'),
+        ("SimpleNamespace(gain=1.5)", "SimpleNamespace(gain=2.5)"),
+        ("Held(0.25)", "Held(0.5)"),
+        ("gain * 10", "gain * 20"),
+        ("return 2.25", "return 2.5"),
+        ("return 3.25", "return 3.5"),
+        ('("x", "y")', '("x", "z")'),
+        ("torch.sin", "torch.cos"),
+        ('"one" + name', '"two" + name'),
     ],
 )
 def test_what_changes_what_runs_changes_the_digest(old: str, new: str) -> None:
@@ -106,6 +152,16 @@ def test_numbers_that_are_drawn_count_when_asked_for() -> None:
     assert code_digest(one) != code_digest(made(SOURCE))
 
 
+def test_what_a_function_imports_when_it_runs_counts() -> None:
+    assert code_digest(made(SOURCE)) != code_digest(made(SOURCE, "GAINS = [2.75]"))
+
+
+def test_numbers_of_a_tensor_in_the_module_count_when_asked_for() -> None:
+    other = SOURCE.replace("[1.25]", "[1.5]")
+    assert code_digest(made(SOURCE)) == code_digest(made(other))
+    assert code_digest(made(SOURCE), numbers=True) != code_digest(made(other), numbers=True)
+
+
 def test_scripted_code_counts() -> None:
     def script(text: str) -> Any:
         return torch.jit.CompilationUnit(f"def f(x):\n    return {text}\n").f
@@ -121,7 +177,9 @@ def test_functions_of_pytorch_count_by_name() -> None:
 
 def test_another_process_finds_the_same(tmp_path: Path) -> None:
     (tmp_path / "made.py").write_text(SOURCE)
-    program = "import torch, made; from esnac_lib.architecture.code_digest import code_digest; torch.manual_seed(0); "
+    (tmp_path / "made_too.py").write_text(TOO)
+    program = "import torch, made, made_too; from esnac_lib.architecture.code_digest import code_digest; "
+    program += "torch.manual_seed(0); "
     program += "print(code_digest(made.Part(), numbers=True))"
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     found = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)

@@ -468,6 +468,8 @@ def test_n2n_adds_no_skips() -> None:
         ({"normalise": "0.5"}, "mean/std is allowed"),
         ({"normalise": "0.5,0.5/0.2"}, "mean/std is allowed"),
         ({"normalise": "0.5/0"}, "std above 0"),
+        ({"normalise": "127/50"}, "of images from 0 to 1, mean within that"),
+        ({"normalise": "0.5/nan"}, "mean/std is allowed"),
         ({"image_channels": 1}, r"0 \(as the images are\) and 3 are allowed"),
         ({"max_params": 1000, "operators": "remove"}, "max_params is kept by shrinking"),
         ({"min_accuracy": 1.5}, "min_accuracy = 1.5 is out of range"),

@@ -323,6 +323,10 @@ def test_an_experiment_is_about_one_teacher(runs: int, project: Path) -> None:
     study(**config.studies()[0].to_dict()).run()
     (project / "outputs" / "pair" / "first_seed0" / "summary.json").write_text('{"evaluations": 2}')
     assert len(Experiment(config, Listening()).left) == 2 * runs - 1
+    if runs == 1:  # nor is one of which nothing is left to do
+        (project / "outputs" / "pair" / "second_seed0").mkdir()
+        (project / "outputs" / "pair" / "second_seed0" / "summary.json").write_text('{"evaluations": 3}')
+        assert not Experiment(config, Listening()).left
     edit("model.py", "torch.relu(self.conv", "torch.tanh(self.conv")
     with pytest.raises(ConfigError, match="'pair/first_seed0' was started with another architecture"):
         Experiment(config, Listening())

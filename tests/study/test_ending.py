@@ -128,6 +128,15 @@ def test_where_the_time_is_short_the_baseline_and_then_the_choice_are_left_out(c
     assert any("the narrowed teacher is not trained: no time is left" in line for line in said(short))
 
 
+def test_what_is_trained_already_needs_no_time() -> None:
+    first = study().run()
+    again = study(max_minutes=1e-6)
+    second = again.run()
+    assert first is not None and second is not None
+    assert (second["solution"], second["narrowed"]) == (first["solution"], first["narrowed"])
+    assert not [line for line in said(again) if "no time is left" in line]
+
+
 def test_a_limit_that_is_too_short_for_one_student_says_so() -> None:
     short = study(max_minutes=30 / 60)  # within the first step
     assert short.run() is None

@@ -217,7 +217,9 @@ def test_the_order_of_evaluations_does_not_matter(alone: pd.DataFrame, monkeypat
     pd.testing.assert_frame_equal(trials()[SAME], alone[SAME])
 
 
-@pytest.mark.parametrize("damage", ["json", "accuracy", "activation", "cut", "weights", "other weights", "one weight"])
+@pytest.mark.parametrize(
+    "damage", ["json", "accuracy", "activation", "cut", "weights", "other weights", "one weight", "role"]
+)
 def test_a_damaged_teacher_is_told_in_one_line(damage: str, tmp_path: Path) -> None:
     (tmp_path / "teachers").unlink()  # not the one that others use
     study(final="none", steps=1, teacher_epochs=1).run()
@@ -229,6 +231,11 @@ def test_a_damaged_teacher_is_told_in_one_line(damage: str, tmp_path: Path) -> N
         old, new = {"accuracy": ('"accuracy": 0.', '"accuracy": 0.9'), "activation": ("relu", "tanh")}[damage]
         assert old in record.read_text()
         record.write_text(record.read_text().replace(old, new, 1))
+    elif damage == "role":  # whole, but of the other teacher
+        study(final="none", steps=1, teacher_epochs=1).train_reference()
+        [other] = (tmp_path / "teachers").glob("*-reference-*")
+        for file in (record, weights):
+            file.write_bytes((other / file.name).read_bytes())
     elif damage == "one weight":
         tensors = load_weights(weights)
         next(iter(tensors.values())).view(-1)[0] += 1

@@ -79,10 +79,13 @@ def study(folder: Path, weights: str, **changes: Any) -> Study:
 
 def test_the_noise_of_a_difference() -> None:
     band = noise_band(0.9, 0.8, 400)
-    assert band == pytest.approx(1.96 * math.sqrt(0.9 * 0.1 / 400 + 0.8 * 0.2 / 400))
+    assert band == pytest.approx(1.96 * math.sqrt(0.9 * 0.1 / 400 + 0.8 * 0.2 / 400), rel=0.01)
     rng = np.random.default_rng(0)  # 95 % of the differences of two equal networks lie within it
     apart = (rng.binomial(400, 0.9, 20_000) - rng.binomial(400, 0.9, 20_000)) / 400
     assert np.mean(np.abs(apart) <= noise_band(0.9, 0.9, 400)) == pytest.approx(0.95, abs=0.01)
+    few = rng.binomial(60, 0.98, (20_000, 2)) / 60  # nor is it too narrow where hardly any answer is wrong
+    covered = [abs(one - other) <= noise_band(one, other, 60) for one, other in few]
+    assert 0.95 <= np.mean(covered) < 1 and noise_band(1, 1, 60) == pytest.approx(1.96 * math.sqrt(2 * 61 / 62**3))
     found = Difference.of(0.80, 0.82, 400)
     assert found.within_noise and found.amount == "2.00 ± 5.44 points" and found.signed.startswith("-2.00 ± ")
     assert not Difference.of(0.80, 0.90, 400).within_noise and Difference.of(0.8, 0.9, 400).caveat == ""

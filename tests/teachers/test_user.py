@@ -54,6 +54,13 @@ def boxes():
 def heads():
     return Other(lambda scores: (scores.mean((2, 3)), scores))
 
+def nowhere():
+    return Net().to("meta")
+
+class Two(Net):
+    def forward(self, x, y):
+        return super().forward(x)
+
 number = 3
 text = str
 """
@@ -106,6 +113,9 @@ def test_a_teacher_with_weights_is_measured_and_not_trained(own: Path, tmp_path:
         ("Net", {"teacher_options": '{"wide": 3}'}, "unexpected keyword argument 'wide'"),
         ("Net", {"teacher_options": '{"classes": 7}'}, r"outputs of shape \(2, 7\).*it must be \(2, 10\)"),
         ("Net", {"image_channels": 3}, "fails on images of shape"),
+        ("Net", {"teacher_weights": ".safetensors"}, "there is no such file"),
+        ("Two", {}, r"missing 1 required positional argument: 'y'\Z"),
+        ("nowhere", {}, "is on the device 'meta', without numbers: build it on the CPU"),
         ("Net", {"teacher_weights": "nowhere.safetensors"}, "there is no such file"),
     ],
 )
@@ -128,6 +138,13 @@ def test_a_model_of_timm_by_its_own_name() -> None:
         own_teacher(StudyConfig(teacher="timm:mobilenetv3_small_050"), DIGITS, seed=0)
     created = StudyConfig(teacher="timm:create_model", teacher_options=options, image_channels=3)
     assert isinstance(own_teacher(created, DIGITS.with_channels(3), seed=0), nn.Module)
+    with pytest.raises(ConfigError, match=r"timm has no 'resnet1t'; did you mean 'resnet10t'\?\Z"):
+        own_teacher(StudyConfig(teacher="timm:resnet1t"), DIGITS, seed=0)
+
+
+def test_a_model_of_torchvision_by_its_own_name() -> None:
+    with pytest.raises(ConfigError, match=r"torchvision has no 'resnet18'; give torchvision\.models:resnet18"):
+        own_teacher(StudyConfig(teacher="torchvision:resnet18"), DIGITS, seed=0)
 
 
 def test_weights_of_another_network(own: Path, tmp_path: Path) -> None:
@@ -137,6 +154,7 @@ def test_weights_of_another_network(own: Path, tmp_path: Path) -> None:
         "lacks 'out.bias'": {name: tensor for name, tensor in state.items() if name != "out.bias"},
         "has, unlike the teacher, 'more'": state | {"more": torch.zeros(1)},
         "has in another shape 'out.bias'": state | {"out.bias": torch.zeros(3)},
+        "has NaN in 'out.bias'": state | {"out.bias": torch.full((10,), torch.nan)},
         "lacks 'conv.weight' and 7 more; has, unlike the teacher, 'more'; has in another shape 'out.bias'": {
             "more": torch.zeros(1),
             "out.bias": torch.zeros(3),
