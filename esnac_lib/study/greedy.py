@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from esnac_lib.architecture.graph import Architecture
@@ -32,6 +33,7 @@ from esnac_lib.space.filter_order import largest_first
 from esnac_lib.space.operators.shrink import largest_ratio
 from esnac_lib.space.search_space import SearchSpace
 from esnac_lib.study.teacher_check import reestimate_batch_norm
+from esnac_lib.training.checkpoints import cpu_copy
 from esnac_lib.training.device import compute_logits
 from esnac_lib.training.job import Trainee, TrainingJob
 from esnac_lib.training.recipes import Recipe
@@ -102,17 +104,17 @@ class _Descent:
         for target in targets:
             while self.objective.size(now.architecture) > target:
                 now, iteration = self._iterate(now, target, iteration), iteration + 1
-            yield now
+            yield replace(now, weights=cpu_copy(now.weights))
 
     def _iterate(self, now: Descended, target: int, iteration: int) -> Descended:
         """Cut the group whose cut raises the loss least, and distil what is left."""
         rng = make_rng(self.config.seed, PURPOSE, iteration)
         probe, lesson = self._draw(self.settings.batches, rng), self._draw(self.settings.steps, rng)
-        weights = largest_first(now.architecture, now.weights)
+        weights, logits = largest_first(now.architecture, now.weights), self._logits(self.teacher, probe)
         images, lowest, best = now.images + len(lesson), math.inf, None
         for cut in _cuts(now.architecture, self.objective, self.settings.share, target):
             network = build(cut.standing_alone(), inherit(weights, cut))
-            loss, seen = self._score(network, probe)
+            loss, seen = self._score(network, probe, logits)
             images += seen
             if best is None or loss < lowest:
                 lowest, best = loss, network
@@ -126,18 +128,16 @@ class _Descent:
         rounds = [rng.permutation(positions) for _ in range(math.ceil(count / len(positions)))]
         return self.data.part(np.concatenate(rounds)[:count])
 
-    def _score(self, network: Network, probe: DeviceData) -> tuple[float, int]:
-        """Re-estimate batch-norm statistics; return the distillation loss, and how many images it took in all."""
-        size = self.settings.batch_size
-        network.to(self.data.device).to(memory_format=torch.channels_last)
-        passes = 1 + reestimate_batch_norm(network, probe, size)
-        network.eval()
+    def _logits(self, network: Network, images: DeviceData) -> Tensor:
         with torch.no_grad():
-            losses = [
-                F.mse_loss(compute_logits(network, x), compute_logits(self.teacher, x)).item()
-                for x, _ in probe.evaluation_batches(size)
-            ]
-        loss = sum(losses) / len(losses)
+            batches = images.evaluation_batches(self.settings.batch_size)
+            return torch.cat([compute_logits(network, x) for x, _ in batches])  # (N, classes)
+
+    def _score(self, network: Network, probe: DeviceData, wanted: Tensor) -> tuple[float, int]:
+        """Re-estimate batch-norm statistics; return the distillation loss, and how many images it took in all."""
+        network.to(self.data.device).to(memory_format=torch.channels_last)
+        passes = 1 + reestimate_batch_norm(network, probe, self.settings.batch_size)
+        loss = F.mse_loss(self._logits(network.eval(), probe), wanted).item()
         return loss if math.isfinite(loss) else math.inf, passes * len(probe)
 
     def _distil(self, network: Network, lesson: DeviceData, iteration: int) -> None:

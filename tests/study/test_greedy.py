@@ -110,9 +110,6 @@ def test_each_size_is_met_and_the_networks_can_be_trained_on(data: StudyData, ob
         assert 0.75 * target < size(one.architecture) <= target
         assert one.architecture == one.architecture.standing_alone()
     assert all(a.images < b.images for a, b in pairwise(found))
-    first = of.weights["0.weight"].clone()
-    found[0].weights["0.weight"].zero_()
-    assert torch.equal(of.weights["0.weight"], first)  # the weights of each are its own
     last = found[-1]
     job = TrainingJob(data.search, data.validation, Recipe.final(replaced(final_epochs=1)), seed=0, purpose="final")
     assert train([Trainee("last", build(last.architecture, last.weights))], job)["last"].state == "complete"
@@ -171,6 +168,19 @@ def test_targets_are_checked(data: StudyData) -> None:
     for targets in ([], [0]):
         with pytest.raises(ConfigError, match="targets = "):
             greedy_descent(trained(Chain), data, CONFIG, SETTINGS, targets)
+
+
+def test_the_weights_of_each_network_are_its_own(data: StudyData) -> None:
+    """What becomes of them changes neither the teacher nor the descent."""
+    of = trained(Chain)
+    whole, first = of.architecture.num_params, of.weights["0.weight"].clone()
+    targets = [whole, whole // 2, whole // 2, whole // 4]
+    undisturbed = descend(data, of, targets)
+    for one, expected in zip(greedy_descent(of, data, CONFIG, SETTINGS, targets), undisturbed, strict=True):
+        for name, tensor in one.weights.items():
+            assert torch.equal(tensor, expected.weights[name]) and tensor.is_contiguous()
+            tensor.zero_()
+    assert torch.equal(of.weights["0.weight"], first)
 
 
 # -- the group of least loss -------------------------------------------------------------------------------------------
