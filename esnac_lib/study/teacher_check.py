@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from esnac_lib.architecture.graph import Architecture
 from esnac_lib.architecture.network import Weights, build
+from esnac_lib.data.batches import DeviceData
 from esnac_lib.data.noise import commonest_share, is_near_chance, near_chance, noise_band
 from esnac_lib.data.splits import StudyData
 from esnac_lib.training.trainer import evaluate
@@ -33,7 +34,7 @@ class TeacherCheck:
         network = build(architecture, weights).to(data.device)
         accuracy = evaluate(network, data.validation, device=data.device)
         again = None
-        if reestimate_batch_norm(network, data):
+        if reestimate_batch_norm(network, data.part(data.splits.train[:MOST_IMAGES])):
             again = evaluate(network, data.validation, device=data.device)
         labels = data.dataset.train_labels[data.splits.validation]
         return cls(accuracy, len(labels), commonest_share(labels), again)
@@ -59,8 +60,8 @@ class TeacherCheck:
         return found
 
 
-def reestimate_batch_norm(network: nn.Module, data: StudyData) -> bool:
-    """Set all batch-norm statistics of a network to their averages over training images; False if it has none.
+def reestimate_batch_norm(network: nn.Module, images: DeviceData, batch_size: int = BATCH) -> bool:
+    """Set all batch-norm statistics of a network to their averages over batches of images; False if it has none.
 
     Weights stay as they are. With momentum 1 the running statistics are those of the last batch: these are averaged.
     """
@@ -74,7 +75,7 @@ def reestimate_batch_norm(network: nn.Module, data: StudyData) -> bool:
     for norm in norms:
         norm.train().momentum = 1.0
     with torch.no_grad():
-        for x, _ in data.part(data.splits.train[:MOST_IMAGES]).evaluation_batches(BATCH):
+        for x, _ in images.evaluation_batches(batch_size):
             if len(x) > 1:
                 network(x)
                 sums, count = [total + now for total, now in zip(sums, statistics, strict=True)], count + 1

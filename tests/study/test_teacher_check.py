@@ -138,15 +138,15 @@ def test_statistics_are_plain_averages_and_nothing_else_changes(nets: Path) -> N
     norm = nn.BatchNorm2d(1)
     network = nn.Sequential(norm, nn.Flatten(), nn.Dropout(0.9), nn.Linear(64, 10))
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}
-    assert reestimate_batch_norm(network, data)
-    x = next(iter(data.part(data.splits.train).evaluation_batches(10_000)))[0]
+    assert reestimate_batch_norm(network, data.training)
+    x = next(iter(data.training.evaluation_batches(10_000)))[0]
     batches = [part for part in x.split(256) if len(part) > 1]
     assert norm.running_mean is not None and norm.running_var is not None
     assert norm.running_mean.item() == pytest.approx(np.mean([part.mean() for part in batches]), abs=1e-5)
     assert norm.running_var.item() == pytest.approx(np.mean([part.var() for part in batches]), rel=1e-5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.named_parameters())
     assert norm.momentum == 0.1 and not norm.training
-    assert not reestimate_batch_norm(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data)
+    assert not reestimate_batch_norm(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data.training)
 
 
 # -- the study ---------------------------------------------------------------------------------------------------------
