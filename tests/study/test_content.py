@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from study.helpers import Listening
 
 from esnac_lib.config.experiment import Changes, ExperimentConfig
 from esnac_lib.config.latent_descent import CompressionConfig
@@ -27,7 +28,6 @@ from esnac_lib.latent_descent.study import CompressionStudy
 from esnac_lib.ledger.ledger import Ledger
 from esnac_lib.study.experiment import Experiment
 from esnac_lib.study.study import Study
-from esnac_lib.training.progress import Progress
 from esnac_lib.training.recipes import Recipe
 from esnac_lib.training.teacher import train_teacher
 
@@ -65,17 +65,6 @@ TINY: dict[str, Any] = {
     "operators": "shrink", "epochs": 1, "teacher_epochs": 1, "validation": 20, "batch_size": 40, "final": "none",
     "augment": False, "device": "cpu",
 }  # fmt: skip
-
-
-class Listening(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__(bars=False)
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 # -- the changes, each under the old names -----------------------------------------------------------------------------

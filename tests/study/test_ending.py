@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from study.helpers import Listening
 
 from esnac_lib import report
 from esnac_lib.config.paths import study_dir
@@ -19,23 +20,11 @@ from esnac_lib.study.ending import EARLY
 from esnac_lib.study.experiment import is_finished
 from esnac_lib.study.study import Study
 from esnac_lib.training import training_run
-from esnac_lib.training.progress import Progress
 
 TINY: dict[str, Any] = {
     "study": "tiny", "sampler": "random", "K": 2, "steps": 3, "epochs": 2, "teacher_epochs": 2, "final_epochs": 2,
     "top": 2, "search_images": 200, "validation": 600, "batch_size": 64, "device": "cpu",
 }  # fmt: skip
-
-
-class Listening(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__(bars=False)
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 class Clock:

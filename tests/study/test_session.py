@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from study.helpers import Listening
 
 from esnac_lib.config.latent_descent import CompressionConfig
 from esnac_lib.config.study import StudyConfig
@@ -19,20 +20,8 @@ from esnac_lib.study.session import Session
 from esnac_lib.study.study import Study
 from esnac_lib.training import evaluator as evaluator_module
 from esnac_lib.training.callbacks import EpochResult
-from esnac_lib.training.progress import Progress
 
 Make = Callable[..., Study | CompressionStudy]
-
-
-class Listening(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__(bars=False)
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 def search(**changes: Any) -> Study:

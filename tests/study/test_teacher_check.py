@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from study.helpers import Listening
 from torch import nn
 
 from esnac_lib import report
@@ -21,7 +22,6 @@ from esnac_lib.report.statistics import Difference
 from esnac_lib.study.plan import make_plan
 from esnac_lib.study.study import Study
 from esnac_lib.study.teacher_check import reestimate_batch_norm
-from esnac_lib.training.progress import Progress
 
 NET = """
 from torch import nn
@@ -34,17 +34,6 @@ class Net(nn.Sequential):
             nn.Linear(16, 10),
         )
 """
-
-
-class Listening(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__(bars=False)
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")

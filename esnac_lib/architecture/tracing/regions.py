@@ -21,6 +21,7 @@ from esnac_lib.architecture.tracing.norms import norm_like
 from esnac_lib.architecture.tracing.opaque import Presentation, Program, opaque_step, presentation_of
 from esnac_lib.architecture.tracing.readers import Refused, Unfinished
 
+_BEFORE = known.FREE | COMBINES  # what may belong to the program of a function after it
 ODD_ARGUMENTS = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)  # of calls that no reader foresees
 
 
@@ -130,7 +131,7 @@ class Regions:
         part = self.draft.parts.get(value)
         if part is not None and part.layout is None and part.reading is None:  # no layer could make it
             return True
-        if not far or call.reason or call.written or call.target not in known.FREE | COMBINES:
+        if not far or call.reason or call.written or call.target not in _BEFORE:
             return False
         return not any(constant.learned for constant in leaves((call.args, call.kwargs), Constant))
 
